@@ -1,0 +1,310 @@
+"""What a trial is: a frozen, typed, validated configuration, and the key of what determines its result.
+
+Nothing here imports torch, so that ``--help`` and ``--cfg job`` answer quickly.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.errors import UsageError
+
+_PACKAGED = Path(__file__).parent / "conf"
+CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
+"""Folder of the config groups: inside an installed package, else beside it in a checkout."""
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Which initializer fills which tensor; names are those of ``harness.initializers.REGISTRY``."""
+
+    weight: str = "glorot_normal"
+    bias: str = "zeros"
+    gain: float = 1.0
+    layers: dict[str, str] = field(default_factory=dict)
+    bias_layers: dict[str, str] = field(default_factory=dict)
+    modules: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """Where the trial runs, with which precision and determinism."""
+
+    name: str = "auto"
+    index: int = 0
+    threads: int | None = None
+    tf32: bool = False
+    deterministic: bool = True
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """Which convolution: a name of ``kernels.IMPLEMENTATIONS``."""
+
+    name: str = "torch"
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """One layer: ``type`` is conv, dense, pool or activation; the other fields belong to one of these."""
+
+    type: str = "activation"
+    name: str | None = None
+    out: int | None = None
+    kernel: int | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: its layers in order, and the activation function between them."""
+
+    activation: str = "relu"
+    layers: list[LayerConfig] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, in which order and scale."""
+
+    name: str = "mnist5k"
+    root: str = "data"
+    batches: str = "fixed"
+    scaling: str = "raw"
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer and its settings; momentum belongs to ``momentum``, betas are torch's."""
+
+    name: str = "sgd"
+    lr: float = 1e-4
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how large a batch, and where on the way to look."""
+
+    steps: int = 1000
+    batch_size: int = 50
+    eval_every: int = 100
+    warmup_steps: int = 3
+    window_steps: int = 25
+    targets: list[float] = field(default_factory=lambda: [0.5, 0.8, 0.9, 0.95])
+    max_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class ResultsConfig:
+    """Where the tables go."""
+
+    dir: str = "outputs/results"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The names of the choices that made a config, for people and for the columns of the results."""
+
+    init: str = "glorot"
+    model: str = "article"
+    experiment: str = "article"
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """Everything that decides one trial. Build it with :func:`load_config`."""
+
+    seed: int = 0
+    init: InitConfig = field(default_factory=InitConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    kernel: KernelConfig = field(default_factory=KernelConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    results: ResultsConfig = field(default_factory=ResultsConfig)
+    labels: Labels = field(default_factory=Labels)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The config as plain nested dictionaries, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @property
+    def trial_key(self) -> str:
+        """16 hex digits: the hash of what determines the result (not of where it is written or what it is called)."""
+        parts = self.as_dict()
+        for name in ("results", "labels"):
+            del parts[name]
+        del parts["data"]["root"]
+        for name in ("warmup_steps", "window_steps", "max_seconds"):
+            del parts["train"][name]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_CHOICES = {
+    "device.name": ("auto", "cpu", "cuda"),
+    "data.name": ("mnist5k", "mnist"),
+    "data.batches": ("fixed", "random", "epochs"),
+    "data.scaling": ("raw", "unit", "standardised"),
+    "optimizer.name": ("sgd", "momentum", "adam", "adamw"),
+}
+_AT_LEAST = {
+    "seed": 0,
+    "device.index": 0,
+    "train.steps": 1,
+    "train.batch_size": 1,
+    "train.eval_every": 1,
+    "train.warmup_steps": 0,
+    "train.window_steps": 1,
+    "optimizer.momentum": 0,
+    "optimizer.weight_decay": 0,
+}
+_MOST_STEPS = 10_000_000
+_SEED_LIMIT = 2**63
+
+
+def _value(config: TrialConfig, path: str) -> Any:  # noqa: ANN401 - any field of the config
+    value: Any = config
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _require(*, holds: bool, path: str, given: object, allowed: str) -> None:
+    if not holds:
+        raise UsageError(f"{path}={given} is not allowed; give {allowed}")
+
+
+def validate(config: TrialConfig) -> None:
+    """Check every value that types alone do not.
+
+    Raises:
+        UsageError: naming the value, what was given and what is allowed.
+    """
+    for path, choices in _CHOICES.items():
+        given = _value(config, path)
+        _require(holds=given in choices, path=path, given=given, allowed=f"one of: {', '.join(choices)}")
+    for path, least in _AT_LEAST.items():
+        given = _value(config, path)
+        _require(
+            holds=math.isfinite(given) and given >= least, path=path, given=given, allowed=f"a number of at least {least}"
+        )
+    _validate_ranges(config)
+
+
+def _validate_ranges(config: TrialConfig) -> None:
+    train, threads, lr = config.train, config.device.threads, config.optimizer.lr
+    _require(holds=config.seed < _SEED_LIMIT, path="seed", given=config.seed, allowed="a number below 2**63")
+    _require(
+        holds=train.steps <= _MOST_STEPS, path="train.steps", given=train.steps, allowed=f"at most {_MOST_STEPS:,} steps"
+    )
+    _require(holds=math.isfinite(lr) and lr > 0, path="optimizer.lr", given=lr, allowed="a finite number above 0")
+    _require(
+        holds=math.isfinite(config.init.gain), path="init.gain", given=config.init.gain, allowed="a finite number"
+    )
+    _require(holds=threads is None or threads >= 1, path="device.threads", given=threads, allowed="null or at least 1")
+    _require(
+        holds=all(0 < target <= 1 for target in train.targets) and len(set(train.targets)) == len(train.targets),
+        path="train.targets",
+        given=train.targets,
+        allowed="different accuracies above 0 and up to 1",
+    )
+    _require(
+        holds=train.max_seconds is None or train.max_seconds > 0,
+        path="train.max_seconds",
+        given=train.max_seconds,
+        allowed="null or a number above 0",
+    )
+
+
+def from_composed(composed: DictConfig, *, choices: dict[str, Any], overrides: Sequence[str] = ()) -> TrialConfig:
+    """Turn a config that Hydra composed into a validated :class:`TrialConfig`.
+
+    Args:
+        composed: the composed config, without its ``hydra`` node.
+        choices: config group -> the choice that was taken.
+        overrides: the overrides the user typed; those below ``init.`` and ``model.layers`` become part of the labels.
+
+    Raises:
+        UsageError: an unknown key, a wrong type or a value out of range, by name.
+    """
+    schema = OmegaConf.structured(TrialConfig)
+    OmegaConf.set_readonly(schema, value=False)
+    _clear_readonly(schema)
+    try:
+        merged = OmegaConf.merge(schema, composed)
+        merged.labels = Labels(
+            init=_label(choices["init"], "init.", overrides),
+            model=_label(choices["model"], "model.layers", overrides),
+            experiment=str(choices["experiment"]),
+        )
+        config = cast("TrialConfig", OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        first = str(error).splitlines()[0]
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise UsageError(f"{key}{first}; `--cfg job` prints every key with its value") from error
+    validate(config)
+    return config
+
+
+def _clear_readonly(node: DictConfig) -> None:
+    """Frozen dataclasses become read-only nodes; merging needs them writable."""
+    for key in node:
+        child = node._get_node(key)  # noqa: SLF001 - the only way to a node that may be missing
+        if isinstance(child, DictConfig):
+            OmegaConf.set_readonly(child, value=False)
+            _clear_readonly(child)
+
+
+def _label(choice: str, prefix: str, overrides: Sequence[str]) -> str:
+    """The choice's name, with what the user changed in it, so that a changed choice never goes under its old name."""
+    changed = sorted(o.lstrip("+~").removeprefix("init.") for o in overrides if o.lstrip("+~").startswith(prefix))
+    return f"{choice}[{','.join(changed)}]" if changed else choice
+
+
+def load_config(overrides: Sequence[str] = ()) -> TrialConfig:
+    """Compose a config as the command line does.
+
+    Args:
+        overrides: what would be typed, e.g. ``["init=zero", "train.steps=200"]``; sweeps are not for here.
+
+    Returns:
+        the validated config.
+
+    Raises:
+        UsageError: an unknown group, choice, key or value.
+    """
+    try:
+        with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+            composed = compose("config", overrides=list(overrides), return_hydra_config=True)
+    except HydraException as error:
+        raise UsageError(" ".join(str(error).split())) from error
+    return split_hydra(composed)
+
+
+def split_hydra(composed: DictConfig) -> TrialConfig:
+    """A :class:`TrialConfig` from a composed config that still has its ``hydra`` node."""
+    choices = OmegaConf.to_container(composed.hydra.runtime.choices)
+    overrides = list(composed.hydra.overrides.task)
+    plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    return from_composed(plain, choices=cast("dict[str, Any]", choices), overrides=overrides)
+
+
+def from_hydra_job(composed: DictConfig) -> TrialConfig:
+    """A :class:`TrialConfig` from what ``@hydra.main`` hands to a job."""
+    hydra = HydraConfig.get()
+    choices = cast("dict[str, Any]", OmegaConf.to_container(hydra.runtime.choices))
+    return from_composed(composed, choices=choices, overrides=list(hydra.overrides.task))

@@ -1,0 +1,164 @@
+"""The machine: which device, its flags, its random streams, its peak memory, and a fingerprint of the environment."""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import platform
+import re
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.config import DeviceConfig
+from harness.errors import UsageError
+
+_PACKAGES = ("torch", "torchvision", "triton", "numpy", "pandas", "pyarrow", "hydra-core", "initbench")
+_MEGA = 1024
+
+
+def resolve(config: DeviceConfig) -> torch.device:
+    """The torch device that ``device=`` means on this machine.
+
+    Raises:
+        UsageError: a CUDA device was asked for that is not there.
+    """
+    if config.name == "cpu" or (config.name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.index < count:
+        return torch.device("cuda", config.index)
+    raise UsageError(
+        f"device=cuda device.index={config.index}: this machine has {count} usable CUDA devices; "
+        "use device=cpu (or device=auto), or install an NVIDIA driver and a CUDA build of torch"
+    )
+
+
+def apply_flags(config: DeviceConfig) -> None:
+    """Set threads, TF32 and determinism; each is stated, none inherited from what ran before."""
+    torch.set_num_threads(config.threads or _default_threads())
+    torch.backends.cuda.matmul.allow_tf32 = config.tf32
+    torch.backends.cudnn.allow_tf32 = config.tf32
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.backends.cudnn.deterministic = config.deterministic
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+
+
+@functools.cache
+def _default_threads() -> int:
+    """Torch's own number of threads, asked before this program first changes it."""
+    return torch.get_num_threads()
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def generator(seed: int, stream: str) -> torch.Generator:
+    """A CPU random generator of its own for each (seed, stream), independent of all others.
+
+    Args:
+        seed: the trial's seed, 0 or more.
+        stream: what the numbers are for, e.g. ``"init"`` or ``"batches"``.
+    """
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start counting the peak anew: torch's allocator on CUDA, the process's resident set on a CPU (where Linux can)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held since the last reset: bytes in torch's allocator on CUDA, of the whole process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return int(found[1]) * _MEGA
+    return _ru_maxrss_bytes()
+
+
+def _ru_maxrss_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * _MEGA
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a result's numbers depend on besides its config: code, packages, processor, GPU, flags.
+
+    Returns:
+        the provenance columns of the ``trials`` table.
+    """
+    commit, dirty = _git_state()
+    is_cuda = device.type == "cuda"
+    return {
+        "device": device.type,
+        "device_model": torch.cuda.get_device_name(device) if is_cuda else cpu_model(),
+        "gpu_driver": _gpu_driver() if is_cuda else None,
+        "cpu_model": cpu_model(),
+        "threads": torch.get_num_threads(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "platform": platform.platform(),
+        "python_version": platform.python_version(),
+        "package_versions": _package_versions(),
+        "git_commit": commit,
+        "git_dirty": dirty,
+    }
+
+
+@functools.cache
+def _package_versions() -> tuple[tuple[str, str], ...]:
+    found = []
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append((name, importlib.metadata.version(name)))
+    return (*found, ("cuda", torch.version.cuda or "none"))
+
+
+@functools.cache
+def cpu_model() -> str:
+    """The processor's name as its maker gives it."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _command_output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True, cwd=Path(__file__).parent
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+@functools.cache
+def _gpu_driver() -> str | None:
+    found = _command_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return found.splitlines()[0] if found else None
+
+
+@functools.cache
+def _git_state() -> tuple[str | None, bool | None]:
+    """Commit of the checkout this code runs from and whether it is changed; (None, None) for an installed package."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None, None
+    status = _command_output("git", "status", "--porcelain")
+    return _command_output("git", "rev-parse", "HEAD"), None if status is None else bool(status)

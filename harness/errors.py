@@ -1,0 +1,17 @@
+"""The two ways in which a user's request can fail."""
+
+
+class UsageError(Exception):
+    """The command or its configuration is wrong: one line saying what was given, what is allowed, what to do."""
+
+
+class DivergedError(Exception):
+    """The training loss stopped being a finite number.
+
+    Args:
+        step: the first step (0-based: the number of updates made before it) whose loss is not finite.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the training loss is not finite at step {step}; try a smaller optimizer.lr")
+        self.step = step
