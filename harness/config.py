@@ -80,6 +80,7 @@ class DataConfig:
 
     name: str = "mnist5k"
     root: str = "data"
+    mirrors: list[str] = field(default_factory=list)
     batches: str = "fixed"
     scaling: str = "raw"
 
@@ -148,15 +149,19 @@ class TrialConfig:
         parts = self.as_dict()
         for name in ("results", "labels"):
             del parts[name]
-        del parts["data"]["root"]
+        for name in ("root", "mirrors"):
+            del parts["data"][name]
         for name in ("warmup_steps", "window_steps", "max_seconds"):
             del parts["train"][name]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+DATA_SIZES = {"mnist5k": (5_000, 1_000), "mnist": (60_000, 10_000)}
+"""Name of ``data=`` -> (training images, test images)."""
+
 _CHOICES = {
     "device.name": ("auto", "cpu", "cuda"),
-    "data.name": ("mnist5k", "mnist"),
+    "data.name": tuple(DATA_SIZES),
     "data.batches": ("fixed", "random", "epochs"),
     "data.scaling": ("raw", "unit", "standardised"),
     "optimizer.name": ("sgd", "momentum", "adam", "adamw"),
@@ -172,7 +177,7 @@ _AT_LEAST = {
     "optimizer.momentum": 0,
     "optimizer.weight_decay": 0,
 }
-_MOST_STEPS = 10_000_000
+_MOST_IMAGES = 500_000_000
 _SEED_LIMIT = 2**63
 
 
@@ -208,9 +213,7 @@ def validate(config: TrialConfig) -> None:
 def _validate_ranges(config: TrialConfig) -> None:
     train, threads, lr = config.train, config.device.threads, config.optimizer.lr
     _require(holds=config.seed < _SEED_LIMIT, path="seed", given=config.seed, allowed="a number below 2**63")
-    _require(
-        holds=train.steps <= _MOST_STEPS, path="train.steps", given=train.steps, allowed=f"at most {_MOST_STEPS:,} steps"
-    )
+    _validate_batch(config)
     _require(holds=math.isfinite(lr) and lr > 0, path="optimizer.lr", given=lr, allowed="a finite number above 0")
     _require(
         holds=math.isfinite(config.init.gain), path="init.gain", given=config.init.gain, allowed="a finite number"
@@ -227,6 +230,23 @@ def _validate_ranges(config: TrialConfig) -> None:
         path="train.max_seconds",
         given=train.max_seconds,
         allowed="null or a number above 0",
+    )
+
+
+def _validate_batch(config: TrialConfig) -> None:
+    train, images = config.train, DATA_SIZES[config.data.name][0]
+    _require(
+        holds=config.data.batches == "random" or train.batch_size <= images,
+        path="train.batch_size",
+        given=train.batch_size,
+        allowed=f"at most the {images:,} training images of data={config.data.name}, or data.batches=random",
+    )
+    # the order of the images is drawn before the clock starts, 8 bytes for each image of each step
+    _require(
+        holds=config.data.batches == "fixed" or train.steps * train.batch_size <= _MOST_IMAGES,
+        path="train.steps",
+        given=train.steps,
+        allowed=f"at most {_MOST_IMAGES // train.batch_size:,} steps of {train.batch_size} images",
     )
 
 

@@ -1,8 +1,12 @@
-"""The two ways in which a user's request can fail."""
+"""The ways in which what a user asked for can fail."""
 
 
 class UsageError(Exception):
     """The command or its configuration is wrong: one line saying what was given, what is allowed, what to do."""
+
+
+class DataError(Exception):
+    """The data cannot be had: why, and what to do."""
 
 
 class DivergedError(Exception):

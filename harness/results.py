@@ -1,0 +1,2 @@
+Frames=None
+load=None
