@@ -7,18 +7,19 @@ For notebooks::
     result = harness.run_trial(config)
     trials, curves, layers = harness.load("outputs/results")
 
-Importing this package does not import torch; ``run_trial`` does when it is first called.
+Importing this package imports neither torch nor pandas; the functions do when they are first called.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config import TrialConfig, load_config
-from harness.results import Frames, load
 
 if TYPE_CHECKING:
+    from harness.results import Frames
     from harness.trial import TrialResult
 
-__all__ = ["Frames", "TrialConfig", "load", "load_config", "run_trial"]
+__all__ = ["TrialConfig", "load", "load_config", "run_trial"]
 __version__ = "0.1.0"
 
 
@@ -27,3 +28,10 @@ def run_trial(config: TrialConfig) -> "TrialResult":
     from harness import trial
 
     return trial.run_trial(config)
+
+
+def load(folder: str | Path) -> "Frames":
+    """Read a results folder as the frames (trials, curves, layers); see :func:`harness.results.load`."""
+    from harness import results
+
+    return results.load(folder)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import os
 import platform
 import re
 import resource
@@ -17,7 +18,11 @@ from harness.config import DeviceConfig
 from harness.errors import UsageError
 
 _PACKAGES = ("torch", "torchvision", "triton", "numpy", "pandas", "pyarrow", "hydra-core", "initbench")
-_MEGA = 1024
+_KIB = 1024
+_POWERCAP = Path("/sys/class/powercap")
+
+# cuBLAS is deterministic only with a workspace of fixed size, read when CUDA starts
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def resolve(config: DeviceConfig) -> torch.device:
@@ -45,6 +50,8 @@ def apply_flags(config: DeviceConfig) -> None:
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.backends.cudnn.deterministic = config.deterministic
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+    # else deterministic mode fills each new tensor with NaN first, which would be timed as training
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @functools.cache
@@ -86,13 +93,49 @@ def peak_memory_bytes(device: torch.device) -> int:
     with contextlib.suppress(OSError):
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         if found:
-            return int(found[1]) * _MEGA
+            return int(found[1]) * _KIB
     return _ru_maxrss_bytes()
 
 
 def _ru_maxrss_bytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * _MEGA
+    return peak if platform.system() == "Darwin" else peak * _KIB
+
+
+def energy_j(device: torch.device) -> float | None:
+    """Counter of the energy used so far, in joules: NVML's of the GPU, or Linux's RAPL of the processor packages.
+
+    Returns:
+        None where there is no counter or it may not be read (RAPL often needs root).
+    """
+    if device.type == "cuda":
+        return _nvml_energy_j(device)
+    counters = sorted(_POWERCAP.glob("intel-rapl:?/energy_uj"))
+    try:
+        return sum(int(counter.read_text()) for counter in counters) / 1e6 if counters else None
+    except OSError:
+        return None
+
+
+def _nvml_energy_j(device: torch.device) -> float | None:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        # by its UUID, for CUDA_VISIBLE_DEVICES renumbers torch's devices and not NVML's
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+    except pynvml.NVMLError:
+        return None
+
+
+def energy_since(before_j: float | None, device: torch.device) -> float | None:
+    """Joules used since an earlier :func:`energy_j`; None without a counter, or if it has wrapped around."""
+    after_j = energy_j(device)
+    if before_j is None or after_j is None or after_j < before_j:
+        return None
+    return after_j - before_j
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -19,3 +19,7 @@ class DivergedError(Exception):
     def __init__(self, step: int) -> None:
         super().__init__(f"the training loss is not finite at step {step}; try a smaller optimizer.lr")
         self.step = step
+
+
+class TimeBudgetError(Exception):
+    """Training took longer than ``train.max_seconds``."""

@@ -78,10 +78,10 @@ class Activation(nn.Module):
 
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self._function = function
+        self.function = function
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._function(x)
+        return self.function(x)
 
 
 class Network(nn.Sequential):

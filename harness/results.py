@@ -1,2 +1,302 @@
-Frames=None
-load=None
+"""Results as Parquet: written whole or not at all, read as three frames, checked by ``python -m harness.results validate DIR``.
+
+Below the results folder: ``trials``, ``curves`` and ``layers`` with one immutable file per trial, and ``.running`` with one file
+per trial that has begun and not ended. A trial that was killed outright leaves the last, from which its row is written later.
+"""
+
+import json
+import os
+import sys
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from harness.errors import UsageError
+from harness.schema import SCHEMA_VERSION, STATUSES, TABLES, schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Mapping[str, Any]
+
+_VERSION_KEY, _TABLE_KEY = b"initbench.schema_version", b"initbench.table"
+
+
+class Frames(NamedTuple):
+    """The three tables as data frames, joined by ``trial_id``."""
+
+    trials: "pd.DataFrame"
+    curves: "pd.DataFrame"
+    layers: "pd.DataFrame"
+
+
+def new_trial_id() -> str:
+    """UTC time and random digits, so that names sort by time and never collide."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+
+
+def prepare(folder: Path) -> list[str]:
+    """Make the results folder, check that files can be made in it, and :func:`recover` what was killed earlier.
+
+    Returns:
+        the ids of the recovered trials.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        for name in (*TABLES, ".running", ".partial"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        trial = folder / ".partial" / uuid.uuid4().hex
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"results.dir={folder}: cannot write there ({error.strerror}); give a folder that you may write"
+        ) from error
+    return recover(folder)
+
+
+def _write_table(folder: Path, table: str, trial_id: str, rows: Sequence[Row]) -> None:
+    """Write the file under a temporary name, flush it to the disk, then rename it: readers see all of it or nothing."""
+    partial = folder / ".partial" / f"{table}-{trial_id}.parquet"
+    content = pa.Table.from_pylist([dict(row) for row in rows], schema=schema(table))
+    with partial.open("wb") as file:
+        pq.write_table(content, file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(folder / table / f"{trial_id}.parquet")
+
+
+class Running:
+    """A trial between its begin and its row: a locked file that holds the row it gets if it is killed outright."""
+
+    def __init__(self, folder: Path, row: Row) -> None:
+        self._folder, self._trial_id = folder, str(row["trial_id"])
+        self._path = folder / ".running" / f"{self._trial_id}.json"
+        self._lock = FileLock(self._path.with_suffix(".lock"))
+        self._lock.acquire()
+        self._path.write_text(json.dumps(dict(row), default=str))
+
+    def finish(self, trial: Row, curves: Sequence[Row], layers: Sequence[Row]) -> None:
+        """Write the trial's rows, its terminal row last, and end."""
+        _write_table(self._folder, "curves", self._trial_id, curves)
+        _write_table(self._folder, "layers", self._trial_id, layers)
+        _write_table(self._folder, "trials", self._trial_id, [trial])
+        self._path.unlink()
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+
+
+def recover(folder: Path) -> list[str]:
+    """Give each trial that was killed outright (kill -9, power cut, the kernel's out-of-memory killer) its ``killed`` row.
+
+    Returns:
+        the ids of the trials that got one.
+    """
+    recovered = []
+    for path in sorted((folder / ".running").glob("*.json")):
+        lock = FileLock(path.with_suffix(".lock"), timeout=0)
+        try:
+            with lock:
+                if _recover_one(folder, path):
+                    recovered.append(path.stem)
+        except Timeout:
+            # its process is alive
+            continue
+        Path(lock.lock_file).unlink(missing_ok=True)
+    return recovered
+
+
+def _recover_one(folder: Path, path: Path) -> bool:
+    if not path.exists():
+        return False
+    has_row = (folder / "trials" / f"{path.stem}.parquet").exists()
+    if not has_row:
+        row = _interrupted_row(path)
+        if row is None:
+            return False
+        _write_table(folder, "trials", path.stem, [row])
+    path.unlink()
+    return not has_row
+
+
+def _interrupted_row(path: Path) -> dict[str, Any] | None:
+    """The row in a ``.running`` file; None if the process was killed while it wrote even this."""
+    try:
+        row: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        path.unlink()
+        return None
+    killed = {"status": "killed", "error_type": "Killed", "error_message": "the process ended without a word (kill -9?)"}
+    return {**row, **killed, "measured_at": datetime.now(UTC)}
+
+
+class _UnreadableError(Exception):
+    """One file cannot be used, and why."""
+
+
+def _read_file(path: Path, table: str) -> pa.Table:
+    try:
+        file = pq.ParquetFile(path)
+        metadata = file.schema_arrow.metadata or {}
+        if metadata.get(_TABLE_KEY) != table.encode():
+            raise _UnreadableError(f"{path}: not a '{table}' file of initbench")
+        version = int(metadata[_VERSION_KEY])
+        if version != SCHEMA_VERSION:
+            raise _UnreadableError(f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}")
+        content = file.read()
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise _UnreadableError(f"{path}: cannot be read as Parquet ({reason})") from error
+    if not content.schema.equals(schema(table)):
+        raise _UnreadableError(f"{path}: columns differ from schema version {SCHEMA_VERSION}")
+    return content
+
+
+def _read_all(folder: Path, table: str) -> tuple[pa.Table, list[str]]:
+    """Everything readable of a table, and a line for each file that is not."""
+
+    def attempt(path: Path) -> pa.Table | str:
+        try:
+            return _read_file(path, table)
+        except _UnreadableError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(attempt, sorted((folder / table).glob("*.parquet"))))
+    good = [item for item in found if isinstance(item, pa.Table)]
+    problems = [item for item in found if isinstance(item, str)]
+    return pa.concat_tables([schema(table).empty_table(), *good]), problems
+
+
+def _require_results(folder: Path) -> None:
+    if not (folder / "trials").is_dir():
+        raise UsageError(f"{folder}: no results there (it has no folder 'trials'); give the results.dir of a run")
+
+
+def load(folder: str | Path) -> Frames:
+    """Read a results folder.
+
+    Files that cannot be read (truncated, foreign, another schema version) are skipped with a warning that names them; rows of
+    trials without a terminal row are left out.
+
+    Args:
+        folder: the ``results.dir`` of one or more runs.
+
+    Returns:
+        the frames ``trials``, ``curves`` and ``layers``; whole numbers that can be missing are pandas' nullable ``Int64``.
+
+    Raises:
+        UsageError: the folder holds no results.
+    """
+    folder = Path(folder)
+    _require_results(folder)
+    tables = {}
+    for table in TABLES:
+        tables[table], problems = _read_all(folder, table)
+        for problem in problems:
+            warnings.warn(problem, stacklevel=2)
+    frames = {table: _to_frame(content) for table, content in tables.items()}
+    known = frames["trials"]["trial_id"]
+    for table in ("curves", "layers"):
+        frame = frames[table]
+        frames[table] = frame[frame["trial_id"].isin(known)].reset_index(drop=True)
+    return Frames(**frames)
+
+
+def _to_frame(content: pa.Table) -> "pd.DataFrame":
+    import pandas as pd
+
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    frame: pd.DataFrame = content.to_pandas(types_mapper=nullable.get)
+    return frame
+
+
+def problems_in(folder: Path) -> list[str]:
+    """Everything that is wrong with a results folder, one line each; an empty list if it is sound.
+
+    Raises:
+        UsageError: the folder holds no results.
+    """
+    _require_results(folder)
+    lines: list[str] = []
+    tables = {}
+    for table in TABLES:
+        tables[table], unreadable = _read_all(folder, table)
+        lines += unreadable
+    return [*lines, *_key_problems(tables), *_unfinished(folder)]
+
+
+def _key_problems(tables: dict[str, pa.Table]) -> Iterator[str]:
+    trials = tables["trials"].select(["trial_id", "status"]).to_pylist()
+    ids = [row["trial_id"] for row in trials]
+    for trial_id, count in Counter(ids).items():
+        if count > 1:
+            yield f"trials: the trial {trial_id} has {count} rows"
+    for row in trials:
+        if row["status"] not in STATUSES:
+            yield f"trials: the trial {row['trial_id']} has the unknown status '{row['status']}'"
+    for table, key in (("curves", ["trial_id", "step"]), ("layers", ["trial_id", "step", "parameter"])):
+        yield from _detail_problems(table, tables[table].select(key).to_pylist(), set(ids))
+    lacking = {row["trial_id"] for row in trials if row["status"] == "ok"} - set(tables["curves"]["trial_id"].to_pylist())
+    for trial_id in sorted(lacking):
+        yield f"curves: the trial {trial_id} is ok and has no rows"
+
+
+def _detail_problems(table: str, keys: list[dict[str, Any]], trial_ids: set[str]) -> Iterator[str]:
+    seen: set[tuple[Any, ...]] = set()
+    for key in keys:
+        row = tuple(key.values())
+        if row in seen:
+            yield f"{table}: more than one row for {', '.join(f'{name}={value}' for name, value in key.items())}"
+        seen.add(row)
+    for trial_id in sorted({key["trial_id"] for key in keys} - trial_ids):
+        yield f"{table}: the trial {trial_id} has no terminal row in trials (its writer was killed)"
+
+
+def _unfinished(folder: Path) -> Iterator[str]:
+    for path in sorted((folder / ".running").glob("*.json")):
+        try:
+            with FileLock(path.with_suffix(".lock"), timeout=0):
+                yield f"trials: {path.stem} began and has no terminal row; the next run into this folder writes it as killed"
+        except Timeout:
+            # running now, which is no fault
+            continue
+
+
+_USAGE = "usage: python -m harness.results validate DIR"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``validate DIR``: 0 if all is sound, 1 with a line per problem, 2 if the command is wrong."""
+    match arguments:
+        case ["validate", folder]:
+            pass
+        case _:
+            print(_USAGE, file=sys.stderr)
+            return 2
+    try:
+        lines = problems_in(Path(folder))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for line in lines:
+        print(line)
+    count = len(list((Path(folder) / "trials").glob("*.parquet")))
+    print(f"{folder}: {count} trial files, {f'{len(lines)} problems' if lines else 'all sound'}")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,85 @@
+"""From what a trial did to the columns of its row: pure functions, one per group of columns."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from harness.config import TrialConfig
+from harness.schema import COLUMNS
+from harness.timing import quartiles
+from harness.train import Edge
+
+
+def planned(config: TrialConfig, trial_id: str) -> dict[str, Any]:
+    """The row of a trial that has not begun: its identity and every choice, all else null."""
+    choices = {
+        "trial_id": trial_id,
+        "trial_key": config.trial_key,
+        "status": "error",
+        "measured_at": datetime.now(UTC),
+        "init": config.labels.init,
+        "init_weight": config.init.weight,
+        "init_bias": config.init.bias,
+        "init_gain": config.init.gain,
+        "seed": config.seed,
+        "kernel": config.kernel.name,
+        "model": config.labels.model,
+        "activation": config.model.activation,
+        "data": config.data.name,
+        "batches": config.data.batches,
+        "scaling": config.data.scaling,
+        "optimizer": config.optimizer.name,
+        "lr": config.optimizer.lr,
+        "momentum": config.optimizer.momentum,
+        "weight_decay": config.optimizer.weight_decay,
+        "experiment": config.labels.experiment,
+        "steps": config.train.steps,
+        "batch_size": config.train.batch_size,
+        "eval_every": config.train.eval_every,
+        "targets": list(config.train.targets),
+        "config": json.dumps(config.as_dict()),
+    }
+    return {column.name: choices.get(column.name) for column in COLUMNS["trials"]}
+
+
+def environment(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The provenance columns from :func:`harness.device.environment`."""
+    versions = dict(found["package_versions"])
+    return {**found, "package_versions": json.dumps(versions), "torch_version": versions["torch"]}
+
+
+def convergence(curves: Sequence[Mapping[str, Any]], targets: Sequence[float]) -> dict[str, Any]:
+    """First, last and best of each metric over the evaluated steps, and when each target was first reached."""
+    if not curves:
+        return {}
+    columns: dict[str, Any] = {}
+    for metric, best in (("train_loss", min), ("train_accuracy", max), ("test_loss", min), ("test_accuracy", max)):
+        values = [row[metric] for row in curves]
+        # a NaN compares false with everything and would hide the best of the others
+        finite = [value for value in values if value == value]  # noqa: PLR0124 - false for NaN alone
+        columns |= {f"{metric}_first": values[0], f"{metric}_last": values[-1]}
+        columns[f"{metric}_best"] = best(finite) if finite else None
+    reached = [next((row for row in curves if row["test_accuracy"] >= target), None) for target in targets]
+    columns["steps_to_target"] = [row and row["step"] for row in reached]
+    columns["seconds_to_target"] = [row and row["train_time_s"] for row in reached]
+    return columns
+
+
+def throughput(
+    edges: Sequence[Edge], *, batch_size: int, train_flops_per_image: int, matmul_flops_per_s: float
+) -> dict[str, Any]:
+    """Images per second as quartiles over the windows, and the share of the machine's matmul rate that they come to."""
+    rates = quartiles([edge.steps * batch_size / edge.seconds for edge in edges if edge.steps])
+    if rates is None:
+        return {"timing_windows": 0}
+    achieved = train_flops_per_image * rates.median
+    return {
+        "images_per_s_median": rates.median,
+        "images_per_s_q25": rates.q25,
+        "images_per_s_q75": rates.q75,
+        "step_ms_median": 1000 * batch_size / rates.median,
+        "timing_windows": sum(edge.steps > 0 for edge in edges),
+        "achieved_flops_per_s": achieved,
+        "matmul_share": achieved / matmul_flops_per_s,
+    }

@@ -1,0 +1,91 @@
+"""Clocks that wait for the device at their edges, warm-up on a copy, throughput with quartiles, the machine's matmul rate."""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import nn
+
+from harness.device import generator, synchronise
+
+_MATMUL_SIZE = {"cpu": 1024, "cuda": 4096}
+_MATMUL_REPEATS = 5
+
+
+@dataclass
+class Stopwatch:
+    """Adds up the wall-clock seconds spent inside ``with`` blocks; waits for the device at both edges of each.
+
+    Attributes:
+        laps_s: seconds of each block.
+    """
+
+    device: torch.device
+    laps_s: list[float] = field(default_factory=list)
+    _started_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all blocks so far."""
+        return sum(self.laps_s)
+
+    def __enter__(self) -> Self:
+        synchronise(self.device)
+        self._started_s = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # after an error the device may not answer any more, and waiting for it would hide the first error
+        if error is None:
+            synchronise(self.device)
+        self.laps_s.append(time.perf_counter() - self._started_s)
+
+
+@dataclass(frozen=True)
+class Quartiles:
+    """25%, 50% and 75% points."""
+
+    q25: float
+    median: float
+    q75: float
+
+
+def quartiles(values: Sequence[float]) -> Quartiles | None:
+    """Quartiles with linear interpolation (numpy's default); None without values."""
+    if not values:
+        return None
+    if len(values) == 1:
+        return Quartiles(values[0], values[0], values[0])
+    q25, median, q75 = statistics.quantiles(values, n=4, method="inclusive")
+    return Quartiles(q25, median, q75)
+
+
+def warm_up(network: nn.Module, run: Callable[[nn.Module], None]) -> None:
+    """Let ``run`` train a copy of the network, then drop it: the network, its gradients and random streams stay untouched.
+
+    What a first step does besides its work (compiling, choosing algorithms, allocating) then happens off the training clock.
+    """
+    run(copy.deepcopy(network))
+
+
+def matmul_flops_per_s(device: torch.device) -> float:
+    """Measured float32 matrix-multiplication rate: median of 5 products of two square matrices (1,024 on a CPU, 4,096 on CUDA).
+
+    Threads and TF32 are as set for the trial, so a trial's own rate can be set against it.
+    """
+    size = _MATMUL_SIZE[device.type]
+    # random numbers, for a GPU multiplies constants faster than data
+    left = torch.rand(size, size, generator=generator(0, "matmul")).to(device)
+    product = left @ left
+    watch = Stopwatch(device)
+    for _ in range(_MATMUL_REPEATS):
+        with watch:
+            torch.mm(left, left, out=product)
+    return float(2 * size**3 / statistics.median(watch.laps_s))

@@ -1,0 +1,127 @@
+"""The training loop. It yields at the edge of each timing window; what is done there is not on the training clock."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from harness.config import OptimizerConfig, TrainConfig
+from harness.errors import DivergedError, TimeBudgetError
+from harness.timing import Stopwatch
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Images x_NCHW (N, 1, 28, 28) float32 and labels (N,) int64, on the training device."""
+
+_OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerConfig], torch.optim.Optimizer]] = {
+    "sgd": lambda p, c: torch.optim.SGD(p, lr=c.lr, weight_decay=c.weight_decay),
+    "momentum": lambda p, c: torch.optim.SGD(p, lr=c.lr, weight_decay=c.weight_decay, momentum=c.momentum),
+    "adam": lambda p, c: torch.optim.Adam(p, lr=c.lr, weight_decay=c.weight_decay),
+    "adamw": lambda p, c: torch.optim.AdamW(p, lr=c.lr, weight_decay=c.weight_decay),
+}
+
+
+def optimizer_for(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """A fresh optimizer over all of the network's parameters."""
+    return _OPTIMIZERS[config.name](list(network.parameters()), config)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Where training stands between two timing windows.
+
+    Attributes:
+        step: updates made so far.
+        steps: updates made in the window that ends here; 0 before the first.
+        seconds: training time of that window.
+        evaluate: whether ``step`` is on the evaluation grid.
+    """
+
+    step: int
+    steps: int
+    seconds: float
+    evaluate: bool
+
+
+def batch_source(
+    images_NCHW: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor | None, batch_size: int
+) -> Callable[[int], Batch]:
+    """step -> its batch: gathered on the device by ``indices`` (steps, batch_size), or the first images at every step."""
+    if indices is None:
+        fixed = images_NCHW[:batch_size], labels[:batch_size]
+        return lambda _: fixed
+
+    def gathered(step: int) -> Batch:
+        chosen = indices[step]
+        return images_NCHW.index_select(0, chosen), labels.index_select(0, chosen)
+
+    return gathered
+
+
+def take_steps(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Callable[[int], Batch],
+    steps: range,
+    losses: torch.Tensor,
+) -> None:
+    """Plain training steps; ``losses[step]`` gets the mean cross entropy before the update, and nothing waits for the device."""
+    for step in steps:
+        images_NCHW, labels = batch(step)
+        loss = F.cross_entropy(network(images_NCHW), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses[step] = loss.detach()
+
+
+def train(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Callable[[int], Batch],
+    config: TrainConfig,
+    losses: torch.Tensor,
+) -> Iterator[Edge]:
+    """Train ``config.steps`` steps, yielding before the first and after each window.
+
+    Windows are ``config.window_steps`` long and cut at the evaluation grid: step 0, each multiple of ``config.eval_every``,
+    the last step. The clock runs inside a window only.
+
+    Args:
+        network: on the device of ``losses``.
+        optimizer: over its parameters.
+        batch: step -> batch.
+        config: steps, grid and windows.
+        losses: float32 (steps,) on the device; filled as training goes.
+
+    Raises:
+        DivergedError: a loss is not finite; found at the end of its window, naming its step.
+        TimeBudgetError: ``config.max_seconds`` of training time have passed.
+    """
+    yield Edge(0, 0, 0.0, evaluate=True)
+    watch = Stopwatch(losses.device)
+    for window in windows(config):
+        with watch:
+            take_steps(network, optimizer, batch, window, losses)
+        _check_finite(losses, window)
+        on_grid = window.stop % config.eval_every == 0 or window.stop == config.steps
+        yield Edge(window.stop, len(window), watch.laps_s[-1], evaluate=on_grid)
+        if config.max_seconds is not None and watch.total_s > config.max_seconds and window.stop < config.steps:
+            raise TimeBudgetError(f"train.max_seconds={config.max_seconds} reached after {window.stop} steps")
+
+
+def windows(config: TrainConfig) -> Iterator[range]:
+    """The timing windows: ranges of steps that cover the training and never cross a step of the evaluation grid."""
+    start = 0
+    while start < config.steps:
+        next_grid = (start // config.eval_every + 1) * config.eval_every
+        stop = min(start + config.window_steps, next_grid, config.steps)
+        yield range(start, stop)
+        start = stop
+
+
+def _check_finite(losses: torch.Tensor, window: range) -> None:
+    finite = torch.isfinite(losses[window.start : window.stop]).tolist()
+    if False in finite:
+        raise DivergedError(window.start + finite.index(False))

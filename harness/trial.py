@@ -1,0 +1,297 @@
+"""One trial from config to rows: the only place where the parts are put together."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness import data, device, initializers, metrics, models, results, rows
+from harness.config import TrialConfig
+from harness.data import Digits
+from harness.errors import DivergedError, TimeBudgetError, UsageError
+from harness.models import Network
+from harness.timing import Stopwatch, matmul_flops_per_s, warm_up
+from harness.train import Batch, Edge, batch_source, optimizer_for, take_steps, train
+from kernels import IMPLEMENTATIONS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Progress = Callable[[int, float], None]
+"""Called between windows with (updates made, training seconds so far)."""
+
+_ARTICLE_TEST_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What one trial gave; the same rows lie in the results folder.
+
+    Attributes:
+        trial: its row of ``trials``, column name -> value.
+        curves: its rows of ``curves``, one per evaluated step.
+        layers: its rows of ``layers``, one per evaluated step and parameter.
+        train_losses: float32 (steps,) on the CPU: the loss of each step's batch before its update; NaN where training did not get.
+        differences: parameter name -> initial minus final value, on the CPU; empty if training did not begin.
+    """
+
+    trial: dict[str, Any]
+    curves: "pd.DataFrame"
+    layers: "pd.DataFrame"
+    train_losses: torch.Tensor
+    differences: dict[str, torch.Tensor]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the trial ended as planned."""
+        return bool(self.trial["status"] == "ok")
+
+
+@dataclass
+class _Record:
+    """What a trial has shown so far; whatever stops it, this much is written."""
+
+    config: TrialConfig
+    device: torch.device
+    row: dict[str, Any]
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    edges: list[Edge] = field(default_factory=list)
+    losses: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    differences: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @contextmanager
+    def clock(self, column: str) -> Iterator[None]:
+        """Add the block's seconds to a column."""
+        watch = Stopwatch(self.device)
+        try:
+            with watch:
+                yield
+        finally:
+            self.row[column] = (self.row[column] or 0.0) + watch.total_s
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """All that training needs, on the device."""
+
+    network: Network
+    digits: Digits
+    batch: Callable[[int], Batch]
+
+
+def check(config: TrialConfig) -> torch.device:
+    """Everything about a config that can be known to be wrong before a trial begins.
+
+    Returns:
+        the device it will run on.
+
+    Raises:
+        UsageError: naming the choice, what was given and what is allowed.
+    """
+    if config.kernel.name not in IMPLEMENTATIONS:
+        raise UsageError(f"kernel.name={config.kernel.name}; choose one of: {', '.join(IMPLEMENTATIONS)}")
+    names = [layout.name for layout in models.plan(config.model) if layout.weight_shape is not None]
+    initializers.check(config.init, names)
+    return device.resolve(config.device)
+
+
+def run_trial(config: TrialConfig, *, on_progress: Progress | None = None) -> TrialResult:
+    """Run one trial and write its rows below ``config.results.dir``.
+
+    Whatever goes wrong once it has begun becomes the ``status`` of its row and is not raised.
+
+    Args:
+        config: what to run; see :func:`harness.load_config`.
+        on_progress: called between timing windows, off the training clock.
+
+    Raises:
+        UsageError: the config cannot be run here, or the results folder not be written; no row is left.
+        KeyboardInterrupt: it was interrupted; its row says ``killed``.
+    """
+    target = check(config)
+    folder = Path(config.results.dir)
+    results.prepare(folder)
+    record = _Record(config, target, rows.planned(config, results.new_trial_id()))
+    running = results.Running(folder, record.row)
+    try:
+        with _status_of(record):
+            _measure(record, on_progress or (lambda _step, _seconds: None))
+    finally:
+        _summarise(record)
+        running.finish(record.row, record.curves, record.layers)
+    return _result(record)
+
+
+@contextmanager
+def _status_of(record: _Record) -> Iterator[None]:
+    """Record how the block ended; only an interruption goes on."""
+    try:
+        yield
+        record.row["status"] = "ok"
+    except KeyboardInterrupt:
+        _set_error(record, "killed", InterruptedError("interrupted (Ctrl-C or a termination signal)"))
+        raise
+    except DivergedError as error:
+        _set_error(record, "diverged", error)
+        record.row["diverged_step"] = error.step
+    except TimeBudgetError as error:
+        _set_error(record, "timeout", error)
+    except Exception as error:  # noqa: BLE001 - a failed trial is a row, whatever failed it
+        _set_error(record, "oom" if _is_out_of_memory(error) else "error", error)
+
+
+def _set_error(record: _Record, status: str, error: Exception) -> None:
+    message = " ".join(str(error).split()) or "no message"
+    record.row.update(status=status, error_type=type(error).__name__, error_message=message)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Torch has a type of error for CUDA alone; its CPU allocator raises a plain RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        words in text for words in ("can't allocate memory", "not enough memory", "out of memory")
+    )
+
+
+def _measure(record: _Record, on_progress: Progress) -> None:
+    """The trial itself."""
+    device.apply_flags(record.config.device)
+    device.reset_peak_memory(record.device)
+    parts = _set_up(record)
+    initial = _initialise(record, parts)
+    _warm_up(record, parts)
+    energy = device.energy_j(record.device)
+    try:
+        _train(record, parts, initial, on_progress)
+    finally:
+        _look_back(record, parts, initial)
+    record.row["energy_j"] = device.energy_since(energy, record.device)
+
+
+def _set_up(record: _Record) -> _Parts:
+    config = record.config
+    with record.clock("setup_time_s"):
+        record.row.update(rows.environment(device.environment(record.device)))
+        digits = data.to_device(data.load(config.data), config.data.scaling, record.device)
+        train = config.train
+        indices = data.batch_indices(config.data, steps=train.steps, batch_size=train.batch_size, seed=config.seed)
+        on_device = None if indices is None else indices.to(record.device)
+        batch = batch_source(digits.train_images, digits.train_labels, on_device, train.batch_size)
+        network = models.build(config.model, conv2d=IMPLEMENTATIONS[config.kernel.name]).to(record.device)
+        record.losses = torch.full((train.steps,), torch.nan, device=record.device)
+        forward, training = models.flops_per_image(config.model)
+        record.row.update(forward_flops_per_image=forward, train_flops_per_image=training)
+        record.row["matmul_flops_per_s"] = matmul_flops_per_s(record.device)
+    return _Parts(network, digits, batch)
+
+
+def _initialise(record: _Record, parts: _Parts) -> dict[str, torch.Tensor]:
+    """Fill the parameters, on their own clock; returns a copy of each."""
+    layers = {name: (layer.weight, layer.bias) for name, layer in parts.network.parametrised().items()}
+    with record.clock("init_time_s"):
+        initializers.apply(record.config.init, layers, seed=record.config.seed)
+    initial = {name: value.detach().clone() for name, value in parts.network.named_parameters()}
+    record.row["initial_weights_sha256"] = metrics.weights_sha256(initial)
+    with record.clock("eval_time_s"):
+        chosen = data.random_test_indices(record.config.data, record.config.seed).to(record.device)
+        logits = metrics.logits_of(parts.network, parts.digits.test_images[chosen])
+        record.row["test_accuracy_before"] = metrics.score(logits, parts.digits.test_labels[chosen]).accuracy
+    return initial
+
+
+def _warm_up(record: _Record, parts: _Parts) -> None:
+    """Steps on a copy of the network, from its first batch."""
+    steps = min(record.config.train.warmup_steps, record.config.train.steps)
+
+    def run(network: torch.nn.Module) -> None:
+        scratch = torch.empty_like(record.losses)
+        take_steps(network, optimizer_for(network, record.config.optimizer), parts.batch, range(steps), scratch)
+
+    with record.clock("compile_time_s"):
+        warm_up(parts.network, run)
+
+
+def _train(record: _Record, parts: _Parts, initial: dict[str, torch.Tensor], on_progress: Progress) -> None:
+    config = record.config
+    optimizer = optimizer_for(parts.network, config.optimizer)
+    for edge in train(parts.network, optimizer, parts.batch, config.train, record.losses):
+        record.edges.append(edge)
+        record.row["steps_done"] = edge.step
+        record.row["train_time_s"] = (record.row["train_time_s"] or 0.0) + edge.seconds
+        if edge.evaluate:
+            with record.clock("eval_time_s"):
+                _evaluate(record, parts, initial, edge.step)
+        on_progress(edge.step, record.row["train_time_s"])
+
+
+def _evaluate(record: _Record, parts: _Parts, initial: dict[str, torch.Tensor], step: int) -> None:
+    """One row of the curve and one per parameter."""
+    digits, batch_size = parts.digits, record.config.train.batch_size
+    seen = data.train_eval_count(record.config.data, batch_size)
+    train_score = metrics.score(metrics.logits_of(parts.network, digits.train_images[:seen]), digits.train_labels[:seen])
+    test_logits = metrics.logits_of(parts.network, digits.test_images)
+    test_score = metrics.score(test_logits, digits.test_labels)
+    where = {"trial_id": record.row["trial_id"], "step": step}
+    record.curves.append(
+        {
+            **where,
+            "train_time_s": record.row["train_time_s"],
+            "train_loss": train_score.loss,
+            "train_accuracy": train_score.accuracy,
+            "test_loss": test_score.loss,
+            "test_accuracy": test_score.accuracy,
+        }
+    )
+    probes = min(batch_size, data.TRAIN_EVAL_IMAGES)
+    found = metrics.probe(parts.network, initial, digits.train_images[:probes], digits.train_labels[:probes])
+    record.layers += [{**where, **asdict(tensor)} for tensor in found]
+    if step == record.config.train.steps:
+        _record_end(record, test_logits[:_ARTICLE_TEST_IMAGES], digits.test_labels[:_ARTICLE_TEST_IMAGES])
+
+
+def _record_end(record: _Record, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Accuracy after training on the article's 1,000 test images, and the tie of a network that never looked at them."""
+    record.row["test_accuracy_after"] = metrics.score(logits, labels).accuracy
+    tie = metrics.tie(logits, labels)
+    if tie is not None:
+        record.row.update(tie_classes=tie.classes, tie_accuracies=tie.accuracies)
+
+
+def _look_back(record: _Record, parts: _Parts, initial: dict[str, torch.Tensor]) -> None:
+    """What training changed, also of a trial that did not reach its end."""
+    final = {name: value.detach() for name, value in parts.network.named_parameters()}
+    record.differences = {name: (initial[name] - value).cpu() for name, value in final.items()}
+    record.row["unmoved"] = [name for name, value in final.items() if torch.equal(value, initial[name])]
+    record.row["last_bias_difference"] = list(record.differences.values())[-1].tolist()
+    record.row["final_weights_sha256"] = metrics.weights_sha256(final)
+    record.losses = record.losses.cpu()
+    record.row["peak_memory_bytes"] = device.peak_memory_bytes(record.device)
+
+
+def _summarise(record: _Record) -> None:
+    """The columns that follow from the others; nothing here asks the device, which may be what failed."""
+    row, train = record.row, record.config.train
+    row["measured_at"] = datetime.now(UTC)
+    row.update(rows.convergence(record.curves, train.targets))
+    if record.edges:
+        flops, matmul = row["train_flops_per_image"], row["matmul_flops_per_s"]
+        row.update(
+            rows.throughput(
+                record.edges, batch_size=train.batch_size, train_flops_per_image=flops, matmul_flops_per_s=matmul
+            )
+        )
+
+
+def _result(record: _Record) -> TrialResult:
+    import pandas as pd
+
+    return TrialResult(
+        record.row, pd.DataFrame(record.curves), pd.DataFrame(record.layers), record.losses.cpu(), record.differences
+    )
