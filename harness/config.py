@@ -46,6 +46,7 @@ class DeviceConfig:
     threads: int | None = None
     tf32: bool = False
     deterministic: bool = True
+    memory_format: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ DATA_SIZES = {"mnist5k": (5_000, 1_000), "mnist": (60_000, 10_000)}
 
 _CHOICES = {
     "device.name": ("auto", "cpu", "cuda"),
+    "device.memory_format": ("auto", "contiguous", "channels_last"),
     "data.name": tuple(DATA_SIZES),
     "data.batches": ("fixed", "random", "epochs"),
     "data.scaling": ("raw", "unit", "standardised"),
@@ -205,7 +207,10 @@ def validate(config: TrialConfig) -> None:
     for path, least in _AT_LEAST.items():
         given = _value(config, path)
         _require(
-            holds=math.isfinite(given) and given >= least, path=path, given=given, allowed=f"a number of at least {least}"
+            holds=math.isfinite(given) and given >= least,
+            path=path,
+            given=given,
+            allowed=f"a number of at least {least}",
         )
     _validate_ranges(config)
 
@@ -215,9 +220,7 @@ def _validate_ranges(config: TrialConfig) -> None:
     _require(holds=config.seed < _SEED_LIMIT, path="seed", given=config.seed, allowed="a number below 2**63")
     _validate_batch(config)
     _require(holds=math.isfinite(lr) and lr > 0, path="optimizer.lr", given=lr, allowed="a finite number above 0")
-    _require(
-        holds=math.isfinite(config.init.gain), path="init.gain", given=config.init.gain, allowed="a finite number"
-    )
+    _require(holds=math.isfinite(config.init.gain), path="init.gain", given=config.init.gain, allowed="a finite number")
     _require(holds=threads is None or threads >= 1, path="device.threads", given=threads, allowed="null or at least 1")
     _require(
         holds=all(0 < target <= 1 for target in train.targets) and len(set(train.targets)) == len(train.targets),

@@ -1,7 +1,7 @@
 """MNIST as tensors on the device, and the order of the batches.
 
-Shapes: images x_NCHW (N, 1, 28, 28), labels (N,). Everything random is drawn on the CPU from the seed alone, so a CPU and a
-GPU see the same batches.
+Shapes: images x_NCHW (N, 1, 28, 28), labels (N,). Everything random is drawn on the CPU from the seed alone, so a CPU
+and a GPU see the same batches.
 """
 
 import functools
@@ -62,7 +62,7 @@ def load(config: DataConfig) -> Digits:
 
 
 def to_device(digits: Digits, scaling: str, device: torch.device) -> Digits:
-    """The digits as float32 x_NCHW on the device: ``raw`` 0..255, ``unit`` 0..1, ``standardised`` (unit - .1307)/.3081."""
+    """Float32 x_NCHW on the device: ``raw`` 0..255, ``unit`` 0..1, ``standardised`` (unit - .1307)/.3081."""
 
     def scaled(images: torch.Tensor) -> torch.Tensor:
         x_NCHW = images.to(device).float().unsqueeze(1)
@@ -83,8 +83,9 @@ def batch_indices(config: DataConfig, *, steps: int, batch_size: int, seed: int)
     """Which training images each step sees, from the seed alone.
 
     Returns:
-        int64 (steps, batch_size) on the CPU; None for ``fixed`` batches, which are the first ``batch_size`` images. ``random``
-        draws with replacement; ``epochs`` lays shuffled passes end to end, so a batch may straddle two of them.
+        int64 (steps, batch_size) on the CPU; None for ``fixed`` batches, which are the first ``batch_size`` images.
+        ``random`` draws with replacement; ``epochs`` lays shuffled passes end to end, so a batch may straddle two of
+        them.
     """
     if config.batches == "fixed":
         return None
@@ -174,7 +175,8 @@ def _explained(root: str) -> Iterator[None]:
     except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
         raise DataError(
-            f"data=mnist: cannot get the four MNIST files ({reason}). Use data=mnist5k (embedded), name another mirror with "
+            f"data=mnist: cannot get the four MNIST files ({reason}). "
+            "Use data=mnist5k (embedded), name another mirror with "
             f"'data.mirrors=[https://HOST/PATH]', or put the files in {Path(root) / 'MNIST' / 'raw'}"
         ) from error
     finally:

@@ -60,6 +60,12 @@ def _default_threads() -> int:
     return torch.get_num_threads()
 
 
+def memory_format(config: DeviceConfig, device: torch.device) -> torch.memory_format:
+    """How images and convolution weights lie in memory: the strides, never the shape."""
+    on_cpu = config.memory_format == "auto" and device.type == "cpu"
+    return torch.channels_last if on_cpu or config.memory_format == "channels_last" else torch.contiguous_format
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until the device has done all that was asked of it."""
     if device.type == "cuda":
@@ -78,7 +84,7 @@ def generator(seed: int, stream: str) -> torch.Generator:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start counting the peak anew: torch's allocator on CUDA, the process's resident set on a CPU (where Linux can)."""
+    """Start counting the peak anew: torch's allocator on CUDA, the process on a CPU (where Linux can)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return

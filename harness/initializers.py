@@ -8,8 +8,8 @@ To add one, write a function and register it; ``init.weight=NAME init.modules=[y
     def small_normal(shape, *, gain, generator):
         return torch.randn(shape, generator=generator) * 0.01 * gain
 
-Weights are drawn on the CPU in float32 from one generator per (seed, tensor) and copied, so they are the same on every device
-and one tensor's weights do not depend on how another was filled.
+Weights are drawn on the CPU in float32 from one generator per (seed, tensor) and copied, so they are the same on every
+device and one tensor's weights do not depend on how another was filled.
 Shapes: a convolution's weight is (K, C, R, S), a dense one's (out, in), a bias's (out,).
 """
 
@@ -33,7 +33,7 @@ TRUNCATED_STD = 0.87962566103423978
 class Initializer(Protocol):
     """Returns a new CPU float32 tensor of ``shape``; ``fan_shape`` is the shape of the layer's weight."""
 
-    def __call__(
+    def __call__(  # noqa: D102 - the class says it
         self, shape: torch.Size, *, gain: float, generator: torch.Generator, fan_shape: torch.Size
     ) -> torch.Tensor: ...
 
@@ -72,7 +72,7 @@ def fans(weight_shape: torch.Size) -> tuple[int, int]:
 
 
 def _truncated_normal(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    """Standard normal cut at +-2, uncorrected (std .8796): the inverse distribution function of one uniform draw each."""
+    """Standard normal cut at +-2, uncorrected (std .8796): the inverse cdf of a uniform draw."""
     edge = math.erf(2 / math.sqrt(2))
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64) * 2 - 1
     return (torch.erfinv(uniform * edge) * math.sqrt(2)).float()
@@ -86,15 +86,13 @@ def _variance_scaled(
 
 
 @register("zeros")
-def zeros(shape: torch.Size, *, gain: float, generator: torch.Generator) -> torch.Tensor:  # noqa: ARG001 - the common signature
+def zeros(shape: torch.Size, *, gain: float, generator: torch.Generator) -> torch.Tensor:  # noqa: ARG001
     """All zero."""
     return torch.zeros(shape)
 
 
 @register("glorot_normal")
-def glorot_normal(
-    shape: torch.Size, *, gain: float, generator: torch.Generator, fan_shape: torch.Size
-) -> torch.Tensor:
+def glorot_normal(shape: torch.Size, *, gain: float, generator: torch.Generator, fan_shape: torch.Size) -> torch.Tensor:
     """Truncated at 2 sigma, var = 2/(fan_in + fan_out) after the cut. Glorot & Bengio 2010; as TensorFlow >= 1.10."""
     fan = sum(fans(fan_shape)) / 2
     return _variance_scaled(shape, scale=1, fan=fan, gain=gain, generator=generator)
@@ -122,7 +120,7 @@ def lecun_normal(shape: torch.Size, *, gain: float, generator: torch.Generator, 
 
 @register("torch_default")
 def torch_default(shape: torch.Size, *, gain: float, generator: torch.Generator, fan_shape: torch.Size) -> torch.Tensor:
-    """U(+-gain/sqrt(fan_in)): kaiming_uniform(a=sqrt 5) for weights and the same bound for biases, as torch.nn layers do."""
+    """U(+-gain/sqrt(fan_in)), weights (kaiming_uniform with a = sqrt 5) and biases alike, as torch.nn layers do."""
     bound = gain / math.sqrt(fans(fan_shape)[0])
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from harness.models import Activation, Network
 
-_CHUNK = 250
+_CHUNK = 100
 _TIE = 1e-3
 
 
@@ -29,7 +29,7 @@ class Score:
 @torch.inference_mode()
 def logits_of(network: nn.Module, images_NCHW: torch.Tensor) -> torch.Tensor:
     """Logits (N, classes) of all images, computed in pieces that bound the memory needed."""
-    return torch.cat([network(piece) for piece in images_NCHW.split(_CHUNK)])
+    return torch.cat([network(piece) for piece in torch.split(images_NCHW, _CHUNK)])
 
 
 def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:
@@ -91,8 +91,8 @@ def probe(
         labels: their labels.
 
     Returns:
-        one entry per parameter, in the network's order. ``dead_share`` is the share of units (channels of a convolution) before
-        a relu that are positive for no probe image; None where no relu follows.
+        one entry per parameter, in the network's order. ``dead_share`` is the share of units (channels of a
+        convolution) before a relu that are positive for no probe image; None where no relu follows.
     """
     with _recorded(network) as outputs:
         loss = F.cross_entropy(network(images_NCHW), labels)
@@ -100,7 +100,9 @@ def probe(
     gradients = torch.autograd.grad(loss, list(parameters.values()))
     relu_follows = _relu_follows(network)
     return [
-        _probe_tensor(name, parameter.detach(), gradient, initial[name], outputs[layer], relu_follows[layer])
+        _probe_tensor(
+            name, (parameter.detach(), initial[name]), gradient, outputs[layer], relu_follows=relu_follows[layer]
+        )
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
         for layer in [name.rpartition(".")[0]]
     ]
@@ -143,12 +145,13 @@ def _relu_follows(network: Network) -> dict[str, bool]:
 
 def _probe_tensor(
     name: str,
-    value: torch.Tensor,
+    values: tuple[torch.Tensor, torch.Tensor],
     gradient: torch.Tensor,
-    initial: torch.Tensor,
     output: torch.Tensor,
-    relu_follows: bool,  # noqa: FBT001 - a fact about the layer
+    *,
+    relu_follows: bool,
 ) -> TensorProbe:
+    value, initial = values
     update = value - initial
     std, mean = torch.std_mean(output, correction=0)
     tensors = [value.norm(), gradient.norm(), update.norm(), update.abs().max(), mean, std]
@@ -178,8 +181,9 @@ def verdict(*, gradient_norm: float, bit_equal: bool) -> str:
     """What a tensor did, from measured numbers alone.
 
     Returns:
-        ``moved``; or, of a tensor that is bit-equal to its initial value, ``no gradient`` or ``has gradient, not moved`` (before the
-        first step, or an update that rounding swallows); ``not finite`` for a gradient that is not a number.
+        ``moved``; or, of a tensor that is bit-equal to its initial value, ``no gradient`` or ``has gradient, not
+        moved`` (before the first step, or an update that rounding swallows); ``not finite`` for a gradient that is not
+        a number.
     """
     if not math.isfinite(gradient_norm):
         return "not finite"

@@ -1,7 +1,8 @@
-"""Results as Parquet: written whole or not at all, read as three frames, checked by ``python -m harness.results validate DIR``.
+"""Results as Parquet: written whole or not at all, read as frames, checked by ``python -m harness.results validate``.
 
-Below the results folder: ``trials``, ``curves`` and ``layers`` with one immutable file per trial, and ``.running`` with one file
-per trial that has begun and not ended. A trial that was killed outright leaves the last, from which its row is written later.
+Below the results folder: ``trials``, ``curves`` and ``layers`` with one immutable file per trial, and ``.running``
+with one file per trial that has begun and not ended. A trial that was killed outright leaves the last, from which its
+row is written later.
 """
 
 import json
@@ -12,7 +13,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -99,7 +99,7 @@ class Running:
 
 
 def recover(folder: Path) -> list[str]:
-    """Give each trial that was killed outright (kill -9, power cut, the kernel's out-of-memory killer) its ``killed`` row.
+    """Give each trial that was killed outright (kill -9, power cut, out-of-memory killer) its ``killed`` row.
 
     Returns:
         the ids of the trials that got one.
@@ -138,7 +138,11 @@ def _interrupted_row(path: Path) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         path.unlink()
         return None
-    killed = {"status": "killed", "error_type": "Killed", "error_message": "the process ended without a word (kill -9?)"}
+    killed = {
+        "status": "killed",
+        "error_type": "Killed",
+        "error_message": "the process ended without a word (kill -9?)",
+    }
     return {**row, **killed, "measured_at": datetime.now(UTC)}
 
 
@@ -188,14 +192,15 @@ def _require_results(folder: Path) -> None:
 def load(folder: str | Path) -> Frames:
     """Read a results folder.
 
-    Files that cannot be read (truncated, foreign, another schema version) are skipped with a warning that names them; rows of
-    trials without a terminal row are left out.
+    Files that cannot be read (truncated, foreign, another schema version) are skipped with a warning that names them;
+    rows of trials without a terminal row are left out.
 
     Args:
         folder: the ``results.dir`` of one or more runs.
 
     Returns:
-        the frames ``trials``, ``curves`` and ``layers``; whole numbers that can be missing are pandas' nullable ``Int64``.
+        the frames ``trials``, ``curves`` and ``layers``; whole numbers that can be missing are pandas' nullable
+        ``Int64``.
 
     Raises:
         UsageError: the folder holds no results.
@@ -249,7 +254,9 @@ def _key_problems(tables: dict[str, pa.Table]) -> Iterator[str]:
             yield f"trials: the trial {row['trial_id']} has the unknown status '{row['status']}'"
     for table, key in (("curves", ["trial_id", "step"]), ("layers", ["trial_id", "step", "parameter"])):
         yield from _detail_problems(table, tables[table].select(key).to_pylist(), set(ids))
-    lacking = {row["trial_id"] for row in trials if row["status"] == "ok"} - set(tables["curves"]["trial_id"].to_pylist())
+    lacking = {row["trial_id"] for row in trials if row["status"] == "ok"} - set(
+        tables["curves"]["trial_id"].to_pylist()
+    )
     for trial_id in sorted(lacking):
         yield f"curves: the trial {trial_id} is ok and has no rows"
 
@@ -269,7 +276,7 @@ def _unfinished(folder: Path) -> Iterator[str]:
     for path in sorted((folder / ".running").glob("*.json")):
         try:
             with FileLock(path.with_suffix(".lock"), timeout=0):
-                yield f"trials: {path.stem} began and has no terminal row; the next run into this folder writes it as killed"
+                yield f"trials: {path.stem} began and has no row; the next run into this folder records it as killed"
         except Timeout:
             # running now, which is no fault
             continue

@@ -1,4 +1,4 @@
-"""The three tables: every column with its type and meaning. A change of meaning or of a clock raises ``SCHEMA_VERSION``."""
+"""The three tables: every column, its type and meaning. A changed meaning or clock raises ``SCHEMA_VERSION``."""
 
 import json
 from dataclasses import dataclass
@@ -35,7 +35,9 @@ def _best(split: str) -> list[Column]:
 
 _TRIALS = [
     Column("trial_id", _TEXT, _ID, required=True),
-    Column("trial_key", _TEXT, "hash of everything that determines the result; equal keys are repetitions", required=True),
+    Column(
+        "trial_key", _TEXT, "hash of everything that determines the result; equal keys are repetitions", required=True
+    ),
     Column("status", _TEXT, f"how it ended: {', '.join(STATUSES)}", required=True),
     Column("error_type", _TEXT, "class of the error, for a status other than ok"),
     Column("error_message", _TEXT, "its message"),
@@ -70,9 +72,13 @@ _TRIALS = [
     Column("test_accuracy_before", _REAL, "before training, on 1,000 random test images drawn with replacement"),
     Column("test_accuracy_after", _REAL, "after training, on the first 1,000 test images"),
     Column("targets", pa.list_(_REAL), "test accuracies to reach", required=True),
-    Column("steps_to_target", pa.list_(_WHOLE), "first evaluated step at or above each target; null: not within the budget"),
+    Column(
+        "steps_to_target", pa.list_(_WHOLE), "first evaluated step at or above each target; null: not within the budget"
+    ),
     Column("seconds_to_target", pa.list_(_REAL), "training seconds until that step"),
-    Column("tie_classes", pa.list_(_WHOLE), "if all images get the same logits: the classes whose logits tie at the top"),
+    Column(
+        "tie_classes", pa.list_(_WHOLE), "if all images get the same logits: the classes whose logits tie at the top"
+    ),
     Column("tie_accuracies", pa.list_(_REAL), "test accuracy after training if each tied class won"),
     Column("unmoved", pa.list_(_TEXT), "parameters that are bit-equal to their initial value after training"),
     Column("last_bias_difference", pa.list_(_REAL), "initial minus final value of the last layer's bias"),
@@ -84,13 +90,19 @@ _TRIALS = [
     Column("images_per_s_q75", _REAL, "its upper quartile"),
     Column("step_ms_median", _REAL, "milliseconds per update: batch_size / images_per_s_median"),
     Column("timing_windows", _WHOLE, "number of timing windows"),
-    Column("forward_flops_per_image", _WHOLE, "of convolutions and dense layers, from the model; a multiply-add counts 2"),
+    Column(
+        "forward_flops_per_image", _WHOLE, "of convolutions and dense layers, from the model; a multiply-add counts 2"
+    ),
     Column("train_flops_per_image", _WHOLE, "the same for a whole training step"),
     Column("achieved_flops_per_s", _REAL, "train_flops_per_image x images_per_s_median"),
     Column("matmul_flops_per_s", _REAL, "measured just before on the same device: float32 product of square matrices"),
     Column("matmul_share", _REAL, "achieved_flops_per_s / matmul_flops_per_s"),
     Column("peak_memory_bytes", _WHOLE, "most memory held: the process on a CPU, torch's allocator on CUDA"),
-    Column("energy_j", _REAL, "energy of the processor packages or the GPU from the first step to the last, evaluation included; null: no counter"),
+    Column(
+        "energy_j",
+        _REAL,
+        "energy of processor or GPU, first step to last, evaluation included; null: no counter",
+    ),
     Column("setup_time_s", _REAL, "data to the device, building the network, measuring the matmul rate"),
     Column("init_time_s", _REAL, "drawing and copying the initial weights"),
     Column("compile_time_s", _REAL, "warm-up steps on a copy: compiling, choosing algorithms, allocating"),
@@ -102,6 +114,7 @@ _TRIALS = [
     Column("cpu_model", _TEXT, "name of the processor"),
     Column("threads", _WHOLE, "CPU threads of torch"),
     Column("tf32", _FLAG, "whether TF32 was allowed"),
+    Column("memory_format", _TEXT, "strides of images and kernels: contiguous (NCHW) or channels_last (NHWC)"),
     Column("deterministic", _FLAG, "whether deterministic algorithms were asked for"),
     Column("platform", _TEXT, "operating system"),
     Column("python_version", _TEXT, "Python version"),
@@ -138,7 +151,7 @@ COLUMNS: dict[str, list[Column]] = {"trials": _TRIALS, "curves": _CURVES, "layer
 
 
 def schema(table: str) -> pa.Schema:
-    """The Arrow schema of a table; its metadata holds the version and every column's description, and goes into the footer."""
+    """The Arrow schema of a table; its metadata (in each file's footer) holds version and descriptions."""
     columns = COLUMNS[table]
     fields = [pa.field(column.name, column.type, nullable=not column.required) for column in columns]
     metadata = {

@@ -1,4 +1,4 @@
-"""Clocks that wait for the device at their edges, warm-up on a copy, throughput with quartiles, the machine's matmul rate."""
+"""Clocks that wait for the device at their edges, warm-up on a copy, quartiles, the machine's matmul rate."""
 
 import copy
 import statistics
@@ -68,15 +68,16 @@ def quartiles(values: Sequence[float]) -> Quartiles | None:
 
 
 def warm_up(network: nn.Module, run: Callable[[nn.Module], None]) -> None:
-    """Let ``run`` train a copy of the network, then drop it: the network, its gradients and random streams stay untouched.
+    """Let ``run`` train a copy of the network, then drop it: the network and its gradients stay untouched.
 
-    What a first step does besides its work (compiling, choosing algorithms, allocating) then happens off the training clock.
+    What a first step does besides its work (compiling, choosing algorithms, allocating) then happens off the training
+    clock.
     """
     run(copy.deepcopy(network))
 
 
 def matmul_flops_per_s(device: torch.device) -> float:
-    """Measured float32 matrix-multiplication rate: median of 5 products of two square matrices (1,024 on a CPU, 4,096 on CUDA).
+    """Measured float32 matmul rate: median of 5 products of square matrices (1,024 on a CPU, 4,096 on CUDA).
 
     Threads and TF32 are as set for the trial, so a trial's own rate can be set against it.
     """

@@ -47,7 +47,7 @@ class Edge:
 def batch_source(
     images_NCHW: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor | None, batch_size: int
 ) -> Callable[[int], Batch]:
-    """step -> its batch: gathered on the device by ``indices`` (steps, batch_size), or the first images at every step."""
+    """Step -> its batch: gathered by ``indices`` (steps, batch_size) on the device, or the first images always."""
     if indices is None:
         fixed = images_NCHW[:batch_size], labels[:batch_size]
         return lambda _: fixed
@@ -66,12 +66,12 @@ def take_steps(
     steps: range,
     losses: torch.Tensor,
 ) -> None:
-    """Plain training steps; ``losses[step]`` gets the mean cross entropy before the update, and nothing waits for the device."""
+    """Plain training steps; ``losses[step]`` gets the loss before the update, and nothing waits for the device."""
     for step in steps:
         images_NCHW, labels = batch(step)
         loss = F.cross_entropy(network(images_NCHW), labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses[step] = loss.detach()
 
@@ -85,8 +85,8 @@ def train(
 ) -> Iterator[Edge]:
     """Train ``config.steps`` steps, yielding before the first and after each window.
 
-    Windows are ``config.window_steps`` long and cut at the evaluation grid: step 0, each multiple of ``config.eval_every``,
-    the last step. The clock runs inside a window only.
+    Windows are ``config.window_steps`` long and cut at the evaluation grid: step 0, each multiple of
+    ``config.eval_every``, the last step. The clock runs inside a window only.
 
     Args:
         network: on the device of ``losses``.

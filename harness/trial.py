@@ -35,7 +35,8 @@ class TrialResult:
         trial: its row of ``trials``, column name -> value.
         curves: its rows of ``curves``, one per evaluated step.
         layers: its rows of ``layers``, one per evaluated step and parameter.
-        train_losses: float32 (steps,) on the CPU: the loss of each step's batch before its update; NaN where training did not get.
+        train_losses: float32 (steps,) on the CPU: the loss of each step's batch before its update; NaN where training
+            did not get.
         differences: parameter name -> initial minus final value, on the CPU; empty if training did not begin.
     """
 
@@ -179,12 +180,15 @@ def _set_up(record: _Record) -> _Parts:
     config = record.config
     with record.clock("setup_time_s"):
         record.row.update(rows.environment(device.environment(record.device)))
+        layout = device.memory_format(config.device, record.device)
+        record.row["memory_format"] = str(layout).removeprefix("torch.").removesuffix("_format")
         digits = data.to_device(data.load(config.data), config.data.scaling, record.device)
         train = config.train
         indices = data.batch_indices(config.data, steps=train.steps, batch_size=train.batch_size, seed=config.seed)
         on_device = None if indices is None else indices.to(record.device)
         batch = batch_source(digits.train_images, digits.train_labels, on_device, train.batch_size)
-        network = models.build(config.model, conv2d=IMPLEMENTATIONS[config.kernel.name]).to(record.device)
+        network = models.build(config.model, conv2d=IMPLEMENTATIONS[config.kernel.name])
+        network.to(record.device).to(memory_format=layout)
         record.losses = torch.full((train.steps,), torch.nan, device=record.device)
         forward, training = models.flops_per_image(config.model)
         record.row.update(forward_flops_per_image=forward, train_flops_per_image=training)
@@ -235,7 +239,9 @@ def _evaluate(record: _Record, parts: _Parts, initial: dict[str, torch.Tensor], 
     """One row of the curve and one per parameter."""
     digits, batch_size = parts.digits, record.config.train.batch_size
     seen = data.train_eval_count(record.config.data, batch_size)
-    train_score = metrics.score(metrics.logits_of(parts.network, digits.train_images[:seen]), digits.train_labels[:seen])
+    train_score = metrics.score(
+        metrics.logits_of(parts.network, digits.train_images[:seen]), digits.train_labels[:seen]
+    )
     test_logits = metrics.logits_of(parts.network, digits.test_images)
     test_score = metrics.score(test_logits, digits.test_labels)
     where = {"trial_id": record.row["trial_id"], "step": step}
@@ -257,7 +263,7 @@ def _evaluate(record: _Record, parts: _Parts, initial: dict[str, torch.Tensor], 
 
 
 def _record_end(record: _Record, logits: torch.Tensor, labels: torch.Tensor) -> None:
-    """Accuracy after training on the article's 1,000 test images, and the tie of a network that never looked at them."""
+    """Accuracy after training on the article's 1,000 test images, and the tie of a network blind to them."""
     record.row["test_accuracy_after"] = metrics.score(logits, labels).accuracy
     tie = metrics.tie(logits, labels)
     if tie is not None:

@@ -1,0 +1,144 @@
+"""The command: ``python -m harness.run [-m] CHOICES``; ``--help`` lists them. One trial or a sweep, then tables.
+
+Torch is imported inside the first trial, so that ``--help`` and ``--cfg job`` answer at once.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from harness import usage
+from harness.config import CONF_DIR, TrialConfig, from_hydra_job
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.trial import TrialResult
+
+OK, SOME_FAILED, WRONG_COMMAND = 0, 1, 2
+"""The exit codes."""
+
+
+@dataclass
+class Sweep:
+    """What the command has done so far, trial after trial."""
+
+    arguments: list[str]
+    results: "list[TrialResult]" = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    usage_errors: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    interrupted: bool = False
+    position: int = 0
+
+    def job(self, composed: DictConfig) -> None:
+        """Run one composed config; whatever is wrong with it is kept for the end, so that the sweep goes on."""
+        self.position += 1
+        try:
+            self._run(from_hydra_job(composed))
+        except UsageError as error:
+            if str(error) not in self.usage_errors:
+                self.usage_errors.append(str(error))
+                print(f"error: {error}", file=sys.stderr)
+        except Exception as error:  # noqa: BLE001 - one line for a user, and the next trial still runs
+            self.broken.append(f"{type(error).__name__}: {error}")
+            print(f"error: trial {self.position} could not be recorded: {self.broken[-1]}", file=sys.stderr)
+
+    def _run(self, config: TrialConfig) -> None:
+        from harness import console, results, trial
+
+        trial.check(config)
+        out = console.console()
+        if config.results.dir not in self.folders:
+            for trial_id in results.prepare(Path(config.results.dir)):
+                print(f"note: the trial {trial_id} of an earlier run was killed outright; its row says so now")
+            self.folders.append(config.results.dir)
+        title = self._title(config)
+        with console.progress(out, title, steps=config.train.steps, batch_size=config.train.batch_size) as advance:
+            result = trial.run_trial(config, on_progress=advance)
+        line = console.trial_line(title, result.trial)
+        print(line, flush=True)
+        self.results.append(result)
+        if not result.ok:
+            self.failures.append(line)
+
+    def _title(self, config: TrialConfig) -> str:
+        """The trial's place in the sweep and what distinguishes it there."""
+        hydra_config = HydraConfig.get()
+        if hydra_config.mode != RunMode.MULTIRUN:
+            return f"[1/1] init={config.labels.init} seed={config.seed}"
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        typed = [argument for argument in self.arguments if "=" in argument and not argument.startswith("-")]
+        parsed = parser.parse_overrides(typed)
+        swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+        own = [text for text in hydra_config.overrides.task if text.split("=", 1)[0] in swept]
+        planned = len(BasicSweeper.split_arguments(parsed, None)[0])
+        return f"[{self.position}/{planned}] {' '.join(own) or config.labels.init}"
+
+    def finish(self) -> int:
+        """Print the tables and each failure; returns the exit code."""
+        if self.results:
+            from harness import console
+
+            console.show(console.console(), self.results)
+            for line in self.failures:
+                print(f"failed: {line}")
+        if self.interrupted:
+            print("interrupted: finished trials are safe, the one in hand is recorded as killed", file=sys.stderr)
+        for folder in self.folders:
+            print(f'results: {Path(folder).absolute()}   read them: harness.load("{folder}")')
+        if self.usage_errors:
+            return WRONG_COMMAND
+        return SOME_FAILED if self.failures or self.broken or self.interrupted else OK
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point of ``python -m harness.run`` and ``initbench``; ends the process with its exit code."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(usage.text())
+        sys.exit(OK)
+    # Hydra then raises instead of printing a page, and the one line that matters is printed here
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, _terminated)
+    sweep = Sweep(sys.argv[1:])
+    with tempfile.TemporaryDirectory(prefix="initbench-") as scratch:
+        os.environ["INITBENCH_SCRATCH"] = scratch
+        sys.exit(_run_hydra(sweep))
+
+
+def _run_hydra(sweep: Sweep) -> int:
+    # hydra.main looks at the function's own module, and wants a function
+    def job(composed: DictConfig) -> None:
+        sweep.job(composed)
+
+    try:
+        hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(job)()
+    except KeyboardInterrupt:
+        sweep.interrupted = True
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return WRONG_COMMAND
+    return sweep.finish()
+
+
+if __name__ == "__main__":
+    main()
