@@ -49,8 +49,8 @@ def trial_line(title: str, row: Row) -> str:
     """One line about a finished trial, for terminals and logs alike."""
     if row["status"] != "ok":
         return f"{title}: {row['status']} after {row['steps_done'] or 0} steps: {row['error_message']}"
-    loss = f"train loss {_loss(row['train_loss_first'])} -> {_loss(row['train_loss_last'])}"
-    accuracy = f"test accuracy {row['test_accuracy_before']:.3f} -> {row['test_accuracy_after']:.3f}"
+    loss = f"loss {_loss(row['train_loss_first'])} -> {_loss(row['train_loss_last'])}"
+    accuracy = f"test acc {row['test_accuracy_before']:.3f} -> {row['test_accuracy_after']:.3f}"
     return f"{title}: ok, {loss}, {accuracy}, {row['images_per_s_median']:,.0f} images/s"
 
 

@@ -101,7 +101,8 @@ class Sweep:
         if self.interrupted:
             print("interrupted: finished trials are safe, the one in hand is recorded as killed", file=sys.stderr)
         for folder in self.folders:
-            print(f'results: {Path(folder).absolute()}   read them: harness.load("{folder}")')
+            print(f"results: {Path(folder).absolute()}")
+            print(f'  read them: harness.load("{folder}")   check them: python -m harness.results validate {folder}')
         if self.usage_errors:
             return WRONG_COMMAND
         return SOME_FAILED if self.failures or self.broken or self.interrupted else OK

@@ -23,7 +23,8 @@ _TAIL = """\
 Switches: --cfg job prints the composed config and runs nothing; --hydra-help lists Hydra's own.
 Exit codes: 0 all trials ok, 1 some trial failed (its row says why), 2 the command was wrong.
 Results: trials, curves and layers as Parquet below results.dir.
-harness.load("outputs/results") reads them in Python; python -m harness.results validate outputs/results checks them.
+In Python, harness.load("outputs/results") reads them;
+python -m harness.results validate outputs/results checks them.
 """
 
 

@@ -1,0 +1,39 @@
+"""What the tests share: configs that write below the test's own folder, and the command as a user types it."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+import harness
+from harness import TrialConfig
+
+# a virtual machine's page faults make single examples slow now and then
+settings.register_profile("initbench", deadline=None)
+settings.load_profile("initbench")
+
+QUICK = ("device=cpu", "train.steps=6", "train.eval_every=3", "train.window_steps=2", "train.warmup_steps=1")
+
+Configure = Callable[..., TrialConfig]
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Configure:
+    """``configure(*overrides)``: a config of six steps on the CPU, with results below the test's folder."""
+    return lambda *overrides: harness.load_config([*QUICK, f"results.dir={tmp_path / 'results'}", *overrides])
+
+
+def run_command(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """``python -m harness.run ARGUMENTS`` in a folder that is not the checkout."""
+    command = [sys.executable, "-m", "harness.run", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=540, check=False)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """``command(*arguments)``: the command line, in the test's own folder."""
+    return lambda *arguments: run_command(*arguments, cwd=tmp_path)

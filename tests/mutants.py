@@ -1,0 +1,299 @@
+"""Hand-made wrong versions of what matters, each with the test that has to notice it.
+
+``test_mutants.py`` puts each in place of the real thing and runs its oracle, which must pass without and fail with it.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import test_article
+import test_data
+import test_initializers
+import test_metrics
+import test_models
+import test_timing
+import test_train
+import test_trial
+from conftest import Configure
+from harness import article, data, device, initializers, metrics, models, rows, timing, train, trial
+from harness.train import Edge
+
+Tools = dict[str, Any]
+Oracle = Callable[[Tools], object]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One wrong version: what it replaces (owner and attribute, or key of a dictionary) and the test that must fail."""
+
+    owner: Any
+    name: str
+    wrong: Any
+    oracle: Oracle
+
+
+def _shifted_forward(self: models.Conv, x_NCHW: torch.Tensor) -> torch.Tensor:
+    edge = self.weight.shape[-1] // 2
+    return F.conv2d(F.pad(x_NCHW, (edge + 1, edge - 1, edge, edge)), self.weight, self.bias)
+
+
+def _dropped_tap_forward(self: models.Conv, x_NCHW: torch.Tensor) -> torch.Tensor:
+    keep = torch.ones_like(self.weight)
+    keep[..., -1, -1] = 0
+    return F.conv2d(x_NCHW, self.weight * keep, self.bias, padding=self.weight.shape[-1] // 2)
+
+
+def _no_bias_forward(self: models.Conv, x_NCHW: torch.Tensor) -> torch.Tensor:
+    return F.conv2d(x_NCHW, self.weight, padding=self.weight.shape[-1] // 2)
+
+
+def _relu_with_slope_at_zero(slope: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Relu's values, with the derivative ``slope`` at 0."""
+
+    def relu(x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x > 0, x, torch.where(x == 0, slope * x, 0.0))
+
+    return relu
+
+
+def _flops_of_multiply_adds(config: Any) -> tuple[int, int]:
+    forward, training = FLOPS(config)
+    return forward // 2, training // 2
+
+
+FLOPS = models.flops_per_image
+
+
+def _uncorrected(shape: torch.Size, *, gain: float, generator: torch.Generator, fan_shape: torch.Size) -> torch.Tensor:
+    return initializers.glorot_normal_tf19(shape, gain=gain, generator=generator, fan_shape=fan_shape)
+
+
+def _he_by_fan_out(
+    shape: torch.Size, *, gain: float, generator: torch.Generator, fan_shape: torch.Size
+) -> torch.Tensor:
+    ratio = math.sqrt(fan_shape[1] / fan_shape[0])
+    return initializers.he_normal(shape, gain=gain * ratio, generator=generator, fan_shape=fan_shape)
+
+
+def _ignored_generator(
+    shape: torch.Size, *, gain: float, generator: torch.Generator, fan_shape: torch.Size
+) -> torch.Tensor:
+    del generator
+    return nn.init.xavier_normal_(torch.empty(shape), gain)
+
+
+def _one_stream_for_all(seed: int, stream: str) -> torch.Generator:
+    return device.generator(seed, stream.split("/", maxsplit=1)[0])
+
+
+def _deaf_to_the_seed(seed: int, stream: str) -> torch.Generator:
+    del seed
+    return device.generator(0, stream)
+
+
+def _unsynchronised_exit(self: timing.Stopwatch, *_: object) -> None:
+    self.laps_s.append(timing.time.perf_counter() - self._started_s)
+
+
+def _unsynchronised_enter(self: timing.Stopwatch) -> timing.Stopwatch:
+    self._started_s = timing.time.perf_counter()
+    return self
+
+
+def _warm_up_in_place(network: nn.Module, run: Callable[[nn.Module], None]) -> None:
+    run(network)
+
+
+def _clock_over_the_yield(
+    network: nn.Module, optimizer: Any, batch: Any, config: Any, losses: torch.Tensor
+) -> Iterator[Edge]:
+    started = timing.time.perf_counter()
+    yield Edge(0, 0, 0.0, evaluate=True)
+    for window in train.windows(config):
+        train.take_steps(network, optimizer, batch, window, losses)
+        now = timing.time.perf_counter()
+        yield Edge(window.stop, len(window), now - started, evaluate=True)
+        started = now
+
+
+def _loss_after_the_update(network: nn.Module, optimizer: Any, batch: Any, steps: range, losses: torch.Tensor) -> None:
+    for step in steps:
+        images, labels = batch(step)
+        optimizer.zero_grad()
+        F.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+        losses[step] = F.cross_entropy(network(images), labels).detach()
+
+
+def _gradients_pile_up(network: nn.Module, optimizer: Any, batch: Any, steps: range, losses: torch.Tensor) -> None:
+    for step in steps:
+        images, labels = batch(step)
+        loss = F.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        losses[step] = loss.detach()
+
+
+def _windows_without_the_last(config: Any) -> Iterator[range]:
+    yield from list(WINDOWS(config))[:-1]
+
+
+WINDOWS = train.windows
+
+
+def _divergence_at_the_window(losses: torch.Tensor, window: range) -> None:
+    if not bool(losses[window.start : window.stop].isfinite().all()):
+        raise train.DivergedError(window.stop)
+
+
+def _dead_by_fraction(output: torch.Tensor) -> float:
+    return float((output <= 0).double().mean())
+
+
+def _order_with_repeats(*_: object, **sizes: int) -> torch.Tensor:
+    return torch.randint(5000, (sizes["steps"], sizes["batch_size"]))
+
+
+def _exact_without_softmax(b: list[float], share: list[float]) -> float:
+    return -sum(x * q for x, q in zip(b, share, strict=True))
+
+
+def _moved_by_norm(*, gradient_norm: float, bit_equal: bool) -> str:
+    del bit_equal
+    return "moved" if gradient_norm > 0 else "no gradient"
+
+
+def _best_is_last(curves: Any, targets: Any) -> dict[str, Any]:
+    columns = CONVERGENCE(curves, targets)
+    return columns | {"steps_to_target": [curves[-1]["step"] for _ in targets]}
+
+
+CONVERGENCE = rows.convergence
+
+
+def _article_definition(tools: Tools) -> None:
+    test_models.test_article_network_equals_its_definition(tools["configure"])
+
+
+def _zero_kernel_stays(tools: Tools) -> None:
+    """The theorem in two steps: nothing but the last bias moves."""
+    configure: Configure = tools["configure"]
+    result = trial.run_trial(configure("init=zero", "train.steps=2"))
+    assert len(result.trial["unmoved"]) == 11
+
+
+def _contract(name: str) -> Oracle:
+    return lambda _: test_initializers.test_contract_the_generator_alone_decides(name)
+
+
+def _std(name: str, layer: str) -> Oracle:
+    return lambda _: test_initializers.test_std_and_mean_within_four_standard_errors(name, layer)
+
+
+def _plain_loop(_: Tools) -> None:
+    test_train.test_losses_are_those_of_a_plain_loop("sgd", torch.optim.SGD, {"lr": 0.1})
+
+
+def _closed_form(_: Tools) -> None:
+    test_article.test_closed_form_has_the_published_values()
+
+
+def _with_config(test: Callable[[Configure], None]) -> Oracle:
+    return lambda tools: test(tools["configure"])
+
+
+def _alone(test: Callable[[], None]) -> Oracle:
+    return lambda _: test()
+
+
+def _with_patch(test: Callable[[pytest.MonkeyPatch], None]) -> Oracle:
+    return lambda tools: test(tools["monkeypatch"])
+
+
+MUTANTS: dict[str, Mutant] = {
+    "padding off by one": Mutant(models.Conv, "forward", _shifted_forward, _article_definition),
+    "dropped tap": Mutant(models.Conv, "forward", _dropped_tap_forward, _article_definition),
+    "no bias": Mutant(models.Conv, "forward", _no_bias_forward, _article_definition),
+    "relu'(0) = 1": Mutant(models.ACTIVATIONS, "relu", _relu_with_slope_at_zero(1.0), _zero_kernel_stays),
+    "relu'(0) = 1/2": Mutant(models.ACTIVATIONS, "relu", _relu_with_slope_at_zero(0.5), _zero_kernel_stays),
+    "flops of multiply-adds": Mutant(
+        models,
+        "flops_per_image",
+        _flops_of_multiply_adds,
+        lambda tools: test_models.test_flops_agree_with_torchs_own_counter(tools["configure"], "article"),
+    ),
+    "biased std": Mutant(initializers.REGISTRY, "glorot_normal", _uncorrected, _std("glorot_normal", "conv2")),
+    "fan_out for fan_in": Mutant(initializers.REGISTRY, "he_normal", _he_by_fan_out, _std("he_normal", "fc1")),
+    "ignored generator": Mutant(initializers.REGISTRY, "glorot_normal", _ignored_generator, _contract("glorot_normal")),
+    "one stream for all tensors": Mutant(
+        initializers,
+        "random_stream",
+        _one_stream_for_all,
+        _alone(test_initializers.test_layers_of_one_shape_get_different_weights),
+    ),
+    "swapped seed: weights": Mutant(
+        initializers,
+        "random_stream",
+        _deaf_to_the_seed,
+        _with_config(test_trial.test_another_seed_gives_other_weights_and_batches),
+    ),
+    "swapped seed: batches": Mutant(
+        data,
+        "random_stream",
+        _deaf_to_the_seed,
+        _with_config(test_trial.test_another_seed_gives_other_weights_and_batches),
+    ),
+    "unsynchronised clock: end": Mutant(
+        timing.Stopwatch,
+        "__exit__",
+        _unsynchronised_exit,
+        _with_patch(test_timing.test_stopwatch_counts_the_work_a_block_left_outstanding),
+    ),
+    "unsynchronised clock: start": Mutant(
+        timing.Stopwatch,
+        "__enter__",
+        _unsynchronised_enter,
+        _with_patch(test_timing.test_stopwatch_does_not_count_work_from_before_the_block),
+    ),
+    "warm-up trains the network itself": Mutant(
+        test_timing, "warm_up", _warm_up_in_place, _alone(test_timing.test_warm_up_trains_a_copy)
+    ),
+    "evaluation on the training clock": Mutant(
+        test_train,
+        "train",
+        _clock_over_the_yield,
+        _alone(test_train.test_what_is_done_between_windows_is_not_on_the_clock),
+    ),
+    "loss taken after the update": Mutant(train, "take_steps", _loss_after_the_update, _plain_loop),
+    "gradients never zeroed": Mutant(train, "take_steps", _gradients_pile_up, _plain_loop),
+    "last window dropped": Mutant(train, "windows", _windows_without_the_last, _plain_loop),
+    "divergence at the window's end": Mutant(
+        train,
+        "_check_finite",
+        _divergence_at_the_window,
+        lambda _: test_train.test_divergence_names_the_exact_step(1, torch.nan),
+    ),
+    "fraction <= 0 for dead": Mutant(
+        metrics, "_dead_share", _dead_by_fraction, _with_config(test_metrics.test_blank_background_is_not_dead)
+    ),
+    "verdict from the gradient alone": Mutant(
+        metrics,
+        "verdict",
+        _moved_by_norm,
+        lambda _: test_metrics.test_verdict(gradient_norm=1.0, bit_equal=True, expected="has gradient, not moved"),
+    ),
+    "epochs with repeats": Mutant(
+        data, "batch_indices", _order_with_repeats, lambda _: test_data.test_epochs_are_permutations()
+    ),
+    "closed form without its normaliser": Mutant(article, "_loss", _exact_without_softmax, _closed_form),
+    "target reached at the end": Mutant(
+        rows, "convergence", _best_is_last, _with_config(test_trial.test_columns_are_consistent_with_each_other)
+    ),
+}

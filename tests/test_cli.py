@@ -1,0 +1,178 @@
+"""The command as a user types it, from a folder that is not the checkout."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import harness
+from conftest import QUICK, Command, run_command
+from harness import usage
+
+QUIET = ("Traceback", "Warning", "warning")
+
+
+def test_sweep_line_of_the_readme_gives_parquet(command: Command, tmp_path: Path) -> None:
+    done = command("-m", "init=zero,glorot", "seed=0,1,2", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert not any(word in done.stdout + done.stderr for word in QUIET)
+    trials = pd.read_parquet(tmp_path / "outputs/results/trials")
+    assert sorted(zip(trials["init"], trials["seed"], strict=True)) == [
+        (init, seed) for init in ("glorot", "zero") for seed in (0, 1, 2)
+    ]
+    assert set(trials["status"]) == {"ok"}
+    assert len(re.findall(r"^\[\d/6\] init=\w+ seed=\d: ok, loss ", done.stdout, flags=re.MULTILINE)) == 6
+    assert not (tmp_path / "multirun").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"], "nothing else is left behind"
+
+
+def test_globs_and_ranges_sweep(command: Command, tmp_path: Path) -> None:
+    done = command("-m", "init=glob(*)", "seed=range(0,2)", *QUICK, "train.steps=2")
+    assert done.returncode == 0, done.stderr
+    trials = harness.load(tmp_path / "outputs/results").trials
+    assert trials["init"].nunique() == 7
+    assert len(trials) == 14
+    assert "[14/14]" in done.stdout
+
+
+def test_order_of_a_sweep_does_not_matter(tmp_path: Path) -> None:
+    found = []
+    for index, inits in enumerate(("zero,he,torch_default", "torch_default,zero,he")):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        done = run_command("-m", f"init={inits}", "data.batches=epochs", *QUICK, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        frames = harness.load(folder / "outputs/results")
+        trials = frames.trials.set_index("init").sort_index()
+        curves = frames.curves.merge(frames.trials[["trial_id", "init"]]).sort_values(["init", "step"])
+        found.append(
+            (
+                trials["final_weights_sha256"].to_dict(),
+                curves[["init", "step", "train_loss", "test_loss"]].values.tolist(),
+            )
+        )
+    assert found[0] == found[1]
+
+
+def test_single_trial_runs_without_m(command: Command, tmp_path: Path) -> None:
+    done = command("init=he", "model=mlp", "experiment=article_printed", *QUICK)
+    assert done.returncode == 0, done.stderr
+    trials = harness.load(tmp_path / "outputs/results").trials
+    assert trials["lr"].tolist() == [1e-6]
+    assert trials["experiment"].tolist() == ["article_printed"]
+
+
+def test_activation_and_batch_size_sweep(command: Command, tmp_path: Path) -> None:
+    done = command("-m", "model=mlp", "model.activation=tanh,relu", "train.batch_size=10,20", *QUICK)
+    assert done.returncode == 0, done.stderr
+    trials = harness.load(tmp_path / "outputs/results").trials
+    assert len(set(zip(trials["activation"], trials["batch_size"], strict=True))) == 4
+
+
+def test_an_initializer_of_the_user_by_one_file(command: Command, tmp_path: Path) -> None:
+    """One function in the user's own folder, without touching the harness."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from harness.initializers import register\n\n\n"
+        "@register('small_normal')\n"
+        "def small_normal(shape, *, gain, generator):\n"
+        "    return torch.randn(shape, generator=generator) * 0.01 * gain\n"
+    )
+    done = command("init.modules=[mine]", "init.weight=small_normal", "model=mlp", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert harness.load(tmp_path / "outputs/results").trials["init_weight"].tolist() == ["small_normal"]
+
+
+def test_an_initializer_of_the_user_by_one_yaml(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "conf/init").mkdir(parents=True)
+    (tmp_path / "conf/init/half_he.yaml").write_text("# half of he\nweight: he_normal\ngain: 0.5\n")
+    done = command(f"--config-dir={tmp_path / 'conf'}", "init=half_he", "model=mlp", *QUICK)
+    assert done.returncode == 0, done.stderr
+    trials = harness.load(tmp_path / "outputs/results").trials
+    assert (trials["init"].tolist(), trials["init_gain"].tolist()) == (["half_he"], [0.5])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--cfg", "job"]], ids=" ".join)
+def test_help_and_config_answer_without_torch(arguments: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "harness.run", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+    assert "hydra" in imported
+    assert not imported & {"torch", "pandas", "pyarrow", "triton"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_every_choice_and_value_in_100_columns(command: Command) -> None:
+    printed = command("--help").stdout
+    assert max(map(len, printed.splitlines())) <= 100
+    for words in (
+        "  zero   ",
+        "  torch_default ",
+        "  learn ",
+        "  mnist5k ",
+        "optimizer.lr=",
+        "train.steps=1000",
+        "seed=0",
+    ):
+        assert words in printed
+    assert "Exit codes: 0 all trials ok, 1 some trial failed" in printed
+    described = [line for line in usage.text().splitlines() if re.match(r"  \w+ {3,}", line)]
+    assert len(described) >= 20
+    assert all(len(line) > 40 for line in described), "each choice has its one line"
+
+
+def test_quick_to_answer(command: Command) -> None:
+    """Not a benchmark: three seconds on a loaded machine, where importing torch alone would take as long."""
+    command("--help")
+    started = time.perf_counter()
+    command("--help")
+    assert time.perf_counter() - started < 3
+
+
+def test_console_script_is_the_same_command(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("initbench")
+    done = subprocess.run([script, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{usage.text()}\n"
+
+
+def test_no_progress_bar_where_nobody_watches(command: Command) -> None:
+    done = command("model=mlp", *QUICK)
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "\r" not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_progress_with_rate_and_time_left_on_a_terminal(tmp_path: Path) -> None:
+    import pty
+
+    parent, child = pty.openpty()
+    command = [sys.executable, "-m", "harness.run", "model=mlp", *QUICK, "train.steps=3000", "train.eval_every=1000"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
+    with subprocess.Popen(command, cwd=tmp_path, stdout=child, stderr=child, env=environment) as process:
+        os.close(child)
+        seen = b""
+        while True:
+            try:
+                piece = os.read(parent, 65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            seen += piece
+    os.close(parent)
+    assert process.returncode == 0
+    shown = seen.decode()
+    assert re.search(r"[\d,]+ images/s", shown)
+    assert re.search(r"\d+/3000", shown)
+    assert re.search(r"0:00:\d\d", shown)

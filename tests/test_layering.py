@@ -1,0 +1,69 @@
+"""Imports point downwards only, and the kernels know nothing of the harness."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# top to bottom; a module may import from rows below its own only
+LAYERS = [
+    {"run"},
+    {"console"},
+    {"trial"},
+    {"rows"},
+    {"train", "metrics"},
+    {"models", "initializers", "data", "timing", "article", "usage"},
+    {"results", "device"},
+    {"config", "schema"},
+    {"errors"},
+]
+FREE_OF_TORCH = ("config", "schema", "results", "usage", "article", "errors", "run")
+
+
+def imported(path: Path) -> set[str]:
+    """The modules a file imports anywhere, functions included; ``from harness import x`` counts as harness.x."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def rank(module: str) -> int:
+    (found,) = [index for index, layer in enumerate(LAYERS) if module in layer]
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "harness").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_harness_imports_point_downwards(path: Path) -> None:
+    ours = {name.split(".")[1] for name in imported(path) if name.startswith("harness.")}
+    below = {name for name in ours if any(name in layer for layer in LAYERS)}
+    assert all(rank(name) > rank(path.stem) for name in below), f"{path.stem} imports {sorted(below)}"
+
+
+def test_kernels_import_torch_and_triton_only() -> None:
+    for path in (ROOT / "kernels").glob("*.py"):
+        roots = {name.split(".")[0] for name in imported(path)}
+        assert roots <= {"torch", "triton", "kernels", "collections", "math", "functools", "dataclasses", "typing"}
+
+
+@pytest.mark.parametrize("module", FREE_OF_TORCH)
+def test_reading_results_needs_no_torch(module: str) -> None:
+    code = f"import sys, harness.{module}; assert not {{'torch', 'triton'}} & set(sys.modules), 'torch was imported'"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_loading_a_folder_needs_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    code = "import sys, harness; harness.load(sys.argv[1]); assert not {'torch', 'triton'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+
+
+def test_modules_stay_readable() -> None:
+    for path in [*(ROOT / "harness").glob("*.py"), *(ROOT / "kernels").glob("*.py")]:
+        assert len(path.read_text().splitlines()) <= 400, path.name

@@ -1,0 +1,132 @@
+"""The network: against a float64 reference written out by hand, its sizes, its FLOPs, and what it refuses."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from conftest import Configure
+from harness import initializers, models
+from harness.config import LayerConfig, ModelConfig, TrialConfig
+from harness.device import generator
+from harness.errors import UsageError
+
+
+def network_of(config: TrialConfig) -> models.Network:
+    network = models.build(config.model, conv2d=F.conv2d)
+    layers = {name: (layer.weight, layer.bias) for name, layer in network.parametrised().items()}
+    initializers.apply(dataclasses.replace(config.init, bias="torch_default"), layers, seed=0)
+    return network
+
+
+def images(count: int = 3) -> torch.Tensor:
+    return torch.rand(count, 1, 28, 28, generator=generator(0, "images"))
+
+
+def reference(network: models.Network, x_NCHW: torch.Tensor) -> torch.Tensor:
+    """The article's network, relu before pooling as in its listing, in float64 and by matrix products alone."""
+    weights = {name: value.detach().double() for name, value in network.named_parameters()}
+
+    def conv(x: torch.Tensor, name: str) -> torch.Tensor:
+        kernel, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        columns = F.unfold(x, kernel_size=3, padding=1)
+        return (kernel.flatten(1) @ columns).unflatten(2, x.shape[2:]) + bias[:, None, None]
+
+    x = conv(x_NCHW.double(), "conv1").clamp(min=0)
+    x = x.unflatten(2, (14, 2)).unflatten(4, (14, 2)).amax(dim=(3, 5))
+    for name in ("conv2", "conv3", "conv4"):
+        x = conv(x, name).clamp(min=0)
+    x = (x.flatten(1) @ weights["fc1.weight"].T + weights["fc1.bias"]).clamp(min=0)
+    return x @ weights["fc2.weight"].T + weights["fc2.bias"]
+
+
+def test_article_network_equals_its_definition(configure: Configure) -> None:
+    network = network_of(configure("init=glorot"))
+    torch.testing.assert_close(network(images()).double(), reference(network, images()), rtol=1e-4, atol=1e-5)
+
+
+def test_article_network_has_the_articles_parameters(configure: Configure) -> None:
+    shapes = {name: tuple(value.shape) for name, value in network_of(configure()).named_parameters()}
+    assert shapes == {
+        "conv1.weight": (32, 1, 3, 3),
+        "conv1.bias": (32,),
+        "conv2.weight": (32, 32, 3, 3),
+        "conv2.bias": (32,),
+        "conv3.weight": (32, 32, 3, 3),
+        "conv3.bias": (32,),
+        "conv4.weight": (32, 32, 3, 3),
+        "conv4.bias": (32,),
+        "fc1.weight": (128, 6272),
+        "fc1.bias": (128,),
+        "fc2.weight": (10, 128),
+        "fc2.bias": (10,),
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pooling_before_relu_changes_no_bit_of_values_or_gradients(seed: int) -> None:
+    """Including windows that are all negative, all zero, and windows whose largest value occurs twice."""
+    x = torch.randint(-3, 4, (5, 4, 8, 8), generator=generator(seed, "x")).float()
+    arms = []
+    for order in ((F.relu, lambda y: F.max_pool2d(y, 2)), (lambda y: F.max_pool2d(y, 2), F.relu)):
+        leaf = x.clone().requires_grad_()
+        out = order[1](order[0](leaf))
+        (gradient,) = torch.autograd.grad((out * torch.arange(out.numel()).view_as(out)).sum(), leaf)
+        # where relu's zero is the maximum, the listed order sends the gradient into relu's flat side: zero as well
+        arms.append((out.detach(), gradient))
+    assert torch.equal(arms[0][0], arms[1][0])
+    assert torch.equal(arms[0][1], arms[1][1])
+
+
+@pytest.mark.parametrize("activation", sorted(set(models.ACTIVATIONS) - {"relu"}))
+def test_other_activations_stay_where_they_are(configure: Configure, activation: str) -> None:
+    network = models.build(configure(f"model.activation={activation}").model, conv2d=F.conv2d)
+    assert [type(layer).__name__ for layer in network][:3] == ["Conv", "Activation", "Pool"]
+
+
+@pytest.mark.parametrize("model", ["article", "mlp"])
+def test_flops_agree_with_torchs_own_counter(configure: Configure, model: str) -> None:
+    config, count = configure(f"model={model}"), 4
+    network = network_of(config)
+    with FlopCounterMode(display=False) as forward:
+        logits = network(images(count))
+    with FlopCounterMode(display=False) as backward:
+        logits.sum().backward()
+    training = forward.get_total_flops() + backward.get_total_flops()
+    assert models.flops_per_image(config.model) == (forward.get_total_flops() / count, training / count)
+
+
+def layer(kind: str, **fields: object) -> LayerConfig:
+    return LayerConfig(type=kind, **fields)  # type: ignore[arg-type]
+
+
+LAST = layer("dense", name="out", out=10)
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ([layer("cnov", name="a", out=1, kernel=3), LAST], "type 'cnov' is unknown; choose one of: conv, dense"),
+        ([layer("conv", name="a", out=4), LAST], "conv takes kernel, name, out; given name, out"),
+        ([layer("conv", name="a", out=4, kernel=4), LAST], "SAME padding needs an odd kernel"),
+        ([layer("conv", name="a", out=0, kernel=3), LAST], "must be at least 1"),
+        ([LAST, layer("conv", name="a", out=4, kernel=3)], "conv needs an image"),
+        ([layer("pool", size=29), LAST], "pool needs an image that is large enough"),
+        ([layer("dense", name="a", out=9)], "must be a dense layer with out=10"),
+        ([LAST, LAST], "names must differ"),
+        ([], "must be a dense layer with out=10"),
+    ],
+    ids=["type", "missing", "even", "zero", "no-image", "too-small", "classes", "names", "empty"],
+)
+def test_a_network_that_cannot_be_is_refused(layers: list[LayerConfig], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        models.plan(ModelConfig(activation="relu", layers=layers))
+    assert words in str(caught.value)
+
+
+def test_unknown_activation_is_refused_with_the_choices() -> None:
+    with pytest.raises(UsageError) as caught:
+        models.plan(ModelConfig(activation="rule", layers=[LAST]))
+    assert "model.activation=rule; choose one of: relu, leaky_relu" in str(caught.value)

@@ -1,0 +1,34 @@
+"""The tests of the tests: every wrong version in ``mutants.py`` is noticed by the test that guards against it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from conftest import Configure
+from mutants import MUTANTS, Mutant
+
+
+def _replace(mutant: Mutant, patch: pytest.MonkeyPatch) -> None:
+    if isinstance(mutant.owner, dict):
+        patch.setitem(mutant.owner, mutant.name, mutant.wrong)
+    else:
+        patch.setattr(mutant.owner, mutant.name, mutant.wrong)
+
+
+@pytest.fixture
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    """One of its own, so that an oracle can undo its patches without undoing the mutant."""
+    with pytest.MonkeyPatch.context() as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_caught(
+    name: str, configure: Configure, monkeypatch: pytest.MonkeyPatch, patch: pytest.MonkeyPatch
+) -> None:
+    mutant, tools = MUTANTS[name], {"configure": configure, "monkeypatch": monkeypatch}
+    mutant.oracle(tools)
+    monkeypatch.undo()
+    _replace(mutant, patch)
+    with pytest.raises(AssertionError):
+        mutant.oracle(tools)

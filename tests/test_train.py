@@ -1,0 +1,133 @@
+"""The training loop against a loop written out by hand; its windows, its clock, how it stops."""
+
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.config import OptimizerConfig, TrainConfig
+from harness.device import generator
+from harness.errors import DivergedError, TimeBudgetError
+from harness.train import Batch, batch_source, optimizer_for, train, windows
+
+IMAGES = torch.rand(20, 1, 28, 28, generator=generator(0, "images"))
+LABELS = torch.randint(10, (20,), generator=generator(0, "labels"))
+ORDER = torch.randint(20, (12, 5), generator=generator(0, "order"))
+
+
+def network() -> torch.nn.Module:
+    made = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    with torch.no_grad():
+        made[1].weight.copy_(torch.rand(10, 784, generator=generator(0, "weights")) * 0.1)
+        made[1].bias.zero_()
+    return made
+
+
+def config(**values: object) -> TrainConfig:
+    return TrainConfig(**{"steps": 12, "batch_size": 5, "eval_every": 4, "window_steps": 3, **values})  # type: ignore[arg-type]
+
+
+def run(settings: TrainConfig, optimizer: OptimizerConfig, order: torch.Tensor | None = ORDER) -> torch.Tensor:
+    losses = torch.full((settings.steps,), torch.nan)
+    model = network()
+    batch = batch_source(IMAGES, LABELS, order, settings.batch_size)
+    for _ in train(model, optimizer_for(model, optimizer), batch, settings, losses):
+        pass
+    return losses
+
+
+def by_hand(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[float]:
+    found = []
+    for chosen in ORDER:
+        loss = F.cross_entropy(model(IMAGES[chosen]), LABELS[chosen])
+        found.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "settings"),
+    [
+        ("sgd", torch.optim.SGD, {"lr": 0.1}),
+        ("sgd", torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.5}),
+        ("momentum", torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+        ("adam", torch.optim.Adam, {"lr": 0.1, "weight_decay": 0.5}),
+        ("adamw", torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.5}),
+    ],
+    ids=["sgd", "sgd-decay", "momentum", "adam", "adamw"],
+)
+def test_losses_are_those_of_a_plain_loop(name: str, make: type, settings: dict[str, float]) -> None:
+    """Bit for bit, step for step, each taken before its update."""
+    model = network()
+    expected = by_hand(make(model.parameters(), **settings), model)
+    assert run(config(), OptimizerConfig(name=name, **settings)).tolist() == expected
+
+
+def test_fixed_batches_are_the_first_images_at_every_step() -> None:
+    """At learning rate 0+ the loss stays that of the first five images."""
+    losses = run(config(), OptimizerConfig(lr=1e-30), order=None)
+    expected = F.cross_entropy(network()(IMAGES[:5]), LABELS[:5])
+    assert losses.tolist() == [float(expected.detach())] * 12
+
+
+@given(steps=st.integers(1, 60), eval_every=st.integers(1, 70), window_steps=st.integers(1, 70))
+def test_windows_cover_every_step_once_and_stop_at_the_grid(steps: int, eval_every: int, window_steps: int) -> None:
+    found = list(windows(TrainConfig(steps=steps, eval_every=eval_every, window_steps=window_steps)))
+    assert [step for window in found for step in window] == list(range(steps))
+    assert all(0 < len(window) <= window_steps for window in found)
+    stops = {window.stop for window in found}
+    assert stops >= set(range(eval_every, steps, eval_every)) | {steps}
+
+
+def edges(settings: TrainConfig) -> list[tuple[int, bool]]:
+    model, losses = network(), torch.zeros(settings.steps)
+    batch = batch_source(IMAGES, LABELS, None, 5)
+    found = train(model, optimizer_for(model, OptimizerConfig()), batch, settings, losses)
+    return [(edge.step, edge.evaluate) for edge in found]
+
+
+def test_evaluates_at_step_zero_on_the_grid_and_at_the_last_step() -> None:
+    assert edges(config(steps=10)) == [
+        (0, True),
+        (3, False),
+        (4, True),
+        (7, False),
+        (8, True),
+        (10, True),
+    ]
+
+
+def test_what_is_done_between_windows_is_not_on_the_clock() -> None:
+    model, losses = network(), torch.zeros(4)
+    batch = batch_source(IMAGES, LABELS, None, 5)
+    settings = config(steps=4, eval_every=2, window_steps=1)
+    seconds = []
+    for edge in train(model, optimizer_for(model, OptimizerConfig()), batch, settings, losses):
+        seconds.append(edge.seconds)
+        time.sleep(0.2)
+    assert sum(seconds) < 0.2
+
+
+@pytest.mark.parametrize("bad", [0, 1, 5, 11])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_divergence_names_the_exact_step(bad: int, value: float) -> None:
+    model, losses = network(), torch.zeros(12)
+    poisoned = IMAGES.clone()
+    poisoned[19] = value
+
+    def batch(step: int) -> Batch:
+        return (poisoned[-5:] if step == bad else IMAGES[:5]), LABELS[:5]
+
+    with pytest.raises(DivergedError) as caught:
+        list(train(model, optimizer_for(model, OptimizerConfig()), batch, config(), losses))
+    assert caught.value.step == bad
+
+
+def test_stops_when_its_time_is_over_and_says_where() -> None:
+    with pytest.raises(TimeBudgetError, match="after 3 steps"):
+        run(config(max_seconds=1e-9), OptimizerConfig())
