@@ -9,10 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import torch
-import torch.nn.functional as F
-from torch import nn
-
 import test_article
 import test_data
 import test_initializers
@@ -21,7 +17,11 @@ import test_models
 import test_timing
 import test_train
 import test_trial
+import torch
+import torch.nn.functional as F
 from conftest import Configure
+from torch import nn
+
 from harness import article, data, device, initializers, metrics, models, rows, timing, train, trial
 from harness.train import Edge
 
@@ -85,7 +85,7 @@ def _he_by_fan_out(
 def _ignored_generator(
     shape: torch.Size, *, gain: float, generator: torch.Generator, fan_shape: torch.Size
 ) -> torch.Tensor:
-    del generator
+    del generator, fan_shape
     return nn.init.xavier_normal_(torch.empty(shape), gain)
 
 

@@ -2,21 +2,24 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import Configure, run_command
 
 import harness
-from conftest import Configure, run_command
 from harness import article, data, initializers, models
 from harness.device import generator
 from harness.results import Frames
 from harness.train import batch_source, optimizer_for, train
+
+if TYPE_CHECKING:
+    import subprocess
 
 ROOT = Path(__file__).parent.parent
 TIES = {0.126, 0.107, 0.094}
@@ -97,7 +100,7 @@ def test_zero_kernel_accuracies_are_the_articles(outcome: Outcome, lr: float) ->
 
 
 def test_printed_differences_need_the_printed_rate(outcome: Outcome) -> None:
-    """At 1e-6 our differences are the article's to its five digits but for float32 rounding, at 1e-4 a hundred times them."""
+    """At 1e-6 our differences are the article's but for float32 rounding, at 1e-4 a hundred times them."""
     printed = np.array([1.9999, -3.9998, 1.9999, -3.9998, 1.9999, 1.9999, 0, 1.9999, 1.9999, -3.9998]) * 1e-5
     ours = np.array(trial(outcome, "zero", 1e-6)["last_bias_difference"])
     np.testing.assert_allclose(ours, printed, rtol=2e-4, atol=1e-9)

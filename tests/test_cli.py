@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import QUICK, Command, run_command
 
 import harness
-from conftest import QUICK, Command, run_command
 from harness import usage
 
 QUIET = ("Traceback", "Warning", "warning")
@@ -53,7 +53,7 @@ def test_order_of_a_sweep_does_not_matter(tmp_path: Path) -> None:
         found.append(
             (
                 trials["final_weights_sha256"].to_dict(),
-                curves[["init", "step", "train_loss", "test_loss"]].values.tolist(),
+                curves[["init", "step", "train_loss", "test_loss"]].to_numpy().tolist(),
             )
         )
     assert found[0] == found[1]

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from conftest import Configure
 from scipy import stats
 
-from conftest import Configure
 from harness import initializers, models
 from harness.config import InitConfig
 from harness.device import generator

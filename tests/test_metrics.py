@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-
 from conftest import Configure
+
 from harness import data, initializers, metrics, models
 from harness.config import DataConfig, TrialConfig
 

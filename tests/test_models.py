@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import Configure
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import Configure
 from harness import initializers, models
 from harness.config import LayerConfig, ModelConfig, TrialConfig
 from harness.device import generator

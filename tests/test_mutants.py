@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-
 from conftest import Configure
 from mutants import MUTANTS, Mutant
 

@@ -6,8 +6,8 @@ import venv
 from pathlib import Path
 
 import pytest
-
 from conftest import QUICK
+
 import harness
 
 ROOT = Path(__file__).parent.parent

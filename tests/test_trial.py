@@ -1,4 +1,4 @@
-"""One trial from end to end: the same bits twice, other bits for another seed, clocks that add up, columns that are filled."""
+"""One trial from end to end: the same bits twice, other bits for another seed, clocks that add up, filled columns."""
 
 import json
 import time
@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import Configure
 
 import harness
-from conftest import Configure
 from harness import config as configs
 from harness import schema, timing
 from harness.trial import TrialResult
