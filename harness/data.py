@@ -37,6 +37,7 @@ MNIST_SHA256 = {
 
 _MEAN, _STD = 0.1307, 0.3081
 _DOWNLOAD_TIMEOUT_S = 30.0
+_FAILURES = (OSError, RuntimeError, ValueError, EOFError, http.client.HTTPException)
 _EMBEDDED = Path(__file__).with_name("mnist5k.parquet")
 
 
@@ -123,10 +124,31 @@ def _bytes(column: pa.ChunkedArray) -> torch.Tensor:
 class MNIST(datasets.MNIST):  # type: ignore[misc]
     """Torchvision's MNIST without its pre-2020 file format; its raw files lie in ``root/MNIST/raw``."""
 
+    mirrors: list[str] = datasets.MNIST.mirrors
     sha256: ClassVar[dict[str, str]] = MNIST_SHA256
 
     def _check_legacy_exist(self) -> bool:
         return False
+
+    def download(self) -> None:
+        """Try each mirror in turn; torchvision's own loop ends at one that hangs up or falls silent."""
+        if self._check_exists():
+            return
+        failures = []
+        for mirror in self.mirrors:
+            try:
+                self._download_from(mirror)
+            except _FAILURES as error:
+                failures.append(f"{mirror}: {_lines(error)[-1]}")
+            else:
+                return
+        raise RuntimeError("\n".join(failures))
+
+    def _download_from(self, mirror: str) -> None:
+        if not mirror.startswith(("http://", "https://")):
+            raise ValueError("not an http:// or https:// address")
+        self.mirrors = [mirror]
+        super().download()
 
 
 @functools.cache
@@ -165,6 +187,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _lines(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+
+
 @contextmanager
 def _explained(root: str) -> Iterator[None]:
     """Limit how long a silent server is waited for, and turn every way this fails into one DataError."""
@@ -172,10 +198,9 @@ def _explained(root: str) -> Iterator[None]:
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_S)
     try:
         yield
-    except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:
-        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+    except _FAILURES as error:
         raise DataError(
-            f"data=mnist: cannot get the four MNIST files ({reason}). "
+            f"data=mnist: cannot get the four MNIST files ({'; '.join(_lines(error))}). "
             "Use data=mnist5k (embedded), name another mirror with "
             f"'data.mirrors=[https://HOST/PATH]', or put the files in {Path(root) / 'MNIST' / 'raw'}"
         ) from error

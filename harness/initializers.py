@@ -71,11 +71,20 @@ def fans(weight_shape: torch.Size) -> tuple[int, int]:
     return weight_shape[1] * taps, weight_shape[0] * taps
 
 
+def standard_normal(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    """The one draw behind every family: common random numbers make comparisons between initializers far tighter."""
+    return torch.randn(shape, generator=generator)
+
+
+def _uniform(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    """U(-1, 1): the standard normal through its own distribution function."""
+    return torch.erf(standard_normal(shape, generator) / math.sqrt(2))
+
+
 def _truncated_normal(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    """Standard normal cut at +-2, uncorrected (std .8796): the inverse cdf of a uniform draw."""
+    """Standard normal cut at +-2, uncorrected (std .8796): the inverse distribution function of the uniform."""
     edge = math.erf(2 / math.sqrt(2))
-    uniform = torch.rand(shape, generator=generator, dtype=torch.float64) * 2 - 1
-    return (torch.erfinv(uniform * edge) * math.sqrt(2)).float()
+    return torch.erfinv(_uniform(shape, generator) * edge) * math.sqrt(2)
 
 
 def _variance_scaled(
@@ -122,7 +131,7 @@ def lecun_normal(shape: torch.Size, *, gain: float, generator: torch.Generator, 
 def torch_default(shape: torch.Size, *, gain: float, generator: torch.Generator, fan_shape: torch.Size) -> torch.Tensor:
     """U(+-gain/sqrt(fan_in)), weights (kaiming_uniform with a = sqrt 5) and biases alike, as torch.nn layers do."""
     bound = gain / math.sqrt(fans(fan_shape)[0])
-    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+    return _uniform(shape, generator) * bound
 
 
 def import_modules(names: list[str]) -> None:
