@@ -69,13 +69,21 @@ def prepare(folder: Path) -> list[str]:
 
 def _write_table(folder: Path, table: str, trial_id: str, rows: Sequence[Row]) -> None:
     """Write the file under a temporary name, flush it to the disk, then rename it: readers see all of it or nothing."""
-    partial = folder / ".partial" / f"{table}-{trial_id}.parquet"
+    partial = _partial(folder, table, trial_id)
     content = pa.Table.from_pylist([dict(row) for row in rows], schema=schema(table))
-    with partial.open("wb") as file:
-        pq.write_table(content, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(folder / table / f"{trial_id}.parquet")
+    try:
+        with partial.open("wb") as file:
+            pq.write_table(content, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(folder / table / f"{trial_id}.parquet")
+    finally:
+        # still there only if the disk is full or the write was interrupted
+        partial.unlink(missing_ok=True)
+
+
+def _partial(folder: Path, table: str, trial_id: str) -> Path:
+    return folder / ".partial" / f"{table}-{trial_id}.parquet"
 
 
 class Running:
@@ -127,6 +135,8 @@ def _recover_one(folder: Path, path: Path) -> bool:
         if row is None:
             return False
         _write_table(folder, "trials", path.stem, [row])
+    for table in TABLES:
+        _partial(folder, table, path.stem).unlink(missing_ok=True)
     path.unlink()
     return not has_row
 
@@ -156,8 +166,8 @@ def _read_file(path: Path, table: str) -> pa.Table:
         metadata = file.schema_arrow.metadata or {}
         if metadata.get(_TABLE_KEY) != table.encode():
             raise _UnreadableError(f"{path}: not a '{table}' file of initbench")
-        version = int(metadata[_VERSION_KEY])
-        if version != SCHEMA_VERSION:
+        version = metadata.get(_VERSION_KEY, b"none").decode()
+        if version != str(SCHEMA_VERSION):
             raise _UnreadableError(f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}")
         content = file.read()
     except (pa.ArrowException, OSError) as error:

@@ -370,8 +370,13 @@ Start = Callable[[Answer], Mirror]
 def mirror(_small_release: None) -> Iterator[Start]:
     """``mirror(answer)``: a server that answers so until the test is over."""
     answers = []
+
+    def start(answer: Answer) -> Mirror:
+        answers.append(answer)
+        return servers.enter_context(serving(answer))
+
     with ExitStack() as servers:
-        yield lambda answer: answers.append(answer) or servers.enter_context(serving(answer))
+        yield start
     if unavailable in answers:
         gc.collect()
 
@@ -449,9 +454,18 @@ def test_no_network_is_a_data_error_at_once(tmp_path: Path, nowhere: str) -> Non
 
 
 @pytest.mark.usefixtures("_small_release")
-@pytest.mark.parametrize("address", ["127.0.0.1/mnist", "http://", "http://127.0.0.1:port", "file:///nowhere"])
-def test_mirror_that_is_no_web_address_is_a_data_error(tmp_path: Path, address: str) -> None:
-    refusal(mnist(tmp_path, address))
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1/mnist", "not an http:// or https:// address"),
+        ("file:///mnist", "not an http:// or https:// address"),
+        ("http://", "not an http:// or https:// address"),
+        ("http://127.0.0.1:mnist", "nonnumeric port"),
+        ("http://[mnist", "Invalid IPv6"),
+    ],
+)
+def test_mirror_that_is_no_web_address_is_a_data_error(tmp_path: Path, address: str, words: str) -> None:
+    assert words in refusal(mnist(tmp_path, address))
 
 
 @pytest.mark.parametrize(
@@ -483,6 +497,13 @@ def test_files_that_are_there_are_not_asked_for(
     assert same(data.load(mnist(tmp_path, server.url)), few_digits())
     assert server.requests == 0
     assert same(data.load(mnist(tmp_path, "no address")), few_digits())
+
+
+@pytest.mark.usefixtures("_small_release")
+def test_folder_may_be_below_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    put(tmp_path / "digits", unpacked())
+    assert same(data.load(mnist(Path("~/digits"), "no address")), few_digits())
 
 
 def test_only_missing_files_are_asked_for(mirror: Start, tmp_path: Path) -> None:
@@ -557,12 +578,22 @@ def meet(barrier: Barrier) -> None:
     barrier.wait(60)
 
 
+def load_elsewhere(config: DataConfig) -> tuple[int, list[list[int]]]:
+    """Which process loaded them, and what it got."""
+    return os.getpid(), as_lists(data.load(config))
+
+
+def as_lists(digits: Digits) -> list[list[int]]:
+    return [values.tolist() for values in vars(digits).values()]
+
+
 def test_two_processes_at_once_download_each_file_once(mirror: Start, tmp_path: Path) -> None:
     """The second finds the first one's files, whole."""
     server, spawn = mirror(slow), multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, spawn, initializer=meet, initargs=(spawn.Barrier(2),)) as pool:
-        found = list(pool.map(data.load, [mnist(tmp_path, server.url)] * 2))
-    assert all(same(digits, few_digits()) for digits in found)
+        processes, found = zip(*pool.map(load_elsewhere, [mnist(tmp_path, server.url)] * 2), strict=True)
+    assert len(set(processes)) == 2
+    assert list(found) == [as_lists(few_digits())] * 2
     assert server.downloads == Counter(ARCHIVES)
 
 

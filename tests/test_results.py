@@ -1,0 +1,469 @@
+"""Results: what is written comes back, every reader agrees, and the validator names what is wrong with a folder."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+import harness
+from harness import results, schema
+from harness.errors import UsageError
+from harness.schema import COLUMNS, TABLES, Column
+from harness.trial import TrialResult
+
+Row = dict[str, Any]
+Fault = Callable[[Path], str]
+
+_REAL, _TEXT = st.floats(allow_nan=True, allow_infinity=True), st.text(max_size=8)
+_VALUES: dict[pa.DataType, SearchStrategy[Any]] = {
+    pa.string(): _TEXT,
+    pa.int64(): st.integers(-(2**63), 2**63 - 1),
+    pa.float64(): _REAL,
+    pa.bool_(): st.booleans(),
+    pa.timestamp("us", tz="UTC"): st.datetimes(timezones=st.just(UTC)),
+    pa.list_(pa.string()): st.lists(_TEXT, max_size=3),
+    # a frame holds a list with a gap as floats
+    pa.list_(pa.int64()): st.lists(st.none() | st.integers(-(2**53), 2**53), max_size=3),
+    pa.list_(pa.float64()): st.lists(st.none() | _REAL, max_size=3),
+}
+some_rows = settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+def values_of(column: Column) -> SearchStrategy[Any]:
+    return _VALUES[column.type] if column.required else st.none() | _VALUES[column.type]
+
+
+def rows_of(table: str, **fixed: object) -> SearchStrategy[Row]:
+    """Any row that the table's schema allows, but for the fixed values."""
+    columns = {column.name: values_of(column) for column in COLUMNS[table]}
+    return st.fixed_dictionaries(columns | {name: st.just(value) for name, value in fixed.items()})
+
+
+def exact(value: object) -> object:
+    """Equal for the same value alone: None is not NaN, NaN is NaN, 0.0 is not -0.0."""
+    if isinstance(value, list):
+        return [exact(item) for item in value]
+    return repr(value) if isinstance(value, float) else value
+
+
+def as_in_a_frame(value: Any) -> object:
+    """Equal for values that a frame does not tell apart: a gap among floats is NaN there."""
+    if isinstance(value, list | np.ndarray):
+        return [as_in_a_frame(item) for item in value]
+    return None if pd.isna(value) else value
+
+
+def each(rows: Iterable[Row], form: Callable[[Any], object]) -> list[Row]:
+    return [{name: form(value) for name, value in row.items()} for row in rows]
+
+
+def read(folder: Path, table: str) -> list[Row]:
+    """A table's rows as pyarrow alone has them."""
+    return [
+        row for path in sorted((folder / table).glob("*.parquet")) for row in pq.ParquetFile(path).read().to_pylist()
+    ]
+
+
+@pytest.mark.parametrize("table", TABLES)
+@given(data=st.data())
+@some_rows
+def test_any_rows_come_back_from_the_file(table: str, data: st.DataObject) -> None:
+    written = data.draw(st.lists(rows_of(table), max_size=3))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        results.prepare(folder)
+        results._write_table(folder, table, "one", written)
+        assert [path.name for path in (folder / table).iterdir()] == ["one.parquet"]
+        assert each(read(folder, table), exact) == each(written, exact)
+
+
+@given(
+    trial=rows_of("trials", trial_id="one", status="ok"),
+    curves=st.lists(rows_of("curves", trial_id="one"), max_size=2),
+    layers=st.lists(rows_of("layers", trial_id="one"), max_size=2),
+)
+@some_rows
+def test_any_trial_comes_back_through_load(trial: Row, curves: list[Row], layers: list[Row]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        results.prepare(folder)
+        results.Running(folder, trial).finish(trial, curves, layers)
+        frames = harness.load(folder)
+        assert sorted(path for path in folder.rglob("*") if path.is_file()) == sorted(
+            folder / table / "one.parquet" for table in TABLES
+        )
+    for frame, written in zip(frames, ([trial], curves, layers), strict=True):
+        assert each(frame.to_dict("records"), as_in_a_frame) == each(written, as_in_a_frame)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrialResult]:
+    """A results folder with one real trial, which no test may change, and what the trial returned."""
+    folder = tmp_path_factory.mktemp("real") / "results"
+    choices = ["init=zero", "train.steps=4", "train.eval_every=2", "device=cpu", "device.threads=1"]
+    return folder, harness.run_trial(harness.load_config([*choices, "data.batches=random", f"results.dir={folder}"]))
+
+
+@pytest.fixture
+def folder(real: tuple[Path, TrialResult], tmp_path: Path) -> Path:
+    """A copy of that folder, to plant faults in."""
+    return Path(shutil.copytree(real[0], tmp_path / "results"))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_footer_describes_every_column(real: tuple[Path, TrialResult], table: str) -> None:
+    (path,) = (real[0] / table).glob("*.parquet")
+    found = pq.read_schema(path)
+    assert found.metadata[b"initbench.schema_version"] == str(schema.SCHEMA_VERSION).encode()
+    assert found.metadata[b"initbench.table"] == table.encode()
+    descriptions = json.loads(found.metadata[b"initbench.columns"])
+    assert list(descriptions) == found.names
+    assert all(len(text) > 5 for text in descriptions.values())
+    assert [field.nullable for field in found] == [not column.required for column in COLUMNS[table]]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_reader_reads_what_the_trial_returned(real: tuple[Path, TrialResult], table: str) -> None:
+    folder, result = real
+    returned = {"trials": [result.trial], "curves": result.curves, "layers": result.layers}[table]
+    rows = returned if isinstance(returned, list) else returned.to_dict("records")
+    assert len(rows) == {"trials": 1, "curves": 3, "layers": 3 * 12}[table]
+    readers = {
+        "pandas": pd.read_parquet(folder / table).to_dict("records"),
+        "duckdb": duckdb.sql(f"from '{folder}/{table}/*.parquet'").to_arrow_table().to_pylist(),
+        "polars": pl.read_parquet(folder / table).to_dicts(),
+        "polars glob": pl.read_parquet(folder / table / "*.parquet").to_dicts(),
+        "harness": getattr(harness.load(folder), table).to_dict("records"),
+    }
+    for name, found in readers.items():
+        assert each(found, as_in_a_frame) == each(rows, as_in_a_frame), name
+
+
+def test_tables_join_in_sql(real: tuple[Path, TrialResult]) -> None:
+    folder, result = real
+    found = duckdb.sql(
+        f"""
+        select t.init, c.step, c.test_accuracy
+        from '{folder}/trials/*.parquet' t join '{folder}/curves/*.parquet' c using (trial_id)
+        where t.status = 'ok' order by c.step
+        """  # noqa: S608 - our own folder
+    ).fetchall()
+    assert found == [
+        ("zero", step, accuracy)
+        for step, accuracy in zip([0, 2, 4], result.curves["test_accuracy"].tolist(), strict=True)
+    ]
+
+
+def test_frames_keep_whole_numbers_whole_and_times_in_utc(real: tuple[Path, TrialResult]) -> None:
+    trials = harness.load(real[0]).trials
+    assert trials["diverged_step"].dtype == pd.Int64Dtype(), "null here, and still no float"
+    assert trials["seed"].dtype == pd.Int64Dtype()
+    assert str(trials["measured_at"].dtype) == "datetime64[us, UTC]"
+    assert abs(trials["measured_at"][0] - datetime.now(UTC)) < pd.Timedelta(hours=1)
+
+
+def validate(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "harness.results", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def only_file(folder: Path, table: str) -> Path:
+    (path,) = (folder / table).glob("*.parquet")
+    return path
+
+
+def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    pq.write_table(change(pq.ParquetFile(path).read()), path)
+
+
+def truncated(folder: Path) -> str:
+    path = only_file(folder, "trials")
+    path.write_bytes(path.read_bytes()[:-100])
+    return f"{path}: cannot be read as Parquet"
+
+
+def empty(folder: Path) -> str:
+    path = folder / "layers" / "empty.parquet"
+    path.touch()
+    return f"{path}: cannot be read as Parquet"
+
+
+def foreign(folder: Path) -> str:
+    path = folder / "curves" / "foreign.parquet"
+    pq.write_table(pa.table({"step": [1, 2]}), path)
+    return f"{path}: not a 'curves' file"
+
+
+def other_table(folder: Path) -> str:
+    path = folder / "layers" / "curves.parquet"
+    shutil.copy(only_file(folder, "curves"), path)
+    return f"{path}: not a 'layers' file"
+
+
+def newer_version(folder: Path) -> str:
+    path = only_file(folder, "trials")
+    newer = str(schema.SCHEMA_VERSION + 1)
+    rewrite(path, lambda t: t.replace_schema_metadata(t.schema.metadata | {b"initbench.schema_version": newer}))
+    return f"{path}: schema version {newer}"
+
+
+def no_version(folder: Path) -> str:
+    path = only_file(folder, "trials")
+    rewrite(path, lambda t: t.replace_schema_metadata({b"initbench.table": b"trials"}))
+    return f"{path}: schema version none"
+
+
+def missing_column(folder: Path) -> str:
+    path = only_file(folder, "curves")
+    rewrite(path, lambda t: t.drop_columns(["test_loss"]))
+    return f"{path}: columns differ"
+
+
+def other_type(folder: Path) -> str:
+    path = only_file(folder, "curves")
+    rewrite(path, lambda t: t.set_column(1, pa.field("step", pa.int32()), t["step"].cast(pa.int32())))
+    return f"{path}: columns differ"
+
+
+def two_trial_rows(folder: Path) -> str:
+    path = only_file(folder, "trials")
+    shutil.copy(path, path.with_stem("again"))
+    return f"trials: the trial {path.stem} has 2 rows"
+
+
+def two_curve_rows(folder: Path) -> str:
+    path = only_file(folder, "curves")
+    rewrite(path, lambda t: pa.concat_tables([t, t.slice(1, 1)]))
+    return f"curves: more than one row for trial_id={path.stem}, step=2"
+
+
+def two_layer_rows(folder: Path) -> str:
+    path = only_file(folder, "layers")
+    rewrite(path, lambda t: pa.concat_tables([t, t.slice(0, 1)]))
+    return f"layers: more than one row for trial_id={path.stem}, step=0, parameter=conv1.weight"
+
+
+def no_terminal_row(folder: Path) -> str:
+    path = only_file(folder, "trials")
+    path.unlink()
+    return f"curves: the trial {path.stem} has no terminal row"
+
+
+def no_curves(folder: Path) -> str:
+    path = only_file(folder, "curves")
+    path.unlink()
+    return f"curves: the trial {path.stem} is ok and has no rows"
+
+
+def unknown_status(folder: Path) -> str:
+    path = only_file(folder, "trials")
+    column = [field.name for field in COLUMNS["trials"]].index("status")
+    rewrite(path, lambda t: t.set_column(column, t.schema.field("status"), pa.array(["fine"])))
+    return f"trials: the trial {path.stem} has the unknown status 'fine'"
+
+
+def stale_note(folder: Path) -> str:
+    (folder / ".running" / "20300101T000000-abc.json").write_text("{}")
+    return "trials: 20300101T000000-abc began and has no row"
+
+
+UNREADABLE = [truncated, empty, foreign, other_table, newer_version, no_version, missing_column, other_type]
+INCONSISTENT = [two_trial_rows, two_curve_rows, two_layer_rows, no_terminal_row, no_curves, unknown_status, stale_note]
+
+
+def test_sound_folder_is_sound(real: tuple[Path, TrialResult]) -> None:
+    done = validate("validate", real[0])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{real[0]}: 1 trial files, all sound\n"
+
+
+@pytest.mark.parametrize("fault", [*UNREADABLE, *INCONSISTENT], ids=lambda fault: fault.__name__)
+def test_validator_names_each_fault(folder: Path, fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = fault(folder)
+    assert results.main(["validate", str(folder)]) == 1
+    printed = capsys.readouterr()
+    *lines, summary = printed.out.splitlines()
+    assert sum(line.startswith(expected) for line in lines) == 1, printed.out
+    assert summary.endswith(f", {len(lines)} problems")
+    assert printed.err == ""
+
+
+def test_faults_make_the_command_fail(folder: Path) -> None:
+    expected = [fault(folder) for fault in (stale_note, foreign, empty, truncated)]
+    done = validate("validate", folder)
+    assert (done.returncode, done.stderr) == (1, "")
+    for words in expected:
+        assert sum(line.startswith(words) for line in done.stdout.splitlines()) == 1, done.stdout
+
+
+def test_a_trial_that_is_running_is_no_fault(folder: Path) -> None:
+    results.prepare(folder)
+    running = results.Running(folder, {"trial_id": "now"})
+    assert results.problems_in(folder) == []
+    del running
+    assert len(results.problems_in(folder)) == 1, "its process let go of the lock without a row"
+
+
+@pytest.mark.parametrize("arguments", [[], ["validate"], ["check", "."], ["validate", ".", "."]], ids=str)
+def test_wrong_arguments_show_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert results.main(arguments) == 2
+    assert capsys.readouterr() == ("", "usage: python -m harness.results validate DIR\n")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "file"])
+def test_what_is_not_a_results_folder_is_a_wrong_command(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    done = validate("validate", tmp_path / name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {tmp_path / name}: no results there")
+    assert done.stderr.count("\n") == 1
+    with pytest.raises(UsageError, match="no results there"):
+        harness.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("fault", UNREADABLE, ids=lambda fault: fault.__name__)
+def test_load_names_an_unreadable_file_and_reads_the_rest(
+    real: tuple[Path, TrialResult], folder: Path, fault: Fault
+) -> None:
+    expected = fault(folder)
+    for table in TABLES:
+        results._write_table(folder, table, "other", [row | {"trial_id": "other"} for row in read(real[0], table)])
+    with pytest.warns(UserWarning, match=re.escape(expected)) as caught:
+        frames = harness.load(folder)
+    assert len(caught) == 1
+    for frame, rows in zip(frames, (1, 3, 36), strict=True):
+        assert (frame["trial_id"] == "other").sum() == rows
+        assert set(frame["trial_id"]) <= set(frames.trials["trial_id"]), "no details of a trial without its row"
+
+
+BEGIN = """
+import json, sys
+from pathlib import Path
+from harness import results
+running = results.Running(Path(sys.argv[1]), json.loads(sys.argv[2]))
+print("begun", flush=True)
+sys.stdin.read()
+"""
+
+
+def begin(folder: Path, row: Row) -> "subprocess.Popen[str]":
+    """A process in the middle of a trial; it stays there."""
+    command = [sys.executable, "-c", BEGIN, str(folder), json.dumps(row, default=str)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    """Kill -9."""
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def planned(real: tuple[Path, TrialResult]) -> Row:
+    """The row of a trial that has begun, as its note holds it."""
+    choices = {column.name for column in COLUMNS["trials"] if column.required} | {"init", "seed"}
+    return {name: value if name in choices else None for name, value in real[1].trial.items()} | {"trial_id": "begun"}
+
+
+def test_killed_trial_gets_its_one_row_and_a_living_one_is_left_alone(folder: Path, planned: Row) -> None:
+    process = begin(folder, planned)
+    try:
+        assert results.recover(folder) == [], "it lives"
+        assert len(read(folder, "trials")) == 1
+    finally:
+        end(process)
+    assert results.recover(folder) == ["begun"]
+    (row,) = [row for row in read(folder, "trials") if row["trial_id"] == "begun"]
+    assert (row["status"], row["error_type"]) == ("killed", "Killed")
+    assert row["measured_at"] > planned["measured_at"]
+    changed = ("status", "error_type", "error_message", "measured_at")
+    assert {name: row[name] for name in row if name not in changed} == {
+        name: planned[name] for name in planned if name not in changed
+    }
+    assert results.recover(folder) == [], "once"
+    assert len(read(folder, "trials")) == 2
+    assert list((folder / ".running").iterdir()) == []
+    assert results.problems_in(folder) == []
+
+
+def test_recovery_by_many_processes_at_once_gives_one_row_each(folder: Path, planned: Row) -> None:
+    for index in range(20):
+        (folder / ".running" / f"{index}.json").write_text(json.dumps(planned | {"trial_id": str(index)}, default=str))
+    script = "import sys; from pathlib import Path; from harness import results; results.prepare(Path(sys.argv[1]))"
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(folder)]) for _ in range(4)]
+    assert [process.wait(60) for process in processes] == [0] * 4
+    assert sorted(row["trial_id"] for row in read(folder, "trials") if row["status"] == "killed") == sorted(
+        map(str, range(20))
+    )
+    assert list((folder / ".running").glob("*.json")) == []
+    assert results.problems_in(folder) == []
+
+
+@pytest.mark.parametrize("written", ["", '{"trial_id": "half", "see'], ids=["nothing", "half"])
+def test_half_written_note_is_dropped_and_the_next_one_counts(folder: Path, planned: Row, written: str) -> None:
+    """A trial whose process died while it wrote even its note has not begun."""
+    (folder / ".running" / "a-half.json").write_text(written)
+    end(begin(folder, planned))
+    assert results.recover(folder) == ["begun"]
+    assert len(read(folder, "trials")) == 2
+    assert results.problems_in(folder) == []
+
+
+def test_trial_killed_after_its_row_keeps_it(folder: Path, planned: Row) -> None:
+    """Between writing the row and taking the note away."""
+    end(begin(folder, planned | {"trial_id": only_file(folder, "trials").stem}))
+    assert results.recover(folder) == []
+    assert [row["status"] for row in read(folder, "trials")] == ["ok"]
+    assert results.problems_in(folder) == []
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_trial_killed_while_it_wrote_a_table(folder: Path, planned: Row, table: str) -> None:
+    """What it had written whole belongs to its killed row, and the torn file goes."""
+    end(begin(folder, planned))
+    torn = folder / ".partial" / f"{table}-begun.parquet"
+    torn.write_bytes(only_file(folder, table).read_bytes()[:-9])
+    if table != "curves":
+        rows = [row | {"trial_id": "begun"} for row in read(folder, "curves")]
+        results._write_table(folder, "curves", "begun", rows)
+    assert results.recover(folder) == ["begun"]
+    assert not torn.exists()
+    assert results.problems_in(folder) == []
+    frames = harness.load(folder)
+    assert frames.trials.set_index("trial_id").loc["begun", "status"] == "killed"
+    assert (frames.curves["trial_id"] == "begun").sum() == (0 if table == "curves" else 3)
+
+
+def test_file_that_cannot_be_written_whole_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        results._write_table(folder, "curves", "full", read(folder, "curves"))
+    assert not (folder / "curves" / "full.parquet").exists()
+    assert list((folder / ".partial").iterdir()) == [], "nor does it fill the disk"
