@@ -290,7 +290,7 @@ MUTANTS: dict[str, Mutant] = {
         lambda _: test_metrics.test_verdict(gradient_norm=1.0, bit_equal=True, expected="has gradient, not moved"),
     ),
     "epochs with repeats": Mutant(
-        data, "batch_indices", _order_with_repeats, lambda _: test_data.test_epochs_are_permutations()
+        data, "batch_indices", _order_with_repeats, lambda _: test_data.test_epochs_are_permutations_end_to_end(50)
     ),
     "closed form without its normaliser": Mutant(article, "_loss", _exact_without_softmax, _closed_form),
     "target reached at the end": Mutant(
