@@ -42,6 +42,16 @@ def test_every_choice_composes_and_is_recorded(choice: str) -> None:
     assert recorded.get(group, name) == name
 
 
+@pytest.mark.parametrize("path", sorted((CONF_DIR / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_value_of_an_experiment_is_the_trials(path: Path) -> None:
+    """Neither the top file nor another group undoes it."""
+    config = harness.load_config([f"experiment={path.stem}"]).as_dict()
+    for section, values in yaml.safe_load(path.read_text()).items():
+        # YAML reads 1e-6 as text
+        stated = {key: float(value) if key == "lr" else value for key, value in values.items()}
+        assert {key: config[section][key] for key in stated} == stated
+
+
 @pytest.mark.parametrize("path", sorted(CONF_DIR.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF_DIR)))
 def test_every_file_is_described_and_has_no_unknown_key(path: Path) -> None:
     text = path.read_text()
