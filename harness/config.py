@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -229,6 +229,9 @@ def _validate_ranges(config: TrialConfig) -> None:
         allowed="different accuracies above 0 and up to 1",
     )
     _require(
+        holds=bool(config.results.dir.strip()), path="results.dir", given=config.results.dir, allowed="a folder's name"
+    )
+    _require(
         holds=train.max_seconds is None or train.max_seconds > 0,
         path="train.max_seconds",
         given=train.max_seconds,
@@ -264,6 +267,9 @@ def from_composed(composed: DictConfig, *, choices: dict[str, Any], overrides: S
     Raises:
         UsageError: an unknown key, a wrong type or a value out of range, by name.
     """
+    for group in ("init", "model", "experiment"):
+        if group not in choices:
+            raise UsageError(f"{group}: no choice, or more than one; give one, as in {group}=NAME (--help lists them)")
     schema = OmegaConf.structured(TrialConfig)
     OmegaConf.set_readonly(schema, value=False)
     _clear_readonly(schema)
@@ -314,20 +320,31 @@ def load_config(overrides: Sequence[str] = ()) -> TrialConfig:
         with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
             composed = compose("config", overrides=list(overrides), return_hydra_config=True)
     except HydraException as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(one_line(error)) from error
     return split_hydra(composed)
+
+
+def one_line(error: Exception) -> str:
+    """Hydra's message without its line breaks, search path and addresses, beginning with what it is about."""
+    text = " ".join(str(error).split()).partition(" Config search path:")[0].partition(" See https://hydra.cc")[0]
+    return f"'{error.override}': {text}" if isinstance(error, OverrideParseException) else text
+
+
+def typed_overrides(hydra: DictConfig) -> list[str]:
+    """The overrides as they were typed; read otherwise, one that holds an interpolation would be resolved."""
+    return cast("list[str]", OmegaConf.to_container(hydra.overrides.task, resolve=False))
 
 
 def split_hydra(composed: DictConfig) -> TrialConfig:
     """A :class:`TrialConfig` from a composed config that still has its ``hydra`` node."""
     choices = OmegaConf.to_container(composed.hydra.runtime.choices)
-    overrides = list(composed.hydra.overrides.task)
+    overrides = typed_overrides(composed.hydra)
     plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     return from_composed(plain, choices=cast("dict[str, Any]", choices), overrides=overrides)
 
 
 def from_hydra_job(composed: DictConfig) -> TrialConfig:
     """A :class:`TrialConfig` from what ``@hydra.main`` hands to a job."""
-    hydra = HydraConfig.get()
+    hydra = cast("DictConfig", HydraConfig.get())
     choices = cast("dict[str, Any]", OmegaConf.to_container(hydra.runtime.choices))
-    return from_composed(composed, choices=choices, overrides=list(hydra.overrides.task))
+    return from_composed(composed, choices=choices, overrides=typed_overrides(hydra))

@@ -138,7 +138,7 @@ def import_modules(names: list[str]) -> None:
     """Import the user's modules, from the current folder too, so that they register their initializers.
 
     Raises:
-        UsageError: a module cannot be found.
+        UsageError: a module cannot be imported.
     """
     here = str(Path.cwd())
     if names and here not in sys.path:
@@ -146,9 +146,10 @@ def import_modules(names: list[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
             raise UsageError(
-                f"init.modules: cannot import '{name}' ({error}); name a module on the Python path or in {here}"
+                f"init.modules: cannot import '{name}' ({reason}); name a module on the Python path or in {here}"
             ) from error
 
 

@@ -73,7 +73,8 @@ def _write_table(folder: Path, table: str, trial_id: str, rows: Sequence[Row]) -
     content = pa.Table.from_pylist([dict(row) for row in rows], schema=schema(table))
     try:
         with partial.open("wb") as file:
-            pq.write_table(content, file, compression="zstd")
+            # a file of few rows is all footer; statistics and dictionaries would make it half as large again
+            pq.write_table(content, file, compression="zstd", write_statistics=False, use_dictionary=False)
             file.flush()
             os.fsync(file.fileno())
         partial.rename(folder / table / f"{trial_id}.parquet")
@@ -151,7 +152,7 @@ def _interrupted_row(path: Path) -> dict[str, Any] | None:
     killed = {
         "status": "killed",
         "error_type": "Killed",
-        "error_message": "the process ended without a word (kill -9?)",
+        "error_message": "the process ended without a word (kill -9, or a full disk?)",
     }
     return {**row, **killed, "measured_at": datetime.now(UTC)}
 

@@ -3,6 +3,7 @@
 Torch is imported inside the first trial, so that ``--help`` and ``--cfg job`` answer at once.
 """
 
+import argparse
 import os
 import signal
 import sys
@@ -10,10 +11,11 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,7 +25,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import usage
-from harness.config import CONF_DIR, TrialConfig, from_hydra_job
+from harness.config import CONF_DIR, TrialConfig, from_hydra_job, one_line, typed_overrides
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,19 +51,36 @@ class Sweep:
     def job(self, composed: DictConfig) -> None:
         """Run one composed config; whatever is wrong with it is kept for the end, so that the sweep goes on."""
         self.position += 1
+        self._stop_if_interrupted()
         try:
             self._run(from_hydra_job(composed))
         except UsageError as error:
-            if str(error) not in self.usage_errors:
-                self.usage_errors.append(str(error))
-                print(f"error: {error}", file=sys.stderr)
+            self.refuse(str(error))
         except Exception as error:  # noqa: BLE001 - one line for a user, and the next trial still runs
+            self._stop_if_interrupted()
             self.broken.append(f"{type(error).__name__}: {error}")
             print(f"error: trial {self.position} could not be recorded: {self.broken[-1]}", file=sys.stderr)
+
+    def interrupt(self, _signal: int, _frame: FrameType | None) -> NoReturn:
+        """What a signal to end does; it is remembered, for libraries catch the exception or turn it into another."""
+        self.interrupted = True
+        raise KeyboardInterrupt
+
+    def _stop_if_interrupted(self) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def refuse(self, message: str) -> None:
+        """Say what is wrong with the command, once and in one line."""
+        message = " ".join(message.split())
+        if message not in self.usage_errors:
+            self.usage_errors.append(message)
+            print(f"error: {message}", file=sys.stderr)
 
     def _run(self, config: TrialConfig) -> None:
         from harness import console, results, trial
 
+        self._stop_if_interrupted()
         trial.check(config)
         out = console.console()
         if config.results.dir not in self.folders:
@@ -79,14 +98,14 @@ class Sweep:
 
     def _title(self, config: TrialConfig) -> str:
         """The trial's place in the sweep and what distinguishes it there."""
-        hydra_config = HydraConfig.get()
+        hydra_config = cast("DictConfig", HydraConfig.get())
         if hydra_config.mode != RunMode.MULTIRUN:
             return f"[1/1] init={config.labels.init} seed={config.seed}"
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         typed = [argument for argument in self.arguments if "=" in argument and not argument.startswith("-")]
         parsed = parser.parse_overrides(typed)
         swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-        own = [text for text in hydra_config.overrides.task if text.split("=", 1)[0] in swept]
+        own = [text for text in typed_overrides(hydra_config) if text.split("=", 1)[0] in swept]
         planned = len(BasicSweeper.split_arguments(parsed, None)[0])
         return f"[{self.position}/{planned}] {' '.join(own) or config.labels.init}"
 
@@ -108,10 +127,6 @@ class Sweep:
         return SOME_FAILED if self.failures or self.broken or self.interrupted else OK
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Entry point of ``python -m harness.run`` and ``initbench``; ends the process with its exit code."""
     if {"--help", "-h"} & set(sys.argv[1:]):
@@ -119,11 +134,29 @@ def main() -> None:
         sys.exit(OK)
     # Hydra then raises instead of printing a page, and the one line that matters is printed here
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    signal.signal(signal.SIGTERM, _terminated)
     sweep = Sweep(sys.argv[1:])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, sweep.interrupt)
     with tempfile.TemporaryDirectory(prefix="initbench-") as scratch:
         os.environ["INITBENCH_SCRATCH"] = scratch
-        sys.exit(_run_hydra(sweep))
+        try:
+            sys.exit(_run_hydra(sweep))
+        except KeyboardInterrupt:
+            print("interrupted: all trials are recorded", file=sys.stderr)
+            sys.exit(SOME_FAILED)
+
+
+def _switches() -> argparse.Namespace:
+    """What was typed, as Hydra will read it, but refused in one line."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists what can be given")
+
+    # argparse wants what it cannot name in one piece: `init=zero -m seed=0,1` would be refused
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args()
 
 
 def _run_hydra(sweep: Sweep) -> int:
@@ -132,12 +165,21 @@ def _run_hydra(sweep: Sweep) -> int:
         sweep.job(composed)
 
     try:
+        switches = _switches()
         hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(job)()
     except KeyboardInterrupt:
         sweep.interrupted = True
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return WRONG_COMMAND
+    except Exception as error:  # noqa: BLE001 - Hydra raises all sorts at what it cannot read; a trial's end in job()
+        if not sweep.interrupted:
+            known = isinstance(error, HydraException | OmegaConfBaseException | UsageError)
+            sweep.refuse(one_line(error) if known else f"{type(error).__name__}: {one_line(error)}")
+    else:
+        if switches.multirun and not sweep.position:
+            sweep.refuse("the sweep is empty: no choice matches, or a range has no number in it")
+    if sweep.interrupted:
+        # impatience must not spoil the last lines
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return sweep.finish()
 
 

@@ -1,5 +1,8 @@
 """One trial from config to rows: the only place where the parts are put together."""
 
+import math
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -123,8 +126,9 @@ def run_trial(config: TrialConfig, *, on_progress: Progress | None = None) -> Tr
         with _status_of(record):
             _measure(record, on_progress or (lambda _step, _seconds: None))
     finally:
-        _summarise(record)
-        running.finish(record.row, record.curves, record.layers)
+        with _uninterrupted():
+            _summarise(record)
+            running.finish(record.row, record.curves, record.layers)
     return _result(record)
 
 
@@ -142,16 +146,35 @@ def _status_of(record: _Record) -> Iterator[None]:
         record.row["diverged_step"] = error.step
     except TimeBudgetError as error:
         _set_error(record, "timeout", error)
-    except Exception as error:  # noqa: BLE001 - a failed trial is a row, whatever failed it
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a failed trial is a row, whatever failed it
         _set_error(record, "oom" if _is_out_of_memory(error) else "error", error)
 
 
-def _set_error(record: _Record, status: str, error: Exception) -> None:
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and termination back until the block has ended, so that impatience costs no row."""
+    if threading.current_thread() is not threading.main_thread():
+        # only the main thread is interrupted
+        yield
+        return
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda caught, _frame: held.append(caught)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
+def _set_error(record: _Record, status: str, error: BaseException) -> None:
     message = " ".join(str(error).split()) or "no message"
     record.row.update(status=status, error_type=type(error).__name__, error_message=message)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     """Torch has a type of error for CUDA alone; its CPU allocator raises a plain RuntimeError."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
@@ -260,6 +283,9 @@ def _evaluate(record: _Record, parts: _Parts, initial: dict[str, torch.Tensor], 
     record.layers += [{**where, **asdict(tensor)} for tensor in found]
     if step == record.config.train.steps:
         _record_end(record, test_logits[:_ARTICLE_TEST_IMAGES], digits.test_labels[:_ARTICLE_TEST_IMAGES])
+    # no step comes after the last one to show that its update was too large
+    if not math.isfinite(train_score.loss):
+        raise DivergedError(step)
 
 
 def _record_end(record: _Record, logits: torch.Tensor, labels: torch.Tensor) -> None:
