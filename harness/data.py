@@ -66,11 +66,13 @@ def to_device(digits: Digits, scaling: str, device: torch.device) -> Digits:
     """Float32 x_NCHW on the device: ``raw`` 0..255, ``unit`` 0..1, ``standardised`` (unit - .1307)/.3081."""
 
     def scaled(images: torch.Tensor) -> torch.Tensor:
-        x_NCHW = images.to(device).float().unsqueeze(1)
-        if scaling == "raw":
-            return x_NCHW
-        x_NCHW = x_NCHW / 255
-        return x_NCHW if scaling == "unit" else (x_NCHW - _MEAN) / _STD
+        # on the CPU, for a GPU divides by a number through its reciprocal, which rounds otherwise
+        x_NCHW = images.float().unsqueeze(1)
+        if scaling != "raw":
+            x_NCHW = x_NCHW / 255
+        if scaling == "standardised":
+            x_NCHW = (x_NCHW - _MEAN) / _STD
+        return x_NCHW.to(device)
 
     return Digits(
         scaled(digits.train_images),
