@@ -27,13 +27,25 @@ CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Which initializer fills which tensor; names are those of ``harness.initializers.REGISTRY``."""
+    """Which initializer fills which tensor; names are those of ``harness.initializers.REGISTRY``.
 
-    weight: str = "glorot_normal"
+    ``gain`` is a number, ``auto`` or ``torch`` (see ``harness.initializers.gains.resolve``). ``options`` go to the
+    initializers of the weights, ``bias_options`` to those of the biases. ``adapt`` is a name of
+    ``harness.initializers.ADAPTERS``: what looks at the training batch and changes the weights that were drawn, with
+    its ``adapt_options``. ``branch_scale`` is the initial scale of each residual branch.
+    """
+
+    weight: str = "glorot_truncated"
     bias: str = "zeros"
-    gain: float = 1.0
+    gain: Any = 1.0
+    conv: str | None = None
     layers: dict[str, str] = field(default_factory=dict)
     bias_layers: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    bias_options: dict[str, Any] = field(default_factory=dict)
+    branch_scale: float = 1.0
+    adapt: str = "none"
+    adapt_options: dict[str, Any] = field(default_factory=dict)
     modules: list[str] = field(default_factory=list)
 
 
@@ -58,20 +70,36 @@ class KernelConfig:
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """One layer: ``type`` is conv, dense, pool or activation; the other fields belong to one of these."""
+    """One layer: ``type`` is conv, dense, pool, activation or residual; the other fields belong to some of these.
+
+    ``repeat: n`` stands for n copies named name1 ... name-n, each followed by an activation. A residual layer adds a
+    branch of ``convs`` convolutions to its input.
+    """
 
     type: str = "activation"
     name: str | None = None
     out: int | None = None
     kernel: int | None = None
     size: int | None = None
+    stride: int | None = None
+    convs: int | None = None
+    repeat: int | None = None
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network: its layers in order, and the activation function between them."""
+    """The network: its layers in order, and what they have in common.
+
+    ``depth``, ``width`` and ``stride`` are there for the layers to refer to; a model whose layers do not has none.
+    """
 
     activation: str = "relu"
+    bias: bool = True
+    padding_mode: str = "zeros"
+    pooling: str = "max"
+    depth: int | None = None
+    width: int | None = None
+    stride: int | None = None
     layers: list[LayerConfig] = field(default_factory=list)
 
 
@@ -163,6 +191,8 @@ DATA_SIZES = {"mnist5k": (5_000, 1_000), "mnist": (60_000, 10_000)}
 _CHOICES = {
     "device.name": ("auto", "cpu", "cuda"),
     "device.memory_format": ("auto", "contiguous", "channels_last"),
+    "model.padding_mode": ("zeros", "circular"),
+    "model.pooling": ("max", "avg"),
     "data.name": tuple(DATA_SIZES),
     "data.batches": ("fixed", "random", "epochs"),
     "data.scaling": ("raw", "unit", "standardised"),
@@ -220,7 +250,7 @@ def _validate_ranges(config: TrialConfig) -> None:
     _require(holds=config.seed < _SEED_LIMIT, path="seed", given=config.seed, allowed="a number below 2**63")
     _validate_batch(config)
     _require(holds=math.isfinite(lr) and lr > 0, path="optimizer.lr", given=lr, allowed="a finite number above 0")
-    _require(holds=math.isfinite(config.init.gain), path="init.gain", given=config.init.gain, allowed="a finite number")
+    _validate_init(config.init)
     _require(holds=threads is None or threads >= 1, path="device.threads", given=threads, allowed="null or at least 1")
     _require(
         holds=all(0 < target <= 1 for target in train.targets) and len(set(train.targets)) == len(train.targets),
@@ -236,6 +266,20 @@ def _validate_ranges(config: TrialConfig) -> None:
         path="train.max_seconds",
         given=train.max_seconds,
         allowed="null or a number above 0",
+    )
+
+
+def _validate_init(init: InitConfig) -> None:
+    gain, named = init.gain, ("auto", "torch")
+    is_number = isinstance(gain, int | float) and not isinstance(gain, bool) and math.isfinite(gain)
+    _require(
+        holds=is_number or gain in named, path="init.gain", given=gain, allowed=f"a finite number, {' or '.join(named)}"
+    )
+    _require(
+        holds=math.isfinite(init.branch_scale),
+        path="init.branch_scale",
+        given=init.branch_scale,
+        allowed="a finite number",
     )
 
 

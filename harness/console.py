@@ -59,6 +59,8 @@ def show(out: Console, results: Sequence[TrialResult]) -> None:
     out.print(_trials_table(results))
     if len(results) > _MOST_ROWS:
         out.print(f"({len(results) - _MOST_ROWS} more trials are in the results)")
+    for line in _verdict_lines([result.trial for result in results]):
+        out.print(line, markup=False)
     ours = [result for result in results if article.applies(result.trial)]
     if ours:
         out.print(_article_table(ours))
@@ -71,12 +73,18 @@ def _trials_table(results: Sequence[TrialResult]) -> Table:
     table = Table(title="trials (first value above, last below)", title_justify="left")
     for key in varying:
         table.add_column(key, overflow="fold")
-    for title in ("status", "train loss", "train acc", "test acc", "images/s", "of matmul", "moved"):
-        table.add_column(title, justify="left" if title in ("status", "moved") else "right")
+    for title in ("status", "train loss", "train acc", "test acc", "images/s,\nof matmul", "moved", "verdict"):
+        table.add_column(title, justify="left" if title in ("status", "moved", "verdict") else "right")
     for row, result in zip(rows[:_MOST_ROWS], results, strict=False):
         chosen = [Text(f"{row[key]:g}" if isinstance(row[key], float) else str(row[key])) for key in varying]
-        table.add_row(*chosen, row["status"], *_outcome(row), _moved(result))
+        table.add_row(*chosen, row["status"], *_outcome(row), _moved(result), row["verdict"] or "-")
     return table
+
+
+def _verdict_lines(rows: Sequence[Row]) -> list[str]:
+    """Why an initializer cannot train as it should, once for all trials it says so of."""
+    lines = [f"{row['init']}: {row['verdict']}, {row['verdict_reason']}" for row in rows if row["verdict_reason"]]
+    return list(dict.fromkeys(lines))
 
 
 def _outcome(row: Row) -> list[str]:
@@ -90,8 +98,7 @@ def _outcome(row: Row) -> list[str]:
         else f"{_loss(row['train_loss_first'])}\n{_loss(row['train_loss_last'])}",
         change(row["train_accuracy_first"], row["train_accuracy_last"], ".2f"),
         change(row["test_accuracy_before"], row["test_accuracy_after"], ".3f"),
-        "-" if rate is None else f"{rate:,.0f}",
-        "-" if share is None else f"{share:.0%}",
+        "-" if rate is None or share is None else f"{rate:,.0f}\n{share:.0%}",
     ]
 
 

@@ -7,15 +7,19 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.models import Activation, Network
+from harness.models import Activation, Network, Parametrised, Pool
+from harness.signals import Signals, Station, gradient_gain_theory, output_moment_theory
 
 _CHUNK = 100
 _TIE = 1e-3
+_RANK_TOLERANCE = 1e-5
+_SAME_GRADIENT, _SAME_WEIGHT = 1e-4, 1e-6
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,10 @@ def tie(logits: torch.Tensor, labels: torch.Tensor) -> Tie | None:
 
 @dataclass(frozen=True)
 class TensorProbe:
-    """One parameter at one step. Norms are Euclidean; the update is current minus initial value."""
+    """One parameter at one step. Norms are Euclidean; the update is current minus initial value.
+
+    What describes a layer (from ``output_mean`` on) stands with each of its tensors, and is None for a branch's scale.
+    """
 
     parameter: str
     weight_norm: float
@@ -73,89 +80,100 @@ class TensorProbe:
     update_norm: float
     update_max_abs: float
     bit_equal: bool
-    preactivation_mean: float
-    preactivation_std: float
+    gradient_rank: int | None
+    update_rank: int | None
+    distinct_rows: int | None
+    distinct_gradient_rows: int | None
+    preactivation_mean: float | None
+    preactivation_std: float | None
+    output_moment: float | None
+    output_moment_theory: float | None
+    gradient_gain: float | None
+    gradient_gain_theory: float | None
     dead_share: float | None
     verdict: str
 
 
-def probe(
-    network: Network, initial: Mapping[str, torch.Tensor], images_NCHW: torch.Tensor, labels: torch.Tensor
-) -> list[TensorProbe]:
-    """Look at every parameter, with the gradient of the mean loss on the given images; the network is left as it was.
+def probe(network: Network, initial: Mapping[str, torch.Tensor], found: Signals) -> list[TensorProbe]:
+    """Describe every parameter.
 
     Args:
         network: the network as it is now.
         initial: parameter name -> its initial value, on the same device.
-        images_NCHW: the probe images.
-        labels: their labels.
+        found: what :func:`harness.signals.record` saw of it.
 
     Returns:
-        one entry per parameter, in the network's order. ``dead_share`` is the share of units (channels of a
-        convolution) before a relu that are positive for no probe image; None where no relu follows.
+        one entry per parameter, in the network's order.
     """
-    with _recorded(network) as outputs:
-        loss = F.cross_entropy(network(images_NCHW), labels)
-    parameters = dict(network.named_parameters())
-    gradients = torch.autograd.grad(loss, list(parameters.values()))
-    relu_follows = _relu_follows(network)
-    return [
-        _probe_tensor(
-            name, (parameter.detach(), initial[name]), gradient, outputs[layer], relu_follows=relu_follows[layer]
-        )
-        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
-        for layer in [name.rpartition(".")[0]]
-    ]
+    stations, dead = found.stations, _dead_shares(network, found)
+    probes = []
+    for name, parameter in network.tensors().items():
+        layer = name.rpartition(".")[0]
+        described = _describe_layer(stations[layer], dead.get(layer)) if name != f"{layer}.scale" else _NO_LAYER
+        probes.append(_probe_tensor(name, parameter.detach(), initial[name], found.gradients[name], described))
+    return probes
 
 
-class _recorded:  # noqa: N801 - reads as the context manager it is
-    """Record the output of each layer that has parameters while the block runs."""
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self._outputs: dict[str, torch.Tensor] = {}
-
-    def __enter__(self) -> dict[str, torch.Tensor]:
-        self._hooks = [
-            layer.register_forward_hook(lambda _module, _args, output, name=name: self._keep(name, output))
-            for name, layer in self._network.parametrised().items()
-        ]
-        return self._outputs
-
-    def _keep(self, name: str, output: torch.Tensor) -> None:
-        self._outputs[name] = output.detach()
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
+_NO_LAYER: dict[str, Any] = dict.fromkeys(
+    (
+        "preactivation_mean",
+        "preactivation_std",
+        "output_moment",
+        "output_moment_theory",
+        "gradient_gain",
+        "gradient_gain_theory",
+        "dead_share",
+    )
+)
 
 
-def _relu_follows(network: Network) -> dict[str, bool]:
-    """Layer name -> whether a relu comes before the next layer with parameters."""
-    found: dict[str, bool] = {}
+_NO_WEIGHT: dict[str, Any] = dict.fromkeys(("gradient_rank", "update_rank", "distinct_rows", "distinct_gradient_rows"))
+
+
+def _describe_weight(value: torch.Tensor, update: torch.Tensor, gradient: torch.Tensor) -> dict[str, Any]:
+    gradient_rank, gradient_rows = rank_and_distinct_rows(gradient, _SAME_GRADIENT)
+    return {
+        "gradient_rank": gradient_rank,
+        "update_rank": rank_and_distinct_rows(update, _SAME_GRADIENT)[0] if bool(update.any()) else 0,
+        "distinct_rows": rank_and_distinct_rows(value, _SAME_WEIGHT)[1],
+        "distinct_gradient_rows": gradient_rows,
+    }
+
+
+def _describe_layer(station: Station, dead_share: float | None) -> dict[str, Any]:
+    mean, moment = station.output_mean, station.output_moment
+    sent = station.output_gradient
+    return {
+        "preactivation_mean": mean,
+        "preactivation_std": math.sqrt(max(moment - mean * mean, 0.0)),
+        "output_moment": moment,
+        "output_moment_theory": output_moment_theory(station),
+        "gradient_gain": station.input_gradient / sent if sent else None,
+        "gradient_gain_theory": gradient_gain_theory(station),
+        "dead_share": dead_share,
+    }
+
+
+def _dead_shares(network: Network, found: Signals) -> dict[str, float | None]:
+    """Layer name -> share of its units that are dead in the activation function behind it, pooling aside."""
+    shares: dict[str, float | None] = {}
     last = ""
-    for name, module in network.named_children():
-        if name in network.parametrised():
+    for name, station in found.stations.items():
+        if isinstance(station.module, Parametrised):
             last = name
-            found[last] = False
-        elif isinstance(module, Activation) and module.function is F.relu and last:
-            found[last] = True
-    return found
+        elif isinstance(station.module, Activation) and last:
+            shares[last] = station.dead_share
+        if not isinstance(station.module, Parametrised | Pool):
+            last = ""
+    return {name: shares.get(name) for name in network.parametrised()}
 
 
 def _probe_tensor(
-    name: str,
-    values: tuple[torch.Tensor, torch.Tensor],
-    gradient: torch.Tensor,
-    output: torch.Tensor,
-    *,
-    relu_follows: bool,
+    name: str, value: torch.Tensor, initial: torch.Tensor, gradient: torch.Tensor, layer: dict[str, Any]
 ) -> TensorProbe:
-    value, initial = values
     update = value - initial
-    std, mean = torch.std_mean(output, correction=0)
-    tensors = [value.norm(), gradient.norm(), update.norm(), update.abs().max(), mean, std]
-    weight_norm, gradient_norm, update_norm, update_max_abs, mean_value, std_value = torch.stack(tensors).tolist()
+    sizes = [value.norm(), gradient.norm(), update.norm(), update.abs().max()]
+    weight_norm, gradient_norm, update_norm, update_max_abs = torch.stack(sizes).tolist()
     bit_equal = torch.equal(value, initial)
     return TensorProbe(
         parameter=name,
@@ -164,17 +182,33 @@ def _probe_tensor(
         update_norm=update_norm,
         update_max_abs=update_max_abs,
         bit_equal=bit_equal,
-        preactivation_mean=mean_value,
-        preactivation_std=std_value,
-        dead_share=_dead_share(output) if relu_follows else None,
+        **(_describe_weight(value, update, gradient) if value.ndim > 1 else _NO_WEIGHT),
         verdict=verdict(gradient_norm=gradient_norm, bit_equal=bit_equal),
+        **layer,
     )
 
 
-def _dead_share(output: torch.Tensor) -> float:
-    """Share of the units (dimension 1) that are positive for no image and at no place."""
-    alive = (output > 0).transpose(0, 1).flatten(1).any(dim=1)
-    return 1 - float(alive.double().mean())
+def rank_and_distinct_rows(matrix: torch.Tensor, tolerance: float) -> tuple[int | None, int | None]:
+    """Numerical rank of a weight flattened to (K, inputs), and how many of its rows (units) differ.
+
+    Singular values count above 1e-5 of the longest row's length; a row differs from those before it by more than
+    ``tolerance`` of that length.
+
+    Returns:
+        (rank, distinct rows); (None, None) if an entry is not finite.
+    """
+    if not bool(matrix.isfinite().all()):
+        return None, None
+    rows = matrix.detach().flatten(1).double()
+    longest = rows.norm(dim=1).max()
+    if longest == 0:
+        return 0, 1
+    rows = rows / longest
+    gram = rows @ rows.T
+    squares = gram.diagonal()
+    distance = squares.unsqueeze(0) + squares.unsqueeze(1) - 2 * gram
+    repeats = (distance <= tolerance**2).tril(-1).any(dim=1)
+    return int((torch.linalg.eigvalsh(gram) > _RANK_TOLERANCE**2).sum()), int((~repeats).sum())
 
 
 def verdict(*, gradient_norm: float, bit_equal: bool) -> str:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from harness.config import TrialConfig
+from harness.initializers import gain_of
 from harness.schema import COLUMNS
 from harness.timing import quartiles
 from harness.train import Edge
@@ -21,11 +22,18 @@ def planned(config: TrialConfig, trial_id: str) -> dict[str, Any]:
         "init": config.labels.init,
         "init_weight": config.init.weight,
         "init_bias": config.init.bias,
-        "init_gain": config.init.gain,
+        "init_gain": gain_of(config.init, config.model.activation),
+        "init_adapt": config.init.adapt,
         "seed": config.seed,
         "kernel": config.kernel.name,
         "model": config.labels.model,
         "activation": config.model.activation,
+        "depth": config.model.depth,
+        "width": config.model.width,
+        "stride": config.model.stride,
+        "biases": config.model.bias,
+        "padding_mode": config.model.padding_mode,
+        "pooling": config.model.pooling,
         "data": config.data.name,
         "batches": config.data.batches,
         "scaling": config.data.scaling,

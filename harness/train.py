@@ -68,12 +68,17 @@ def take_steps(
 ) -> None:
     """Plain training steps; ``losses[step]`` gets the loss before the update, and nothing waits for the device."""
     for step in steps:
-        images_NCHW, labels = batch(step)
-        loss = F.cross_entropy(network(images_NCHW), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses[step] = loss.detach()
+        losses[step] = plain_step(network, optimizer, batch(step))
+
+
+def plain_step(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> torch.Tensor:
+    """One update; returns the loss before it, detached and still on the device."""
+    images_NCHW, labels = batch
+    loss = F.cross_entropy(network(images_NCHW), labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.detach()
 
 
 def train(

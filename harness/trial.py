@@ -1,5 +1,6 @@
 """One trial from config to rows: the only place where the parts are put together."""
 
+import json
 import math
 import signal
 import threading
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness import data, device, initializers, metrics, models, results, rows
+from harness import data, device, diagnosis, initializers, metrics, models, results, rows, signals
 from harness.config import TrialConfig
 from harness.data import Digits
+from harness.diagnosis import Diagnosis
 from harness.errors import DivergedError, TimeBudgetError, UsageError
 from harness.models import Network
 from harness.timing import Stopwatch, matmul_flops_per_s, warm_up
@@ -80,8 +82,14 @@ class _Record:
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """All that training needs, on the device."""
+class Parts:
+    """All that training needs, on the device.
+
+    Attributes:
+        network: in the trial's memory format.
+        digits: images as the trial scales them, and labels.
+        batch: step -> images and labels of its batch.
+    """
 
     network: Network
     digits: Digits
@@ -99,8 +107,7 @@ def check(config: TrialConfig) -> torch.device:
     """
     if config.kernel.name not in IMPLEMENTATIONS:
         raise UsageError(f"kernel.name={config.kernel.name}; choose one of: {', '.join(IMPLEMENTATIONS)}")
-    names = [layout.name for layout in models.plan(config.model) if layout.weight_shape is not None]
-    initializers.check(config.init, names)
+    initializers.check(config.init, config.model)
     return device.resolve(config.device)
 
 
@@ -191,6 +198,7 @@ def _measure(record: _Record, on_progress: Progress) -> None:
     parts = _set_up(record)
     initial = _initialise(record, parts)
     _warm_up(record, parts)
+    _diagnose(record, parts)
     energy = device.energy_j(record.device)
     try:
         _train(record, parts, initial, on_progress)
@@ -199,41 +207,75 @@ def _measure(record: _Record, on_progress: Progress) -> None:
     record.row["energy_j"] = device.energy_since(energy, record.device)
 
 
-def _set_up(record: _Record) -> _Parts:
+def assemble(config: TrialConfig, target: torch.device) -> Parts:
+    """Data, batches and the network, its parameters unset, on the device.
+
+    Raises:
+        DataError: the data cannot be had.
+    """
+    digits = data.to_device(data.load(config.data), config.data.scaling, target)
+    train = config.train
+    indices = data.batch_indices(config.data, steps=train.steps, batch_size=train.batch_size, seed=config.seed)
+    on_device = None if indices is None else indices.to(target)
+    batch = batch_source(digits.train_images, digits.train_labels, on_device, train.batch_size)
+    network = models.build(config.model, conv2d=IMPLEMENTATIONS[config.kernel.name])
+    network.to(target).to(memory_format=device.memory_format(config.device, target))
+    return Parts(network, digits, batch)
+
+
+def initialise(config: TrialConfig, parts: Parts) -> None:
+    """Fill the parameters in place.
+
+    Raises:
+        ValueError: an initializer refused.
+    """
+    initializers.apply(config.init, parts.network, seed=config.seed, activation=config.model.activation)
+    initializers.adapt(config.init, parts.network, *parts.batch(0), seed=config.seed)
+
+
+def diagnose(config: TrialConfig, parts: Parts) -> Diagnosis:
+    """Why the filled network will or will not learn, from a few steps on a copy; see :mod:`harness.diagnosis`."""
+    steps = config.train.steps
+    return diagnosis.diagnose(parts.network, lambda step: parts.batch(step % steps), config.optimizer)
+
+
+def _set_up(record: _Record) -> Parts:
     config = record.config
     with record.clock("setup_time_s"):
         record.row.update(rows.environment(device.environment(record.device)))
         layout = device.memory_format(config.device, record.device)
         record.row["memory_format"] = str(layout).removeprefix("torch.").removesuffix("_format")
-        digits = data.to_device(data.load(config.data), config.data.scaling, record.device)
-        train = config.train
-        indices = data.batch_indices(config.data, steps=train.steps, batch_size=train.batch_size, seed=config.seed)
-        on_device = None if indices is None else indices.to(record.device)
-        batch = batch_source(digits.train_images, digits.train_labels, on_device, train.batch_size)
-        network = models.build(config.model, conv2d=IMPLEMENTATIONS[config.kernel.name])
-        network.to(record.device).to(memory_format=layout)
-        record.losses = torch.full((train.steps,), torch.nan, device=record.device)
+        parts = assemble(config, record.device)
+        record.losses = torch.full((config.train.steps,), torch.nan, device=record.device)
         forward, training = models.flops_per_image(config.model)
         record.row.update(forward_flops_per_image=forward, train_flops_per_image=training)
         record.row["matmul_flops_per_s"] = matmul_flops_per_s(record.device)
-    return _Parts(network, digits, batch)
+    return parts
 
 
-def _initialise(record: _Record, parts: _Parts) -> dict[str, torch.Tensor]:
+def _initialise(record: _Record, parts: Parts) -> dict[str, torch.Tensor]:
     """Fill the parameters, on their own clock; returns a copy of each."""
-    layers = {name: (layer.weight, layer.bias) for name, layer in parts.network.parametrised().items()}
+    config = record.config
     with record.clock("init_time_s"):
-        initializers.apply(record.config.init, layers, seed=record.config.seed)
-    initial = {name: value.detach().clone() for name, value in parts.network.named_parameters()}
+        initialise(config, parts)
+    initial = {name: value.detach().clone() for name, value in parts.network.tensors().items()}
     record.row["initial_weights_sha256"] = metrics.weights_sha256(initial)
     with record.clock("eval_time_s"):
-        chosen = data.random_test_indices(record.config.data, record.config.seed).to(record.device)
+        chosen = data.random_test_indices(config.data, config.seed).to(record.device)
         logits = metrics.logits_of(parts.network, parts.digits.test_images[chosen])
         record.row["test_accuracy_before"] = metrics.score(logits, parts.digits.test_labels[chosen]).accuracy
     return initial
 
 
-def _warm_up(record: _Record, parts: _Parts) -> None:
+def _diagnose(record: _Record, parts: Parts) -> None:
+    """Why it will or will not learn, from a few steps on a copy; on the clock of evaluation."""
+    with record.clock("eval_time_s"):
+        found = diagnose(record.config, parts)
+    record.row.update(verdict=found.network.kind, verdict_reason=found.network.reason)
+    record.row["layer_verdicts"] = json.dumps({name: str(verdict) for name, verdict in found.layers.items()})
+
+
+def _warm_up(record: _Record, parts: Parts) -> None:
     """Steps on a copy of the network, from its first batch."""
     steps = min(record.config.train.warmup_steps, record.config.train.steps)
 
@@ -245,7 +287,7 @@ def _warm_up(record: _Record, parts: _Parts) -> None:
         warm_up(parts.network, run)
 
 
-def _train(record: _Record, parts: _Parts, initial: dict[str, torch.Tensor], on_progress: Progress) -> None:
+def _train(record: _Record, parts: Parts, initial: dict[str, torch.Tensor], on_progress: Progress) -> None:
     config = record.config
     optimizer = optimizer_for(parts.network, config.optimizer)
     for edge in train(parts.network, optimizer, parts.batch, config.train, record.losses):
@@ -258,7 +300,7 @@ def _train(record: _Record, parts: _Parts, initial: dict[str, torch.Tensor], on_
         on_progress(edge.step, record.row["train_time_s"])
 
 
-def _evaluate(record: _Record, parts: _Parts, initial: dict[str, torch.Tensor], step: int) -> None:
+def _evaluate(record: _Record, parts: Parts, initial: dict[str, torch.Tensor], step: int) -> None:
     """One row of the curve and one per parameter."""
     digits, batch_size = parts.digits, record.config.train.batch_size
     seen = data.train_eval_count(record.config.data, batch_size)
@@ -279,8 +321,8 @@ def _evaluate(record: _Record, parts: _Parts, initial: dict[str, torch.Tensor], 
         }
     )
     probes = min(batch_size, data.TRAIN_EVAL_IMAGES)
-    found = metrics.probe(parts.network, initial, digits.train_images[:probes], digits.train_labels[:probes])
-    record.layers += [{**where, **asdict(tensor)} for tensor in found]
+    found = signals.record(parts.network, digits.train_images[:probes], digits.train_labels[:probes])
+    record.layers += [{**where, **asdict(tensor)} for tensor in metrics.probe(parts.network, initial, found)]
     if step == record.config.train.steps:
         _record_end(record, test_logits[:_ARTICLE_TEST_IMAGES], digits.test_labels[:_ARTICLE_TEST_IMAGES])
     # no step comes after the last one to show that its update was too large
@@ -296,9 +338,9 @@ def _record_end(record: _Record, logits: torch.Tensor, labels: torch.Tensor) -> 
         record.row.update(tie_classes=tie.classes, tie_accuracies=tie.accuracies)
 
 
-def _look_back(record: _Record, parts: _Parts, initial: dict[str, torch.Tensor]) -> None:
+def _look_back(record: _Record, parts: Parts, initial: dict[str, torch.Tensor]) -> None:
     """What training changed, also of a trial that did not reach its end."""
-    final = {name: value.detach() for name, value in parts.network.named_parameters()}
+    final = {name: value.detach() for name, value in parts.network.tensors().items()}
     record.differences = {name: (initial[name] - value).cpu() for name, value in final.items()}
     record.row["unmoved"] = [name for name, value in final.items() if torch.equal(value, initial[name])]
     record.row["last_bias_difference"] = list(record.differences.values())[-1].tolist()

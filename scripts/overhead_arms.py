@@ -50,8 +50,7 @@ def task(batch_size: int, steps: int, *overrides: str) -> Task:
     config = harness.load_config(["device=cpu", f"train.batch_size={batch_size}", f"train.steps={steps}", *overrides])
     digits = data.to_device(data.load(config.data), config.data.scaling, CPU)
     network = harness_network(config)
-    layers = {name: (layer.weight, layer.bias) for name, layer in network.parametrised().items()}
-    initializers.apply(config.init, layers, seed=config.seed)
+    initializers.apply(config.init, network, seed=config.seed, activation=config.model.activation)
     initial = [value.detach().clone() for value in network.parameters()]
     return Task(config, digits.train_images[:batch_size], digits.train_labels[:batch_size], initial)
 

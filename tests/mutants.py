@@ -1,9 +1,9 @@
 """Hand-made wrong versions of what matters, each with the test that has to notice it.
 
 ``test_mutants.py`` puts each in place of the real thing and runs its oracle, which must pass without and fail with it.
+Those of the initializers are in ``initializer_mutants.py``.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import test_article
 import test_data
-import test_initializers
+import test_diagnosis
 import test_metrics
 import test_models
+import test_signals
 import test_timing
 import test_train
 import test_trial
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from conftest import Configure
 from torch import nn
 
-from harness import article, data, device, initializers, metrics, models, rows, timing, train, trial
+from harness import article, data, device, diagnosis, initializers, metrics, models, rows, signals, timing, train, trial
 from harness.train import Edge
 
 Tools = dict[str, Any]
@@ -69,28 +70,6 @@ def _flops_of_multiply_adds(config: Any) -> tuple[int, int]:
 
 
 FLOPS = models.flops_per_image
-
-
-def _uncorrected(shape: torch.Size, *, gain: float, generator: torch.Generator, fan_shape: torch.Size) -> torch.Tensor:
-    return initializers.glorot_normal_tf19(shape, gain=gain, generator=generator, fan_shape=fan_shape)
-
-
-def _he_by_fan_out(
-    shape: torch.Size, *, gain: float, generator: torch.Generator, fan_shape: torch.Size
-) -> torch.Tensor:
-    ratio = math.sqrt(fan_shape[1] / fan_shape[0])
-    return initializers.he_normal(shape, gain=gain * ratio, generator=generator, fan_shape=fan_shape)
-
-
-def _ignored_generator(
-    shape: torch.Size, *, gain: float, generator: torch.Generator, fan_shape: torch.Size
-) -> torch.Tensor:
-    del generator, fan_shape
-    return nn.init.xavier_normal_(torch.empty(shape), gain)
-
-
-def _one_stream_for_all(seed: int, stream: str) -> torch.Generator:
-    return device.generator(seed, stream.split("/", maxsplit=1)[0])
 
 
 def _deaf_to_the_seed(seed: int, stream: str) -> torch.Generator:
@@ -153,8 +132,12 @@ def _divergence_at_the_window(losses: torch.Tensor, window: range) -> None:
         raise train.DivergedError(window.stop)
 
 
-def _dead_by_fraction(output: torch.Tensor) -> float:
-    return float((output <= 0).double().mean())
+def _dead_by_fraction(slope: torch.Tensor) -> float:
+    return float((slope == 0).double().mean())
+
+
+def _symmetric_by_weights_alone(self: diagnosis._Judge, weight: str, _steps: list[int]) -> bool:
+    return self._steps[0].tensors[weight].distinct_rows == 1
 
 
 def _order_with_repeats(*_: object, **sizes: int) -> torch.Tensor:
@@ -189,14 +172,6 @@ def _zero_kernel_stays(tools: Tools) -> None:
     assert len(result.trial["unmoved"]) == 11
 
 
-def _contract(name: str) -> Oracle:
-    return lambda _: test_initializers.test_contract_the_generator_alone_decides(name)
-
-
-def _std(name: str, layer: str) -> Oracle:
-    return lambda _: test_initializers.test_std_and_mean_within_four_standard_errors(name, layer)
-
-
 def _plain_loop(_: Tools) -> None:
     test_train.test_losses_are_those_of_a_plain_loop("sgd", torch.optim.SGD, {"lr": 0.1})
 
@@ -228,15 +203,6 @@ MUTANTS: dict[str, Mutant] = {
         "flops_per_image",
         _flops_of_multiply_adds,
         lambda tools: test_models.test_flops_agree_with_torchs_own_counter(tools["configure"], "article"),
-    ),
-    "biased std": Mutant(initializers.REGISTRY, "glorot_normal", _uncorrected, _std("glorot_normal", "conv2")),
-    "fan_out for fan_in": Mutant(initializers.REGISTRY, "he_normal", _he_by_fan_out, _std("he_normal", "fc1")),
-    "ignored generator": Mutant(initializers.REGISTRY, "glorot_normal", _ignored_generator, _contract("glorot_normal")),
-    "one stream for all tensors": Mutant(
-        initializers,
-        "random_stream",
-        _one_stream_for_all,
-        _alone(test_initializers.test_layers_of_one_shape_get_different_weights),
     ),
     "swapped seed: weights": Mutant(
         initializers,
@@ -281,8 +247,23 @@ MUTANTS: dict[str, Mutant] = {
         lambda _: test_train.test_divergence_names_the_exact_step(1, torch.nan),
     ),
     "fraction <= 0 for dead": Mutant(
-        metrics, "_dead_share", _dead_by_fraction, _with_config(test_metrics.test_blank_background_is_not_dead)
+        signals, "_dead_share", _dead_by_fraction, _with_config(test_metrics.test_blank_background_is_not_dead)
     ),
+    "padding forgotten in theory": Mutant(
+        signals,
+        "valid_taps",
+        lambda *_: 1.0,
+        lambda tools: test_signals.test_zero_padding_hides_the_share_of_taps_of_the_formula(
+            tools["configure"], 14, 0.907
+        ),
+    ),
+    "symmetric by its weights alone": Mutant(
+        diagnosis._Judge,
+        "_is_symmetric",
+        _symmetric_by_weights_alone,
+        lambda _: test_diagnosis.test_symmetry_of_one_layer_alone_is_no_symmetry(),
+    ),
+    "one probe step": Mutant(diagnosis, "steps_needed", lambda _: 1, lambda _: test_diagnosis.test_delay_is_counted()),
     "verdict from the gradient alone": Mutant(
         metrics,
         "verdict",

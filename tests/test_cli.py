@@ -12,7 +12,8 @@ import pytest
 from conftest import QUICK, Command, run_command
 
 import harness
-from harness import usage
+from harness import diagnosis, usage
+from harness.config import CONF_DIR
 
 QUIET = ("Traceback", "Warning", "warning")
 
@@ -32,12 +33,26 @@ def test_sweep_line_of_the_readme_gives_parquet(command: Command, tmp_path: Path
 
 
 def test_globs_and_ranges_sweep(command: Command, tmp_path: Path) -> None:
-    done = command("-m", "init=glob(*)", "seed=range(0,2)", *QUICK, "train.steps=2")
+    done = command("-m", "init=glob(he*)", "seed=range(0,2)", "model=mlp", *QUICK)
     assert done.returncode == 0, done.stderr
     trials = harness.load(tmp_path / "outputs/results").trials
-    assert trials["init"].nunique() == 7
-    assert len(trials) == 14
-    assert "[14/14]" in done.stdout
+    assert sorted(zip(trials["init"], trials["seed"], strict=True)) == [
+        (init, seed) for init in ("he", "he_normal", "he_uniform") for seed in (0, 1)
+    ]
+    assert "[6/6]" in done.stdout
+
+
+def test_every_initializer_runs_in_one_sweep(command: Command, tmp_path: Path) -> None:
+    small = ("model=deep", "model.depth=2", "model.width=4", "data.scaling=standardised", "train.batch_size=10")
+    done = command("-m", "init=glob(*)", *QUICK, *small)
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = harness.load(tmp_path / "outputs/results").trials
+    assert set(trials["init"]) == {path.stem for path in (CONF_DIR / "init").glob("*.yaml")}
+    assert set(trials["verdict"]) <= set(diagnosis.KINDS)
+    verdicts = trials.set_index("init")["verdict"]
+    assert verdicts[["zero", "all_zero", "ones", "constant"]].tolist() == ["dead", "dead", "symmetric", "symmetric"]
+    assert verdicts["he"] == "fine"
+    assert "zero: dead, 4 of 4 layers (stem, conv1, conv2, fc) never get a gradient, because of conv2" in done.stdout
 
 
 def test_order_of_a_sweep_does_not_matter(tmp_path: Path) -> None:
@@ -90,7 +105,7 @@ def test_an_initializer_of_the_user_by_one_file(command: Command, tmp_path: Path
 
 def test_an_initializer_of_the_user_by_one_yaml(command: Command, tmp_path: Path) -> None:
     (tmp_path / "conf/init").mkdir(parents=True)
-    (tmp_path / "conf/init/half_he.yaml").write_text("# half of he\nweight: he_normal\ngain: 0.5\n")
+    (tmp_path / "conf/init/half_he.yaml").write_text("# half of he\nweight: he_truncated\ngain: 0.5\n")
     done = command(f"--config-dir={tmp_path / 'conf'}", "init=half_he", "model=mlp", *QUICK)
     assert done.returncode == 0, done.stderr
     trials = harness.load(tmp_path / "outputs/results").trials

@@ -20,7 +20,7 @@ def test_defaults_are_the_articles() -> None:
     assert (config.train.steps, config.train.batch_size, config.train.eval_every) == (1000, 50, 100)
     assert (config.data.name, config.data.batches, config.data.scaling) == ("mnist5k", "fixed", "raw")
     assert (config.optimizer.name, config.optimizer.lr, config.optimizer.momentum) == ("sgd", 1e-4, 0)
-    assert (config.init.weight, config.init.bias, config.device.name) == ("glorot_normal", "zeros", "auto")
+    assert (config.init.weight, config.init.bias, config.device.name) == ("glorot_truncated", "zeros", "auto")
     validate(config)
 
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from conftest import QUICK, Command, Configure, run_command
 
 import harness
-from harness import data, initializers
+from harness import data, initializers, models
 from harness.schema import TABLES
 
 QUICK_MLP = (*QUICK, "model=mlp", "device.threads=1")
@@ -148,19 +148,16 @@ def test_sweep_goes_on_past_bad_initializers_and_says_so_at_the_end(bad_sweep: t
 
 
 def losses_of_a_plain_loop(activation: Callable[[torch.Tensor], torch.Tensor], lr: float, steps: int) -> list[float]:
-    """``model=mlp`` without the harness's network, loop or optimizer: the loss before each step and at the end."""
-    sizes = {"fc1": (128, 784), "fc2": (128, 128), "fc3": (10, 128)}
-    layers = {
-        name: (torch.nn.Parameter(torch.empty(size)), torch.nn.Parameter(torch.empty(size[0])))
-        for name, size in sizes.items()
-    }
-    initializers.apply(harness.load_config().init, layers, seed=0)
-    digits = data.load(harness.load_config().data)
-    parameters = [tensor for pair in layers.values() for tensor in pair]
+    """``model=mlp`` without the harness's forward pass, loop or optimizer: the loss before each step and at the end."""
+    config = harness.load_config(["model=mlp"])
+    network = models.build(config.model, conv2d=F.conv2d)
+    initializers.apply(config.init, network, seed=0, activation="relu")
+    digits = data.load(config.data)
+    parameters = list(network.tensors().values())
     losses = []
     for _ in range(steps + 1):
         x = digits.train_images[:50].float().flatten(1)
-        for name, (weight, bias) in layers.items():
+        for name, weight, bias in zip(("fc1", "fc2", "fc3"), parameters[::2], parameters[1::2], strict=True):
             x = x @ weight.T + bias
             x = x if name == "fc3" else activation(x)
         loss = F.cross_entropy(x, digits.train_labels[:50])
@@ -230,7 +227,7 @@ def test_timeout_is_a_row_and_the_sweep_goes_on(command: Command, tmp_path: Path
 
 
 WRONG = {
-    "unknown choice": (["init=glorto"], "init/glorto", "all_zero glorot glorot_tf19 he lecun torch_default zero"),
+    "unknown choice": (["init=glorto"], "init/glorto", "all_zero constant data_dependent"),
     "unknown choice in a sweep": (["-m", "init=zero,glorto"], "init/glorto", "torch_default"),
     "unknown device": (["device=gpu"], "device/gpu", "auto cpu cuda"),
     "empty choice": (["init="], "'init/'", "torch_default"),
@@ -281,7 +278,7 @@ def test_wrong_value_is_one_line_and_leaves_nothing(
 
 # what only torch or the user's own modules can tell, as experiments of the user's
 WRONG_EXPERIMENTS = {
-    "initializer": ("init: {weight: glorto}", "unknown initializer 'glorto'; registered are: glorot_normal, "),
+    "initializer": ("init: {weight: glorto}", "unknown initializer 'glorto'; registered are: constant, "),
     "layer": ("init: {layers: {conv9: zeros}}", "init names the layer 'conv9'; this model's layers are: conv1, conv2"),
     "nowhere": ("init: {modules: [nowhere]}", "init.modules: cannot import 'nowhere' (ModuleNotFoundError: "),
     "broken": ("init: {modules: [broken]}", "init.modules: cannot import 'broken' (SyntaxError: "),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from conftest import Configure
 
-from harness import data, initializers, metrics, models
+from harness import data, initializers, metrics, models, signals
 from harness.config import DataConfig, TrialConfig
 
 
@@ -36,12 +36,11 @@ def test_one_logit_that_differs_by_a_bit_is_no_tie() -> None:
 
 def probed(config: TrialConfig) -> tuple[models.Network, dict[str, metrics.TensorProbe], torch.Tensor, torch.Tensor]:
     network = models.build(config.model, conv2d=F.conv2d)
-    layers = {name: (layer.weight, layer.bias) for name, layer in network.parametrised().items()}
-    initializers.apply(config.init, layers, seed=0)
+    initializers.apply(config.init, network, seed=0, activation=config.model.activation)
     digits = data.to_device(data.load(DataConfig()), config.data.scaling, torch.device("cpu"))
     images, labels = digits.train_images[:20], digits.train_labels[:20]
     initial = {name: value.detach().clone() for name, value in network.named_parameters()}
-    found = metrics.probe(network, initial, images, labels)
+    found = metrics.probe(network, initial, signals.record(network, images, labels))
     return network, {entry.parameter: entry for entry in found}, images, labels
 
 
@@ -62,7 +61,7 @@ def test_probe_of_the_zero_kernel_finds_a_gradient_in_the_last_bias_alone(config
     assert found["fc2.bias"].verdict == "has gradient, not moved"
     assert (found["conv2.weight"].preactivation_mean, found["conv2.weight"].preactivation_std) == (0, 0)
     assert found["conv2.weight"].dead_share == 1, "every unit behind the zero kernel is dead"
-    assert found["fc2.bias"].dead_share is None, "no relu follows the last layer"
+    assert found["fc2.bias"].dead_share is None, "no activation function follows the last layer"
 
 
 def test_blank_background_is_not_dead(configure: Configure) -> None:
@@ -71,6 +70,24 @@ def test_blank_background_is_not_dead(configure: Configure) -> None:
     outputs = network.get_submodule("conv1")(images)
     assert float((outputs <= 0).double().mean()) > 0.8
     assert found["conv1.weight"].dead_share == 0
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3, 8])
+def test_rank_and_distinct_rows(rank: int) -> None:
+    draws = torch.Generator().manual_seed(0)
+    matrix = torch.randn(8, rank, generator=draws) @ torch.randn(rank, 50, generator=draws)
+    assert metrics.rank_and_distinct_rows(matrix, 1e-6) == (rank, 8 if rank else 1)
+    doubled = torch.cat([matrix, matrix])
+    assert metrics.rank_and_distinct_rows(doubled, 1e-6) == (rank, 8 if rank else 1)
+
+
+def test_rank_does_not_hang_on_the_size_of_the_numbers() -> None:
+    matrix = torch.eye(5).double()
+    kept = matrix.clone()
+    assert metrics.rank_and_distinct_rows(matrix * 1e-30, 1e-6) == (5, 5)
+    assert metrics.rank_and_distinct_rows(matrix, 1e-6) == (5, 5)
+    assert torch.equal(matrix, kept), "it looks, and changes nothing"
+    assert metrics.rank_and_distinct_rows(matrix * torch.nan, 1e-6) == (None, None)
 
 
 def test_preactivations_are_those_before_the_activation(configure: Configure) -> None:
@@ -85,7 +102,9 @@ def test_updates_are_measured_from_the_initial_value(configure: Configure) -> No
     initial = {name: value.detach().clone() for name, value in network.named_parameters()}
     with torch.no_grad():
         network.get_parameter("fc2.bias")[3] += 0.5
-    found = {entry.parameter: entry for entry in metrics.probe(network, initial, images, labels)}
+    found = {
+        entry.parameter: entry for entry in metrics.probe(network, initial, signals.record(network, images, labels))
+    }
     assert (found["fc2.bias"].update_norm, found["fc2.bias"].update_max_abs) == (0.5, 0.5)
     assert (found["fc2.bias"].bit_equal, found["fc2.weight"].bit_equal) == (False, True)
 

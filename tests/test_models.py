@@ -16,8 +16,8 @@ from harness.errors import UsageError
 
 def network_of(config: TrialConfig) -> models.Network:
     network = models.build(config.model, conv2d=F.conv2d)
-    layers = {name: (layer.weight, layer.bias) for name, layer in network.parametrised().items()}
-    initializers.apply(dataclasses.replace(config.init, bias="torch_default"), layers, seed=0)
+    bias = "torch_default" if config.model.bias else "zeros"
+    initializers.apply(dataclasses.replace(config.init, bias=bias), network, seed=0, activation=config.model.activation)
     return network
 
 
@@ -65,6 +65,81 @@ def test_article_network_has_the_articles_parameters(configure: Configure) -> No
     }
 
 
+def deep_reference(config: TrialConfig, weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The deep chain, padded by hand."""
+    model = config.model
+    assert model.depth is not None
+    mode = "circular" if model.padding_mode == "circular" else "constant"
+    for name in ("stem", *(f"conv{number}" for number in range(1, model.depth + 1))):
+        bias = weights.get(f"{name}.bias")
+        stride = model.stride if name == "stem" else 1
+        x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode=mode), weights[f"{name}.weight"], bias, stride=stride).tanh()
+    return F.linear(x.flatten(1), weights["fc.weight"], weights.get("fc.bias"))
+
+
+@pytest.mark.parametrize("bias", ["true", "false"])
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_deep_network_equals_its_definition(configure: Configure, padding: str, stride: int, bias: str) -> None:
+    shape = ("model.depth=3", "model.width=5", f"model.stride={stride}", f"model.bias={bias}")
+    config = configure("model=deep", "model.activation=tanh", f"model.padding_mode={padding}", *shape)
+    network = network_of(config).double()
+    weights = {name: value.detach() for name, value in network.tensors().items()}
+    assert len(weights) == (10 if bias == "true" else 5)
+    x = images().double()
+    torch.testing.assert_close(network(x).detach(), deep_reference(config, weights, x))
+
+
+def test_residual_network_equals_its_definition(configure: Configure) -> None:
+    config = configure("model=residual", "model.depth=2", "model.width=5", "init.branch_scale=0.7")
+    network = network_of(config).double()
+    weights = {name: value.detach() for name, value in network.tensors().items()}
+
+    def conv(x: torch.Tensor, name: str, stride: int = 1) -> torch.Tensor:
+        return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], stride=stride, padding=1)
+
+    x = conv(images().double(), "stem", 2).relu()
+    for block in ("block1", "block2"):
+        assert weights[f"{block}.scale"] == torch.tensor(0.7).double()
+        x = (x + 0.7 * conv(conv(x, f"{block}_conv1").relu(), f"{block}_conv2")).relu()
+    expected = F.linear(x.flatten(1), weights["fc.weight"], weights["fc.bias"])
+    torch.testing.assert_close(network(images().double()).detach(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_average_pooling(configure: Configure) -> None:
+    network = network_of(configure("model.pooling=avg")).double()
+    weights = {name: value.detach() for name, value in network.tensors().items()}
+    x = F.conv2d(images().double(), weights["conv1.weight"], weights["conv1.bias"], padding=1).relu()
+    x = x.unflatten(2, (14, 2)).unflatten(4, (14, 2)).mean(dim=(3, 5))
+    for name in ("conv2", "conv3", "conv4"):
+        x = F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1).relu()
+    x = F.linear(x.flatten(1), weights["fc1.weight"], weights["fc1.bias"]).relu()
+    x = F.linear(x, weights["fc2.weight"], weights["fc2.bias"])
+    torch.testing.assert_close(network(images().double()).detach(), x)
+
+
+@pytest.mark.parametrize("override", ["model.depth=3", "model.width=3", "model.stride=3"])
+def test_size_that_no_layer_refers_to_is_refused(configure: Configure, override: str) -> None:
+    with pytest.raises(UsageError, match="no layer of this model refers to it"):
+        models.plan(configure(f"+{override}").model)
+
+
+def test_tensors_are_all_parameters_by_their_layers_names(configure: Configure) -> None:
+    network = network_of(configure("model=residual", "model.depth=1"))
+    assert list(network.tensors()) == [
+        "stem.weight",
+        "stem.bias",
+        "block1_conv1.weight",
+        "block1_conv1.bias",
+        "block1_conv2.weight",
+        "block1_conv2.bias",
+        "block1.scale",
+        "fc.weight",
+        "fc.bias",
+    ]
+    assert {id(value) for value in network.tensors().values()} == {id(value) for value in network.parameters()}
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_pooling_before_relu_changes_no_bit_of_values_or_gradients(seed: int) -> None:
     """Including windows that are all negative, all zero, and windows whose largest value occurs twice."""
@@ -86,7 +161,7 @@ def test_other_activations_stay_where_they_are(configure: Configure, activation:
     assert [type(layer).__name__ for layer in network][:3] == ["Conv", "Activation", "Pool"]
 
 
-@pytest.mark.parametrize("model", ["article", "mlp"])
+@pytest.mark.parametrize("model", ["article", "mlp", "deep", "residual"])
 def test_flops_agree_with_torchs_own_counter(configure: Configure, model: str) -> None:
     config, count = configure(f"model={model}"), 4
     network = network_of(config)
@@ -109,9 +184,12 @@ LAST = layer("dense", name="out", out=10)
     ("layers", "words"),
     [
         ([layer("cnov", name="a", out=1, kernel=3), LAST], "type 'cnov' is unknown; choose one of: conv, dense"),
-        ([layer("conv", name="a", out=4), LAST], "conv takes kernel, name, out; given name, out"),
+        (
+            [layer("conv", name="a", out=4), LAST],
+            "conv takes kernel, name, out and may have repeat, stride; given name, out",
+        ),
         ([layer("conv", name="a", out=4, kernel=4), LAST], "SAME padding needs an odd kernel"),
-        ([layer("conv", name="a", out=0, kernel=3), LAST], "must be at least 1"),
+        ([layer("conv", name="a", out=0, kernel=3), LAST], "sizes must be at least 1"),
         ([LAST, layer("conv", name="a", out=4, kernel=3)], "conv needs an image"),
         ([layer("pool", size=29), LAST], "pool needs an image that is large enough"),
         ([layer("dense", name="a", out=9)], "must be a dense layer with out=10"),
@@ -129,4 +207,4 @@ def test_a_network_that_cannot_be_is_refused(layers: list[LayerConfig], words: s
 def test_unknown_activation_is_refused_with_the_choices() -> None:
     with pytest.raises(UsageError) as caught:
         models.plan(ModelConfig(activation="rule", layers=[LAST]))
-    assert "model.activation=rule; choose one of: relu, leaky_relu" in str(caught.value)
+    assert "model.activation=rule; choose one of: relu, relu_half" in str(caught.value)

@@ -1,10 +1,13 @@
-"""The tests of the tests: every wrong version in ``mutants.py`` is noticed by the test that guards against it."""
+"""The tests of the tests: every wrong version in ``mutants.py`` and beside it is noticed by the test that guards it."""
 
 from collections.abc import Iterator
 
 import pytest
 from conftest import Configure
+from initializer_mutants import INITIALIZER_MUTANTS
 from mutants import MUTANTS, Mutant
+
+ALL = MUTANTS | INITIALIZER_MUTANTS
 
 
 def _replace(mutant: Mutant, patch: pytest.MonkeyPatch) -> None:
@@ -21,11 +24,11 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
         yield made
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", ALL)
 def test_mutant_is_caught(
     name: str, configure: Configure, monkeypatch: pytest.MonkeyPatch, patch: pytest.MonkeyPatch
 ) -> None:
-    mutant, tools = MUTANTS[name], {"configure": configure, "monkeypatch": monkeypatch}
+    mutant, tools = ALL[name], {"configure": configure, "monkeypatch": monkeypatch}
     mutant.oracle(tools)
     monkeypatch.undo()
     _replace(mutant, patch)

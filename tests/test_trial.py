@@ -66,7 +66,7 @@ def test_how_a_trial_is_timed_changes_no_bit_of_it(configure: Configure) -> None
 
 
 def test_every_column_of_a_finished_trial_is_filled(configure: Configure) -> None:
-    """But for those that say they may be empty: errors, the GPU's, energy, and a tie of a network that has none."""
+    """But for those that say they may be empty: errors, the GPU's, energy, and what this network has not."""
     result = harness.run_trial(configure("init=glorot"))
     empty = {name for name, value in result.trial.items() if value is None}
     allowed = {
@@ -77,6 +77,9 @@ def test_every_column_of_a_finished_trial_is_filled(configure: Configure) -> Non
         "energy_j",
         "tie_classes",
         "tie_accuracies",
+        "depth",
+        "width",
+        "stride",
     }
     assert empty <= allowed | (
         {"git_commit", "git_dirty"} if not configs.CONF_DIR.parent.joinpath(".git").exists() else set()

@@ -1,0 +1,287 @@
+"""Why a layer learns or does not: a few real training steps on a copy of the network, and what they show.
+
+Nothing here knows which initializer filled the network; every verdict follows from measured tensors.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from harness import metrics, signals
+from harness.config import OptimizerConfig
+from harness.metrics import TensorProbe
+from harness.models import Network, Parametrised, Residual
+from harness.signals import Signals, Station
+from harness.train import Batch, optimizer_for, plain_step
+
+KINDS = ("not finite", "dead", "symmetric", "exploding", "vanishing", "delayed", "fine")
+"""What a verdict can be, the gravest first."""
+
+LARGEST_RATIO = 1e6
+"""A second moment that leaves [1/LARGEST_RATIO, LARGEST_RATIO] times its reference is vanishing or exploding."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One of :data:`KINDS`, and the reason in plain words."""
+
+    kind: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason}" if self.reason else self.kind
+
+
+@dataclass(frozen=True)
+class Step:
+    """The network before one update, on that update's own batch.
+
+    Attributes:
+        signals: how the batch passed.
+        tensors: parameter name -> what it was.
+        moved: names of the parameters that the update changed.
+    """
+
+    signals: Signals
+    tensors: dict[str, TensorProbe]
+    moved: set[str]
+
+    def has_gradient(self, parameter: str) -> bool:
+        """Whether any entry of the parameter's gradient is not 0."""
+        return self.tensors[parameter].gradient_norm != 0
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the first steps show.
+
+    Attributes:
+        steps: each of them, from step 0.
+        layers: layer name -> verdict.
+        network: the gravest of them, for the whole network.
+        mean_field: layer name -> second moment of its output at step 0 by wide-network theory.
+    """
+
+    steps: list[Step]
+    layers: dict[str, Verdict]
+    network: Verdict
+    mean_field: dict[str, float]
+
+
+def steps_needed(network: Network) -> int:
+    """Steps after which a gradient that gains one layer per step has passed the network, and two more."""
+    return len(network.parametrised()) + 2
+
+
+def diagnose(
+    network: Network, batch: Callable[[int], Batch], optimizer: OptimizerConfig, *, steps: int | None = None
+) -> Diagnosis:
+    """Train a copy for a few steps and judge every layer.
+
+    Args:
+        network: filled; left as it is.
+        batch: step -> batch, on the network's device.
+        optimizer: as the training will use it.
+        steps: how many; None: :func:`steps_needed`.
+    """
+    scratch = copy.deepcopy(network)
+    taken = list(_take(scratch, batch, optimizer, steps or steps_needed(network)))
+    judged = _Judge(network, taken)
+    layers = {name: judged.layer(name) for name in network.parametrised()}
+    return Diagnosis(taken, layers, judged.network(layers), signals.mean_field(network, taken[0].signals))
+
+
+def _take(network: Network, batch: Callable[[int], Batch], config: OptimizerConfig, steps: int) -> Iterator[Step]:
+    initial = {name: value.detach().clone() for name, value in network.tensors().items()}
+    optimizer = optimizer_for(network, config)
+    for index in range(steps):
+        images_NCHW, labels = batch(index)
+        found = signals.record(network, images_NCHW, labels)
+        tensors = {probe.parameter: probe for probe in metrics.probe(network, initial, found)}
+        before = {name: value.detach().clone() for name, value in network.tensors().items()}
+        plain_step(network, optimizer, (images_NCHW, labels))
+        moved = {name for name, value in network.tensors().items() if not before[name].equal(value.detach())}
+        yield Step(found, tensors, moved)
+        if not math.isfinite(found.loss):
+            return
+
+
+class _Judge:
+    """The verdicts, from the steps taken."""
+
+    def __init__(self, network: Network, steps: list[Step]) -> None:
+        self._steps = steps
+        self._paths = _Paths(network, steps[0].signals.stations)
+
+    def layer(self, name: str) -> Verdict:
+        weight = f"{name}.weight"
+        if not all(math.isfinite(step.tensors[weight].gradient_norm) for step in self._steps):
+            return Verdict("not finite", "its gradient is not a finite number")
+        with_gradient = [index for index, step in enumerate(self._steps) if step.has_gradient(weight)]
+        if not with_gradient:
+            return self._without_gradient(name)
+        if self._is_symmetric(weight, with_gradient):
+            return Verdict("symmetric", "all its units are identical, and so are their gradients")
+        if with_gradient[0] > 0:
+            count = with_gradient[0]
+            _, why = self._paths.why_no_gradient(name)
+            return Verdict("delayed", f"by {count} step{'s' if count > 1 else ''}; at first {why}")
+        return self._size(name)
+
+    def _without_gradient(self, name: str) -> Verdict:
+        underflow, why = self._paths.why_no_gradient(name)
+        return Verdict("vanishing" if underflow else "dead", why)
+
+    def _is_symmetric(self, weight: str, with_gradient: list[int]) -> bool:
+        units = self._steps[0].signals.gradients[weight].shape[0]
+        return (
+            units > 1
+            and self._steps[0].tensors[weight].distinct_rows == 1
+            and all(self._steps[index].tensors[weight].distinct_gradient_rows == 1 for index in with_gradient)
+        )
+
+    def _size(self, name: str) -> Verdict:
+        """Of a layer that learns from step 0: whether signal or gradient left any useful range on the way."""
+        first = self._steps[0].signals
+        station, last = first.stations[name], first.stations[self._paths.layers[-1]]
+        # an exact zero is the work of a zero weight, not of size
+        forward = station.output_moment / first.input_moment if station.output_moment and first.input_moment else 1.0
+        backward = station.output_gradient / last.output_gradient if station.output_gradient else 1.0
+        for what, ratio, reference in (
+            ("output", forward, "the images"),
+            ("gradient", backward, "that of the logits"),
+        ):
+            size = f"the root mean square of its {what} is {math.sqrt(ratio):.0e} times {reference}"
+            if ratio > LARGEST_RATIO:
+                return Verdict("exploding", size)
+            if ratio < 1 / LARGEST_RATIO:
+                return Verdict("vanishing", size)
+        return Verdict("fine", "")
+
+    def network(self, layers: dict[str, Verdict]) -> Verdict:
+        if not all(math.isfinite(step.signals.loss) for step in self._steps):
+            index = next(i for i, step in enumerate(self._steps) if not math.isfinite(step.signals.loss))
+            return Verdict("not finite", f"the loss is not a finite number at step {index}")
+        kind = min((verdict.kind for verdict in layers.values()), key=KINDS.index)
+        if kind == "fine":
+            return Verdict("fine", "")
+        hit = [name for name, verdict in layers.items() if verdict.kind == kind]
+        share = f"{len(hit)} of {len(layers)} layers ({', '.join(hit)})"
+        if kind == "dead":
+            root = self._paths.root(hit)
+            return Verdict("dead", f"{share} never get a gradient{f', because of {root}' if root else ''}")
+        if kind == "delayed":
+            latest = max(self._first_gradient(name) for name in hit)
+            return Verdict("delayed", f"{share} begin to learn up to {latest} step{'s' if latest > 1 else ''} late")
+        return Verdict(kind, share)
+
+    def _first_gradient(self, name: str) -> int:
+        return next(index for index, step in enumerate(self._steps) if step.has_gradient(f"{name}.weight"))
+
+
+class _Paths:
+    """Who feeds whom, and where in it the signal or the gradient of step 0 ends."""
+
+    def __init__(self, network: Network, stations: dict[str, Station]) -> None:
+        self._stations = stations
+        self._layers, self._blocks = network.parametrised(), network.branches()
+        self._order = list(stations)
+        self.layers = [name for name in stations if isinstance(stations[name].module, Parametrised)]
+        self._block_of = {
+            inner: block for block, layer in self._blocks.items() for inner, _ in layer.branch.named_children()
+        }
+
+    def why_no_gradient(self, name: str) -> tuple[bool, str]:
+        """Whether mere smallness is the reason (underflow), and the reason in words."""
+        if self._stations[name].input_moment == 0:
+            return self._no_input(name)
+        if self._stations[name].output_gradient != 0:
+            return True, "the products of its input and gradient are too small for the number format"
+        blocker = self._blocker(name)
+        if blocker is None:
+            return False, "the loss has no gradient, for every image is classified with certainty"
+        return self._blocked(name, blocker)
+
+    def _blocked(self, name: str, blocker: str) -> tuple[bool, str]:
+        if self._stations[blocker].closed:
+            return False, self._closed_gate(name, blocker)
+        if blocker in self._blocks and float(self._blocks[blocker].scale.detach()) == 0:
+            return False, f"its gradient is blocked by {blocker}: the scale of that branch is zero"
+        if blocker in self._layers and not bool(self._layers[blocker].weight.detach().any()):
+            return False, f"its gradient is blocked by {blocker}, whose weight is zero"
+        return True, f"its gradient is too small for the number format behind {blocker}"
+
+    def _no_input(self, name: str) -> tuple[bool, str]:
+        source = self._silent(name)
+        if source is None:
+            return False, "the images are all zero"
+        if self._stations[source].output_moment != 0:
+            return False, f"its input is zero, for no unit of {source} is ever active"
+        if source in self._layers and bool(self._layers[source].weight.detach().any()):
+            return True, f"its input is zero, for the output of {source} is too small for the number format"
+        return False, f"its input is zero, for {source} outputs only zeros"
+
+    def _closed_gate(self, name: str, gate: str) -> str:
+        feeding = self._layer_before(gate)
+        source = self._silent(feeding) or feeding
+        at_zero = self._stations[source].output_moment == 0
+        state = "outputs exactly 0, where" if at_zero else "keeps every unit where"
+        who = "it" if source == name else f"its gradient is blocked by {source}, which"
+        return f"{who} {state} the derivative is 0"
+
+    def root(self, names: list[str]) -> str:
+        """The layer to blame for dead ones, if the first of them names one."""
+        for name in names:
+            if self._stations[name].input_moment == 0:
+                return self._silent(name) or ""
+            blocker = self._blocker(name)
+            if blocker and self._stations[blocker].closed:
+                feeding = self._layer_before(blocker)
+                return self._silent(feeding) or feeding
+            if blocker:
+                return blocker
+        return ""
+
+    def _silent(self, name: str) -> str | None:
+        """The layer that cut the signal: going up from a layer with zero input, the first whose input is not zero."""
+        current = name
+        while self._stations[current].input_moment == 0:
+            above = self._above(current)
+            if above is None:
+                return None
+            current = above
+        return current if current != name else None
+
+    def _above(self, name: str) -> str | None:
+        """The layer or residual sum that feeds a layer; of the first in a branch, what feeds the branch."""
+        here = self._order.index(name)
+        block = self._block_of.get(name)
+        for candidate in reversed(self._order[:here]):
+            other = self._block_of.get(candidate)
+            is_layer = isinstance(self._stations[candidate].module, Parametrised | Residual)
+            if is_layer and other in (None, block) and not self._inside(candidate, name):
+                return candidate
+        return None
+
+    def _inside(self, inner: str, block: str) -> bool:
+        return self._block_of.get(inner) == block
+
+    def _layer_before(self, gate: str) -> str:
+        found = self._above(gate)
+        assert found is not None
+        return found
+
+    def _blocker(self, name: str) -> str | None:
+        """Down the stream from a layer without gradient, the first station whose own output has one."""
+        for station in self._below(name):
+            if self._stations[station].output_gradient != 0:
+                return station
+        return None
+
+    def _below(self, name: str) -> Iterator[str]:
+        block = self._block_of.get(name)
+        here = self._order.index(name)
+        for candidate in self._order[here + 1 :]:
+            if self._block_of.get(candidate) in (None, block):
+                yield candidate

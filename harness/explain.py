@@ -1,0 +1,175 @@
+"""The command ``python -m harness.explain CHOICES``: why a network can or cannot train, from its first few steps."""
+
+import math
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.config import TrialConfig, load_config
+from harness.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness.diagnosis import Diagnosis
+
+_USAGE = """\
+usage: python -m harness.explain [--config-dir DIR] [CHOICE ...] [VALUE ...]
+
+Takes the choices and values of python -m harness.run, but no sweep, trains a copy of the network for a few
+steps (layers with weights + 2) and says of every layer whether it learns and, if not, why.
+
+  python -m harness.explain init=zero
+  python -m harness.explain init=zero model.activation=tanh
+  python -m harness.explain model=deep init=delta_orthogonal model.depth=30 model.activation=tanh
+
+Exit codes: 0 explained, 1 the network could not be filled, 2 the command was wrong."""
+
+_LEGEND = """\
+# gradient, and moved   g gradient, not moved (rounded away)   m moved without gradient   . neither"""
+
+
+def explain(config: TrialConfig) -> "Diagnosis":
+    """Fill the network of a config and diagnose it.
+
+    Raises:
+        UsageError: the config cannot be run here.
+        DataError: the data cannot be had.
+        ValueError: the initializer refused the network.
+    """
+    from harness import device, trial
+
+    target = trial.check(config)
+    device.apply_flags(config.device)
+    parts = trial.assemble(config, target)
+    trial.initialise(config, parts)
+    return trial.diagnose(config, parts)
+
+
+def show(out: "Console", config: TrialConfig, found: "Diagnosis") -> None:
+    """Print the maps, the moments, and the verdicts."""
+    out.print(
+        f"init={config.labels.init} model={config.labels.model} activation={config.model.activation} "
+        f"data={config.data.name} ({config.data.scaling}, {config.data.batches}) "
+        f"optimizer={config.optimizer.name} lr={config.optimizer.lr:g} seed={config.seed}",
+        markup=False,
+    )
+    out.print(_maps(found))
+    out.print(_LEGEND, markup=False)
+    out.print(_moments(found))
+    out.print(_verdicts(found))
+    out.print(f"network: {found.network}", markup=False)
+
+
+def _maps(found: "Diagnosis") -> "Table":
+    from rich.table import Table
+
+    table = Table(title="gradient and movement of each tensor, by step", title_justify="left")
+    table.add_column("tensor")
+    for index in range(len(found.steps)):
+        table.add_column(str(index), justify="center")
+    for name in found.steps[0].tensors:
+        marks = []
+        for step in found.steps:
+            gradient, moved = step.has_gradient(name), name in step.moved
+            marks.append(
+                {(True, True): "#", (True, False): "g", (False, True): "m", (False, False): "."}[gradient, moved]
+            )
+        table.add_row(name, *marks)
+    losses = [_number(step.signals.loss) for step in found.steps]
+    table.caption = f"loss {losses[0]} at step 0, {losses[-1]} at step {len(losses) - 1}"
+    return table
+
+
+def _moments(found: "Diagnosis") -> "Table":
+    from rich.table import Table
+
+    first = found.steps[0]
+    table = Table(title=f"step 0: second moments (images: {_number(first.signals.input_moment)})", title_justify="left")
+    table.add_column("layer", overflow="fold")
+    for title in (
+        "output E z2",
+        "given input",
+        "mean field",
+        "grad in/out",
+        "theory",
+        "dead",
+        "rank",
+        "rows",
+        "grad rows",
+    ):
+        table.add_column(title, justify="right")
+    for layer in found.layers:
+        probe, mean_field = first.tensors[f"{layer}.weight"], found.mean_field[layer]
+        units = first.signals.gradients[f"{layer}.weight"].shape[0]
+        numbers = [probe.output_moment, probe.output_moment_theory, mean_field]
+        numbers += [probe.gradient_gain, probe.gradient_gain_theory]
+        dead = "-" if probe.dead_share is None else f"{probe.dead_share:.0%}"
+        counts = [probe.gradient_rank, probe.distinct_rows, probe.distinct_gradient_rows]
+        table.add_row(layer, *map(_number, numbers), dead, *(f"{count}/{units}" for count in counts))
+    table.caption = (
+        "given input, theory: expected for random signs of the weights; mean field: predicted from the images alone; "
+        "dead: units without derivative on every image; rank, rows: of the gradient and weight, of all units"
+    )
+    return table
+
+
+def _verdicts(found: "Diagnosis") -> "Table":
+    from rich.table import Table
+
+    table = Table(title="verdict", title_justify="left")
+    table.add_column("layer")
+    table.add_column("verdict", overflow="fold")
+    table.add_column("why", overflow="fold")
+    for layer, verdict in found.layers.items():
+        table.add_row(layer, verdict.kind, verdict.reason)
+    return table
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if math.isfinite(value) else str(value)
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``--config-dir DIR`` as the override Hydra's compose understands."""
+    left, overrides = list(arguments), []
+    while left:
+        argument = left.pop(0)
+        name, equals, value = argument.partition("=")
+        if name != "--config-dir":
+            overrides.append(argument)
+            continue
+        if not equals and not left:
+            raise UsageError("--config-dir: name a folder")
+        overrides.append(f"hydra.searchpath=[file://{value if equals else left.pop(0)}]")
+    return overrides
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Explain one config; returns the exit code."""
+    if {"-h", "--help"} & set(arguments):
+        print(_USAGE)
+        return 0
+    # torch warns of hooks on modules whose input needs no gradient, which is as meant
+    warnings.simplefilter("ignore", UserWarning)
+    try:
+        config = load_config(_overrides(arguments))
+        found = explain(config)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (DataError, ValueError, RuntimeError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    from harness import console
+
+    show(console.console(), config, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

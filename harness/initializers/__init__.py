@@ -1,0 +1,216 @@
+"""Initializers: a registry of functions, and applying a spec to a network.
+
+To add one, write a function and register it; ``init.weight=NAME init.modules=[your_module]`` then uses it::
+
+    from harness.initializers import register
+
+    @register("small_normal")
+    def small_normal(shape, *, gain, generator, std=0.01):
+        return torch.randn(shape, generator=generator) * std * gain
+
+Weights are drawn on the CPU in float32 from one generator per (seed, tensor) and copied, so they are the same on every
+device and one tensor's weights do not depend on how another was filled. What then looks at the training batch
+(``init.adapt``) computes on the trial's device.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from harness.activations import ACTIVATIONS
+from harness.config import InitConfig, ModelConfig
+from harness.device import generator as random_stream
+from harness.errors import UsageError
+from harness.initializers import adaptive, gains, random, structured
+from harness.initializers.adaptive import ADAPTERS
+from harness.initializers.registry import (
+    REGISTRY,
+    Branch,
+    Site,
+    fans,
+    options_of,
+    register,
+    standard_normal,
+    values,
+)
+from harness.models import Network, weight_layers
+
+__all__ = [
+    "ADAPTERS",
+    "REGISTRY",
+    "Branch",
+    "Site",
+    "adapt",
+    "adaptive",
+    "apply",
+    "check",
+    "fans",
+    "gain_of",
+    "random",
+    "register",
+    "standard_normal",
+    "structured",
+]
+
+_GAIN_BUILT_IN = ("he_truncated", "he_normal", "he_uniform", "random_walk", "fixup")
+
+
+def import_modules(names: list[str]) -> None:
+    """Import the user's modules, from the current folder too, so that they register their initializers.
+
+    Raises:
+        UsageError: a module cannot be imported.
+    """
+    here = str(Path.cwd())
+    if names and here not in sys.path:
+        sys.path.insert(0, here)
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UsageError(
+                f"init.modules: cannot import '{name}' ({reason}); name a module on the Python path or in {here}"
+            ) from error
+
+
+def check(config: InitConfig, model: ModelConfig) -> None:
+    """Check every layer, initializer and option that a spec names.
+
+    Raises:
+        UsageError: an unknown layer, initializer, adapter or option, with the choices; a gain that does not fit.
+    """
+    import_modules(config.modules)
+    layer_names = weight_layers(model)
+    for layer in [*config.layers, *config.bias_layers]:
+        if layer not in layer_names:
+            raise UsageError(f"init names the layer '{layer}'; this model's layers are: {', '.join(layer_names)}")
+    for name in [*_weight_names(config), *_bias_names(config)]:
+        if name not in REGISTRY:
+            raise UsageError(f"unknown initializer '{name}'; registered are: {', '.join(sorted(REGISTRY))}")
+    if config.adapt not in ADAPTERS:
+        raise UsageError(f"init.adapt={config.adapt}; choose one of: {', '.join(ADAPTERS)}")
+    _check_options("init.options", config.options, [options_of(name) for name in _weight_names(config)])
+    _check_options("init.bias_options", config.bias_options, [options_of(name) for name in _bias_names(config)])
+    _check_options("init.adapt_options", config.adapt_options, [adaptive.options_of(config.adapt)])
+    _check_structure(config, model)
+
+
+def _weight_names(config: InitConfig) -> list[str]:
+    return [config.weight, *([config.conv] if config.conv else []), *config.layers.values()]
+
+
+def _bias_names(config: InitConfig) -> list[str]:
+    return [config.bias, *config.bias_layers.values()]
+
+
+def _check_options(path: str, given: dict[str, object], taken: list[dict[str, object]]) -> None:
+    known = {name: default for options in taken for name, default in options.items()}
+    for name, value in given.items():
+        if name not in known:
+            allowed = ", ".join(sorted(known)) or "none"
+            raise UsageError(f"{path}.{name}: the chosen initializers have no such option; they have: {allowed}")
+        if not _is_like(value, known[name]):
+            raise UsageError(
+                f"{path}.{name}={value} is not allowed; give a value like the default, "
+                f"{known[name]} ({type(known[name]).__name__})"
+            )
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Whether a value has the type of an option's default; an integer is a number, a truth value is not."""
+    if default is None:
+        return True
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
+
+
+def _check_structure(config: InitConfig, model: ModelConfig) -> None:
+    if config.gain in ("auto", "torch"):
+        for name in _weight_names(config):
+            if name in _GAIN_BUILT_IN:
+                raise UsageError(
+                    f"init.gain={config.gain}: '{name}' has relu's gain built in; use lecun_* or orthogonal"
+                )
+        gain_of(config, model.activation)
+    if not model.bias and (config.bias_layers or config.bias != "zeros"):
+        raise UsageError("init.bias names an initializer and model.bias=false leaves nothing to fill; drop one of them")
+
+
+def gain_of(config: InitConfig, activation: str) -> float:
+    """The factor that ``init.gain`` means for this activation function; see :func:`gains.resolve`."""
+    return gains.resolve(config.gain, activation, ACTIVATIONS[activation])
+
+
+def apply(config: InitConfig, network: Network, *, seed: int, activation: str) -> None:
+    """Fill a network's parameters in place.
+
+    The gain reaches every weight if it is a number. ``auto`` and ``torch`` reach those that an activation function
+    feeds: all but the first.
+
+    Args:
+        config: the spec; :func:`check` it first.
+        network: what to fill.
+        seed: the trial's seed.
+        activation: name of the network's activation function.
+
+    Raises:
+        ValueError: an initializer returned a wrong shape or refused one.
+    """
+    gain = gain_of(config, activation)
+    layers = network.parametrised()
+    for site in _sites(network):
+        layer = layers[site.layer]
+        from_activation = isinstance(config.gain, str) and site.position == 0
+        weight = config.layers.get(site.layer, config.conv if config.conv and layer.weight.ndim == 4 else config.weight)
+        _fill(layer.weight, weight, site, gain=1.0 if from_activation else gain, seed=seed, options=config.options)
+        if layer.bias is not None:
+            bias = config.bias_layers.get(site.layer, config.bias)
+            at_bias = Site(site.layer, "bias", site.position, site.layers, site.fan_shape, site.branch)
+            _fill(layer.bias, bias, at_bias, gain=1.0, seed=seed, options=config.bias_options)
+    with torch.no_grad():
+        for branch in network.branches().values():
+            branch.scale.fill_(config.branch_scale)
+
+
+def _fill(tensor: torch.Tensor, name: str, site: Site, *, gain: float, seed: int, options: dict[str, object]) -> None:
+    draws = random_stream(seed, f"init/{site.layer}.{site.tensor}")
+    known = {key: value for key, value in options.items() if key in options_of(name)}
+    found = values(name, tensor.shape, gain=gain, generator=draws, site=site, options=known)
+    with torch.no_grad():
+        tensor.copy_(found)
+
+
+def _sites(network: Network) -> Iterator[Site]:
+    """Each layer with a weight, and its place."""
+    blocks = network.branches()
+    inside = {
+        name: Branch(position, len(names), len(blocks))
+        for block in blocks.values()
+        for names in [[name for name, layer in block.branch.named_children() if hasattr(layer, "weight")]]
+        for position, name in enumerate(names)
+    }
+    layers = network.parametrised()
+    for position, (name, layer) in enumerate(layers.items()):
+        yield Site(name, "weight", position, len(layers), layer.weight.shape, inside.get(name))
+
+
+def adapt(config: InitConfig, network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor, *, seed: int) -> None:
+    """Let ``init.adapt`` change the filled weights in place, from the first training batch.
+
+    Args:
+        config: the spec; :func:`check` it first.
+        network: filled, on the trial's device.
+        images_NCHW: images of the batch.
+        labels: their labels.
+        seed: the trial's seed.
+
+    Raises:
+        ValueError: the network cannot be adapted, e.g. a layer whose output is 0 whatever its scale.
+    """
+    draws = random_stream(seed, "init/adapt")
+    ADAPTERS[config.adapt](network, images_NCHW, labels, generator=draws, **config.adapt_options)

@@ -1,0 +1,227 @@
+"""How signals and gradients pass through the network on one batch, measured, beside what theory says of random weights.
+
+Shapes: images x_NCHW (N, 1, 28, 28), labels (N,). "Second moment" is the mean square over a whole tensor.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from harness.initializers.gains import gaussian_moment
+from harness.models import Activation, Conv, Network, Parametrised, Pool, Residual
+
+
+@dataclass
+class Station:
+    """One module while a batch passes: a layer, pooling, activation function or residual sum.
+
+    Attributes:
+        module: the module.
+        input_moment: second moment of its input.
+        output_moment: second moment of its output.
+        output_mean: mean of its output.
+        input_gradient: sum of squares of the mean loss's gradient with respect to its input, through this module.
+        output_gradient: the same with respect to its output.
+        gate_moment: of an activation function f, the mean of f'(z)^2 over all inputs z.
+        dead_share: of an activation function, the share of units (dimension 1) where f'(z) is 0 for every image and
+            place.
+        valid_taps: of a convolution, the share of its taps that see the image and not zero padding; else 1.
+    """
+
+    module: nn.Module
+    input_moment: float
+    output_moment: float
+    output_mean: float
+    gate_moment: float | None = None
+    dead_share: float | None = None
+    valid_taps: float = 1.0
+    input_gradient: float = 0.0
+    output_gradient: float = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is an activation function through which no gradient passes at all."""
+        return self.gate_moment == 0
+
+
+@dataclass
+class Signals:
+    """All stations by name, in the order the batch passes them, and the batch's mean loss and gradients.
+
+    Attributes:
+        stations: module name -> station; a residual sum stands after its branch.
+        input_moment: second moment of the images.
+        loss: mean cross entropy in nats.
+        gradients: parameter name -> gradient of the mean loss.
+    """
+
+    stations: dict[str, Station]
+    input_moment: float
+    loss: float
+    gradients: dict[str, torch.Tensor]
+
+
+def record(network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor) -> Signals:
+    """Pass one batch forward and backward; the network and its ``.grad`` fields are left as they were."""
+    stations: dict[str, Station] = {}
+    hooks = []
+    for path, module in network.named_modules():
+        if isinstance(module, Parametrised | Pool | Activation | Residual):
+            name = path.rpartition(".")[2]
+            hooks.append(module.register_forward_hook(functools.partial(_forward, stations, name)))
+            hooks.append(module.register_full_backward_hook(functools.partial(_backward, stations, name)))
+    tensors = network.tensors()
+    try:
+        # a leaf of its own, so that the first layer has an input gradient
+        leaf = images_NCHW.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        loss = F.cross_entropy(network(leaf), labels)
+        found = torch.autograd.grad(loss, [leaf, *tensors.values()])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    gradients = dict(zip(tensors, found[1:], strict=True))
+    return Signals(stations, _moment(images_NCHW), float(loss.detach()), gradients)
+
+
+def _moment(values: torch.Tensor) -> float:
+    return _energy(values) / values.numel()
+
+
+def _energy(values: torch.Tensor) -> float:
+    """Sum of squares, in float64: tiny numbers must not become zeros here."""
+    norm = float(torch.linalg.vector_norm(values.detach(), dtype=torch.float64))
+    # not norm**2, which raises where the product is infinite
+    return norm * norm
+
+
+def _forward(
+    stations: dict[str, Station], name: str, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
+) -> None:
+    stations.pop(name, None)
+    moments = _moment(inputs[0]), _moment(output), float(output.detach().mean(dtype=torch.float64))
+    station = stations[name] = Station(module, *moments)
+    if isinstance(module, Activation):
+        slope = _derivative(module, inputs[0].detach())
+        station.gate_moment = _moment(slope)
+        station.dead_share = _dead_share(slope)
+    if isinstance(module, Conv):
+        station.valid_taps = valid_taps(module, inputs[0].shape[-1])
+
+
+def _dead_share(slope: torch.Tensor) -> float:
+    """Share of the units (dimension 1) whose derivative is 0 for every image and at every place."""
+    alive = (slope != 0).transpose(0, 1).flatten(1).any(dim=1)
+    return 1 - float(alive.double().mean())
+
+
+def _derivative(module: Activation, z: torch.Tensor) -> torch.Tensor:
+    with torch.enable_grad():
+        leaf = z.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(module.function(leaf).sum(), leaf)
+    return slope
+
+
+def _backward(
+    stations: dict[str, Station],
+    name: str,
+    _module: nn.Module,
+    input_gradients: tuple[torch.Tensor | None, ...],
+    output_gradients: tuple[torch.Tensor | None, ...],
+) -> None:
+    energies = [0.0 if gradient is None else _energy(gradient) for gradient in (*input_gradients, *output_gradients)]
+    stations[name].input_gradient, stations[name].output_gradient = energies
+
+
+def valid_taps(conv: Conv, size: int) -> float:
+    """Share of taps inside an image of ``size`` x ``size``, averaged over outputs; ((3n - 2)/(3n))^2 for 3x3, stride 1.
+
+    That is the factor by which zero padding lowers the second moment of the output.
+    """
+    if conv.circular:
+        return 1.0
+    taps = conv.weight.shape[-1]
+    inside = F.conv1d(torch.ones(1, 1, size), torch.ones(1, 1, taps), stride=conv.stride, padding=conv.padding)
+    return float((inside.mean() / taps) ** 2)
+
+
+def _energy_per_unit(layer: Parametrised) -> float:
+    """Mean over the outputs of the sum of squared weights: fan_in x variance, of weights with mean 0."""
+    return _energy(layer.weight) / layer.weight.shape[0]
+
+
+def output_moment_theory(station: Station) -> float:
+    """Expected second moment of a layer's output, over random signs of its weights, given its input.
+
+    E z^2 = |W|^2/K * valid_taps * E x^2 + E b^2.
+    """
+    layer = station.module
+    assert isinstance(layer, Parametrised)
+    bias = 0.0 if layer.bias is None else _moment(layer.bias)
+    return _energy_per_unit(layer) * station.valid_taps * station.input_moment + bias
+
+
+def gradient_gain_theory(station: Station) -> float:
+    """Expected input_gradient / output_gradient of a layer with random signs: |W|^2/K * valid_taps."""
+    layer = station.module
+    assert isinstance(layer, Parametrised)
+    return _energy_per_unit(layer) * station.valid_taps
+
+
+@dataclass(frozen=True)
+class _Gaussian:
+    """A signal as mean-field theory has it: function(largest of ``largest_of`` independent N(0, variance))."""
+
+    variance: float
+    largest_of: int = 1
+    activation: Activation | None = None
+    scale: float = 1.0
+
+    @property
+    def moment(self) -> float:
+        function = self.activation.function if self.activation else (lambda z: z)
+        if self.activation is None and self.largest_of == 1:
+            return self.scale * self.variance
+        return self.scale * gaussian_moment(function, std=self.variance**0.5, largest_of=self.largest_of)
+
+
+def mean_field(network: Network, signals: Signals) -> dict[str, float]:
+    """Layer name -> second moment of its output that wide-network theory predicts from the images' alone.
+
+    Poole et al. 2016, with the measured size of the weights: outputs are Gaussian with mean 0, pooling takes the
+    largest of independent ones, zero padding enters by :func:`valid_taps`, and a residual branch is independent of
+    what it is added to. Real images are neither Gaussian nor independent from pixel to pixel; how far a network is
+    from this is what the number is for.
+    """
+    predicted: dict[str, float] = {}
+
+    def through(module: nn.Module, name: str, signal: _Gaussian) -> _Gaussian:
+        if isinstance(module, Parametrised):
+            bias = 0.0 if module.bias is None else _moment(module.bias)
+            gain = _energy_per_unit(module) * signals.stations[name].valid_taps
+            predicted[name] = gain * signal.moment + bias
+            return _Gaussian(predicted[name])
+        if isinstance(module, Residual):
+            inner = signal
+            for inner_name, child in module.branch.named_children():
+                inner = through(child, inner_name, inner)
+            return _Gaussian(signal.moment + float(module.scale.detach()) ** 2 * inner.moment)
+        if isinstance(module, Pool):
+            return _pooled(module, signal)
+        assert isinstance(module, Activation)
+        return _Gaussian(signal.variance, signal.largest_of, module, signal.scale)
+
+    signal = _Gaussian(signals.input_moment)
+    for name, child in network.named_children():
+        signal = through(child, name, signal)
+    return predicted
+
+
+def _pooled(pool: Pool, signal: _Gaussian) -> _Gaussian:
+    count = pool.size**2
+    if pool.kind == "max":
+        # the largest of f(z) is f of the largest z for the rising functions; others are taken as if they rose
+        return _Gaussian(signal.variance, signal.largest_of * count, signal.activation, signal.scale)
+    return _Gaussian(signal.variance, signal.largest_of, signal.activation, signal.scale / count)

@@ -1,0 +1,384 @@
+"""Why layers learn or not: the whole truth table of the zero-kernel theorem, and verdicts on planted faults.
+
+Everything runs in float64 on a narrow copy of the article's network, where "zero" and "not zero" are exact.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import harness
+from harness import data, diagnosis, initializers, models
+from harness.config import OptimizerConfig
+from harness.diagnosis import Diagnosis
+from harness.models import Network
+
+WEIGHTS = ("conv1", "conv2", "conv3", "conv4", "fc1", "fc2")
+NARROW = (
+    "model.layers=[{type:conv,name:conv1,out:4,kernel:3},{type:activation},{type:pool,size:2},"
+    "{type:conv,name:conv2,out:4,kernel:3},{type:activation},{type:conv,name:conv3,out:4,kernel:3},{type:activation},"
+    "{type:conv,name:conv4,out:4,kernel:3},{type:activation},{type:dense,name:fc1,out:8},{type:activation},"
+    "{type:dense,name:fc2,out:10}]"
+)
+SGD = OptimizerConfig(lr=0.01)
+
+# by f(0) and f'(0)
+STUCK = ("relu", "relu6", "relu_squared", "tanhshrink", "softshrink", "hardshrink")
+LATE = ("relu_half", "relu_one", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "tanh", "softsign")
+LATE += ("hardtanh", "hardswish", "identity")
+OFFSET = ("sigmoid", "softplus", "logsigmoid", "hardsigmoid")
+# a dead zone of +-0.5 silences healthy layers too, and tanhshrink's cube of a small number is soon none
+DEAD_ZONE = ("softshrink", "hardshrink")
+QUIET = (*DEAD_ZONE, "tanhshrink")
+
+NEVER = ["00 00 00 00 00 01"] * 4
+ALL = "11 11 11 11 11 11"
+
+
+@functools.cache
+def batch(scaling: str = "unit", count: int = 20) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
+    digits = data.to_device(data.load(harness.load_config().data), scaling, torch.device("cpu"))
+    images, labels = digits.train_images[:count].double(), digits.train_labels[:count]
+    return lambda _step: (images, labels)
+
+
+def network_of(*overrides: str, seed: int = 0) -> Network:
+    config = harness.load_config(overrides)
+    network = models.build(config.model, conv2d=F.conv2d)
+    initializers.apply(config.init, network, seed=seed, activation=config.model.activation)
+    return network.double()
+
+
+def narrow(activation: str = "relu", *, zero: tuple[str, ...] = (), bias: float | None = 0.0) -> Network:
+    """Glorot-filled but for the weights named; ``bias=None`` draws random ones."""
+    network = network_of(NARROW, f"model.activation={activation}", "init.gain=1.4")
+    draws = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, layer in network.parametrised().items():
+            if name in zero:
+                layer.weight.zero_()
+            drawn = torch.randn(layer.bias.shape, generator=draws, dtype=torch.float64) * 0.5
+            layer.bias.copy_(drawn if bias is None else torch.full_like(drawn, bias))
+    return network
+
+
+def pattern(found: Diagnosis, step: int) -> str:
+    """Which tensors have a gradient at a step: "00 11 ...", weight and bias of each layer."""
+    return " ".join(
+        "".join(str(int(found.steps[step].has_gradient(f"{name}.{kind}"))) for kind in ("weight", "bias"))
+        for name in WEIGHTS
+    )
+
+
+def patterns(network: Network, steps: int = 4) -> list[str]:
+    found = diagnosis.diagnose(network, batch(), SGD, steps=steps)
+    for step in found.steps:
+        assert step.moved <= {name for name in step.tensors if step.has_gradient(name)}, "plain SGD moves nothing else"
+        large = {name for name, tensor in step.tensors.items() if tensor.gradient_norm > 1e-9}
+        assert large <= step.moved, "what float64 does not round away"
+    return [pattern(found, step) for step in range(steps)]
+
+
+@pytest.mark.parametrize("activation", STUCK)
+def test_zero_conv2_without_slope_at_zero_never_learns(activation: str) -> None:
+    assert patterns(narrow(activation, zero=("conv2",))) == NEVER
+
+
+@pytest.mark.parametrize("activation", LATE)
+def test_zero_conv2_with_slope_at_zero_costs_one_step(activation: str) -> None:
+    assert patterns(narrow(activation, zero=("conv2",))) == ["00 11 01 01 01 01", ALL, ALL, ALL]
+
+
+@pytest.mark.parametrize("activation", OFFSET)
+def test_zero_conv2_with_an_offset_at_zero_moves_what_follows_at_once(activation: str) -> None:
+    assert patterns(narrow(activation, zero=("conv2",))) == ["00 11 11 11 11 11", ALL, ALL, ALL]
+
+
+@pytest.mark.parametrize("activation", [name for name in (*STUCK, *LATE, *OFFSET) if name not in QUIET])
+def test_zero_last_layer_is_harmless(activation: str) -> None:
+    network = narrow(activation, zero=("fc2",))
+    found = diagnosis.diagnose(network, batch(), SGD, steps=2)
+    assert [pattern(found, step) for step in (0, 1)] == ["00 00 00 00 00 11", ALL]
+    assert found.steps[0].signals.loss == pytest.approx(2.302585092994046, abs=1e-12), "ln 10"
+
+
+@pytest.mark.parametrize("activation", [*STUCK, *LATE])
+def test_two_zero_layers_are_stuck_for_ever_where_f_of_zero_is_zero(activation: str) -> None:
+    assert patterns(narrow(activation, zero=("conv2", "fc2"))) == NEVER
+
+
+@pytest.mark.parametrize("activation", OFFSET)
+def test_two_zero_layers_wake_from_the_end_where_it_is_not(activation: str) -> None:
+    expected = ["00 00 00 00 00 11", "00 11 11 11 11 11", ALL, ALL]
+    assert patterns(narrow(activation, zero=("conv2", "fc2"))) == expected
+
+
+@pytest.mark.parametrize("activation", [*STUCK, *LATE])
+def test_all_zero_moves_the_last_bias_alone(activation: str) -> None:
+    assert patterns(narrow(activation, zero=WEIGHTS)) == NEVER
+
+
+def one_layer_a_step() -> list[str]:
+    """From the last layer to the first."""
+    return [" ".join(["00"] * (5 - step) + ["11"] * (step + 1)) for step in range(6)]
+
+
+@pytest.mark.parametrize("activation", [*OFFSET])
+def test_all_zero_unlocks_one_layer_a_step_where_f_of_zero_is_not_zero(activation: str) -> None:
+    assert patterns(narrow(activation, zero=WEIGHTS), steps=6) == one_layer_a_step()
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "softsign", "sigmoid"])
+def test_all_zero_with_random_bias_unlocks_one_layer_a_step(activation: str) -> None:
+    assert patterns(narrow(activation, zero=WEIGHTS, bias=None), steps=6) == one_layer_a_step()
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6", "relu_squared", *LATE, *OFFSET])
+def test_positive_bias_revives(activation: str) -> None:
+    assert patterns(narrow(activation, zero=("conv2",), bias=0.1)) == ["00 11 11 11 11 11", ALL, ALL, ALL]
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6", "relu_squared", "relu_half", "relu_one", *DEAD_ZONE])
+def test_negative_bias_kills(activation: str) -> None:
+    """Also where relu'(0) is not 0: the output is below 0."""
+    assert patterns(narrow(activation, zero=("conv2", "conv3", "conv4", "fc1"), bias=-0.1)) == NEVER
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", "elu", "selu", "gelu", "tanh", "sigmoid", "softplus", "identity"])
+def test_negative_bias_does_not_kill_what_has_slope_there(activation: str) -> None:
+    assert patterns(narrow(activation, zero=("conv2",), bias=-0.1)) == ["00 11 11 11 11 11", ALL, ALL, ALL]
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "softplus", "selu", "elu"])
+def test_constant_weights_never_break_the_symmetry(activation: str) -> None:
+    network = network_of(NARROW, f"model.activation={activation}", "init=constant", "+init.options.value=0.03")
+    found = diagnosis.diagnose(network, batch(), SGD)
+    # at step 0 equal rows of fc2 send back the sum of (softmax - label) over the classes, which is 0
+    for step in found.steps[1:]:
+        for name in WEIGHTS[:-1]:
+            tensor = step.tensors[f"{name}.weight"]
+            assert (tensor.distinct_rows, tensor.gradient_rank, tensor.distinct_gradient_rows) == (1, 1, 1)
+    assert {found.layers[name].kind for name in WEIGHTS[:-1]} == {"symmetric"}
+    assert found.network.kind == "symmetric"
+
+
+@pytest.mark.parametrize(("activation", "slope"), [("relu", 0.0), ("relu_half", 0.5), ("relu_one", 1.0)])
+def test_the_claim_hangs_on_the_slope_at_zero(activation: str, slope: float) -> None:
+    z = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(models.ACTIVATIONS[activation](z).sum(), z)
+    assert found.tolist() == [slope] * 3
+    kind = diagnosis.diagnose(narrow(activation, zero=("conv2",)), batch(), SGD).network.kind
+    assert kind == ("dead" if slope == 0 else "delayed")
+
+
+# residual networks
+
+RESIDUAL = ("model=residual", "model.depth=2", "model.width=4", "data.scaling=unit", "init=he_normal")
+
+
+def residual(*overrides: str) -> Network:
+    return network_of(*RESIDUAL, *overrides)
+
+
+def zero(network: Network, *names: str) -> Network:
+    """Set tensors to zero."""
+    with torch.no_grad():
+        for name in names:
+            network.tensors()[name].zero_()
+    return network
+
+
+def kinds(network: Network) -> dict[str, str]:
+    return {name: verdict.kind for name, verdict in diagnosis.diagnose(network, batch(), SGD).layers.items()}
+
+
+def test_zero_last_layer_of_a_branch_trains() -> None:
+    """One factor of the branch is zero and the skip carries the signal: only what lies before it is delayed."""
+    found = kinds(zero(residual(), "block1_conv2.weight", "block2_conv2.weight"))
+    assert found == {
+        "stem": "fine",
+        "block1_conv1": "delayed",
+        "block1_conv2": "fine",
+        "block2_conv1": "delayed",
+        "block2_conv2": "fine",
+        "fc": "fine",
+    }
+
+
+def test_zero_first_layer_of_a_relu_branch_kills_that_branch_alone() -> None:
+    found = kinds(zero(residual(), "block1_conv1.weight"))
+    assert [name for name, kind in found.items() if kind == "dead"] == ["block1_conv1", "block1_conv2"]
+
+
+@pytest.mark.parametrize("init", ["skipinit", "rezero"])
+def test_branch_scaled_by_zero_begins_one_step_late(init: str) -> None:
+    network = residual(f"init={init}")
+    found = diagnosis.diagnose(network, batch(), SGD)
+    assert found.network.kind == "delayed"
+    verdict = found.layers["block1_conv1"]
+    assert str(verdict) == (
+        "delayed: by 1 step; at first its gradient is blocked by block1: the scale of that branch is zero"
+    )
+    assert found.layers["stem"].kind == found.layers["fc"].kind == "fine"
+
+
+def test_scale_and_last_layer_both_zero_are_stuck() -> None:
+    """Two zero factors on one path; biases zero too."""
+    network = zero(residual("init=skipinit"), "block1_conv2.weight")
+    found = diagnosis.diagnose(network, batch(), SGD)
+    assert {name for name, verdict in found.layers.items() if verdict.kind == "dead"} == {
+        "block1_conv1",
+        "block1_conv2",
+    }
+    assert not any(step.has_gradient("block1.scale") for step in found.steps)
+
+
+def test_fixup_trains_every_layer_within_three_steps() -> None:
+    found = diagnosis.diagnose(residual("init=fixup"), batch(), SGD)
+    assert all(found.steps[3].has_gradient(name) for name in found.steps[3].tensors)
+    assert found.network.kind == "delayed"
+
+
+# verdicts on faults planted by hand
+
+
+def verdict_of(network: Network, layer: str) -> str:
+    return str(diagnosis.diagnose(network, batch(), SGD).layers[layer])
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ("conv1", "dead: its gradient is blocked by conv2, which outputs exactly 0, where the derivative is 0"),
+        ("conv2", "dead: it outputs exactly 0, where the derivative is 0"),
+        ("conv3", "dead: its input is zero, for conv2 outputs only zeros"),
+        ("fc2", "dead: its input is zero, for conv2 outputs only zeros"),
+    ],
+)
+def test_zero_kernel_is_named_in_every_layers_reason(layer: str, words: str) -> None:
+    assert verdict_of(narrow(zero=("conv2",)), layer) == words
+
+
+def test_network_verdict_names_the_layer_to_blame() -> None:
+    found = diagnosis.diagnose(narrow(zero=("conv3",)), batch(), SGD).network
+    assert found.kind == "dead"
+    assert found.reason.startswith("6 of 6 layers")
+    assert found.reason.endswith("because of conv3")
+
+
+def test_dead_units_by_a_negative_bias_are_named() -> None:
+    network = narrow()
+    with torch.no_grad():
+        network.parametrised()["conv3"].bias.fill_(-100)
+    assert verdict_of(network, "conv1") == (
+        "dead: its gradient is blocked by conv3, which keeps every unit where the derivative is 0"
+    )
+    assert verdict_of(network, "conv3") == "dead: it keeps every unit where the derivative is 0"
+    assert verdict_of(network, "conv4") == "dead: its input is zero, for no unit of conv3 is ever active"
+
+
+def test_a_zero_weight_behind_blocks_by_its_weight() -> None:
+    """Tanh lets the gradient through at 0, so it is the two zero weights that block each other."""
+    network = narrow("tanh", zero=("conv2", "fc2"))
+    assert verdict_of(network, "conv2") == "dead: its gradient is blocked by fc2, whose weight is zero"
+    assert verdict_of(network, "fc2") == "dead: its input is zero, for conv2 outputs only zeros"
+
+
+def test_delay_is_counted() -> None:
+    found = diagnosis.diagnose(narrow("tanh", zero=("conv2",)), batch(), SGD)
+    assert found.layers["conv2"].kind == "fine"
+    assert str(found.layers["conv1"]).startswith("delayed: by 1 step; at first its gradient is blocked by conv2")
+    assert str(found.layers["fc1"]).startswith("delayed: by 1 step; at first its input is zero")
+    unlocked = diagnosis.diagnose(narrow("sigmoid", zero=WEIGHTS), batch(), SGD)
+    assert str(unlocked.layers["conv1"]).startswith(("delayed: by 5 steps", "symmetric"))
+
+
+DEEP = ("model=deep", "model.depth=20", "model.width=8", "model.activation=tanh", "data.scaling=unit")
+
+
+@pytest.mark.parametrize(("gain", "kind"), [(0.3, "vanishing"), (1.0, "fine"), (6.0, "exploding")])
+def test_depth_with_a_wrong_gain_vanishes_or_explodes(gain: float, kind: str) -> None:
+    found = diagnosis.diagnose(network_of(*DEEP, "init=delta_orthogonal", f"init.gain={gain}"), batch(), SGD, steps=2)
+    assert found.network.kind == kind, found.network
+
+
+def test_gradient_that_underflows_is_vanishing_and_not_dead() -> None:
+    network = network_of(*DEEP, "model.depth=60", "init=delta_orthogonal", "init.gain=0.1").float()
+    found = diagnosis.diagnose(network, lambda _: tuple_of_float(batch()(0)), SGD, steps=2)
+    assert found.layers["conv1"].kind == "vanishing"
+    assert found.network.kind == "vanishing"
+
+
+def tuple_of_float(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    return pair[0].float(), pair[1]
+
+
+def test_numbers_that_overflow_are_not_finite() -> None:
+    network = narrow()
+    with torch.no_grad():
+        network.parametrised()["conv3"].weight.fill_(1e308)
+        network.parametrised()["conv4"].weight.fill_(1e308)
+    assert diagnosis.diagnose(network, batch(), SGD).network.kind == "not finite"
+
+
+def test_symmetry_of_one_layer_alone_is_no_symmetry() -> None:
+    """Its units have identical weights, but the layer behind tells them apart."""
+    network = narrow()
+    with torch.no_grad():
+        weight = network.parametrised()["conv2"].weight
+        weight.copy_(weight[:1].expand_as(weight).clone())
+    found = diagnosis.diagnose(network, batch(), SGD)
+    assert found.steps[0].tensors["conv2.weight"].distinct_rows == 1
+    assert found.layers["conv2"].kind == "fine"
+
+
+def test_verdict_does_not_ask_for_the_initializers_name() -> None:
+    """A user's own initializer gets the verdict of what it drew."""
+
+    def half_zero(shape: torch.Size, *, generator: torch.Generator, site: initializers.Site) -> torch.Tensor:
+        drawn = torch.randn(shape, generator=generator) * 0.1
+        return drawn * (site.layer != "fc1")
+
+    initializers.register("half_zero")(half_zero)
+    try:
+        network = network_of(NARROW, "init.weight=half_zero")
+    finally:
+        del initializers.REGISTRY["half_zero"]
+    found = diagnosis.diagnose(network, batch(), SGD)
+    assert found.network.reason.endswith("because of fc1")
+
+
+HEALTHY = [
+    *((init, "article", "relu") for init in ("he", "he_uniform", "glorot", "glorot_tf19", "orthogonal", "lsuv")),
+    *((init, "article", "relu") for init in ("torch_default", "random_walk", "data_dependent")),
+    *((init, "article", "tanh") for init in ("glorot", "lecun", "orthogonal", "lsuv")),
+    *((init, "mlp", "relu") for init in ("he", "glorot", "orthogonal", "lsuv")),
+    *((init, "residual", "relu") for init in ("he", "glorot", "orthogonal")),
+    *((init, "deep", "tanh") for init in ("delta_orthogonal", "orthogonal", "glorot")),
+    ("he", "deep", "relu"),
+]
+
+
+@pytest.mark.parametrize(("init", "model", "activation"), HEALTHY, ids=["-".join(each) for each in HEALTHY])
+def test_no_false_alarm_on_healthy_networks(init: str, model: str, activation: str) -> None:
+    """Float32 and full width, as a trial has them, over two steps."""
+    config = harness.load_config([f"init={init}", f"model={model}", f"model.activation={activation}"])
+    network = models.build(config.model, conv2d=F.conv2d)
+    initializers.apply(config.init, network, seed=1, activation=activation)
+    take = lambda _step: tuple_of_float(batch("unit", 10)(0))  # noqa: E731
+    initializers.adapt(config.init, network, *take(0), seed=1)
+    found = diagnosis.diagnose(network, take, OptimizerConfig(lr=1e-3), steps=2)
+    assert found.network.kind == "fine", found.network
+
+
+def test_network_that_was_diagnosed_is_as_before() -> None:
+    network = narrow()
+    before = {name: value.detach().clone() for name, value in network.tensors().items()}
+    diagnosis.diagnose(network, batch(), dataclasses.replace(SGD, name="adam"))
+    assert all(torch.equal(value, before[name]) for name, value in network.tensors().items())
+    assert all(value.grad is None for value in network.parameters())
+    assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
