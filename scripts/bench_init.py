@@ -1,0 +1,77 @@
+"""How long each initializer takes to fill the article's network, on the CPU.
+
+Usage: python scripts/bench_init.py [--rounds N]     (exit code 0: all drawn ones within 50 ms, 1: not)
+
+Rounds are interleaved: every initializer once, then all again. Those that look at data or learn scales are listed
+apart, and nothing is required of them.
+"""
+
+import argparse
+import sys
+import time
+from statistics import median
+
+import torch
+
+import harness
+from harness import device, trial
+from harness.config import CONF_DIR, TrialConfig
+from harness.timing import quartiles
+
+MOST_MS = 50.0
+ADAPTING_ROUNDS = 3
+
+
+def fill_ms(config: TrialConfig, parts: trial.Parts) -> float:
+    """Milliseconds to fill the network once."""
+    start = time.perf_counter()
+    trial.initialise(config, parts)
+    return 1000 * (time.perf_counter() - start)
+
+
+def report(title: str, times: dict[str, list[float]]) -> None:
+    """A line per initializer: median and quartiles in milliseconds."""
+    print(f"\n{title}")
+    for name, values in sorted(times.items(), key=lambda item: -median(item[1])):
+        found = quartiles(values)
+        assert found is not None
+        print(f"  {name:<28}{found.median:>10.1f} ms   ({found.q25:.1f} to {found.q75:.1f}, n={len(values)})")
+
+
+def fill_interleaved(configs: dict[str, TrialConfig], parts: trial.Parts, rounds: int) -> dict[str, list[float]]:
+    """Name -> milliseconds of each round."""
+    times: dict[str, list[float]] = {name: [] for name in configs}
+    for _ in range(rounds):
+        for name, config in configs.items():
+            times[name].append(fill_ms(config, parts))
+    return times
+
+
+def main() -> int:
+    """Time all of them; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15, help="times each initializer fills the network (default 15)")
+    rounds = parser.parse_args().rounds
+    if rounds < 1:
+        parser.error("--rounds must be at least 1")
+    names = sorted(path.stem for path in (CONF_DIR / "init").glob("*.yaml"))
+    configs = {name: harness.load_config([f"init={name}", "device=cpu", "data.scaling=unit"]) for name in names}
+    adapting = {name: config for name, config in configs.items() if config.init.adapt != "none"}
+    drawn = {name: config for name, config in configs.items() if name not in adapting}
+    found = device.environment(torch.device("cpu"))
+    print(f"{found['cpu_model']}, {found['threads']} threads, torch {torch.__version__}; the article's network")
+    parts = trial.assemble(configs["glorot"], torch.device("cpu"))
+    trial.initialise(configs["glorot"], parts)
+    drawn_ms = fill_interleaved(drawn, parts, rounds)
+    report(f"drawn (required: at most {MOST_MS:g} ms)", drawn_ms)
+    report(
+        "looking at data or learning scales (nothing required)",
+        fill_interleaved(adapting, parts, min(rounds, ADAPTING_ROUNDS)),
+    )
+    late = [name for name, times in drawn_ms.items() if median(times) > MOST_MS]
+    print(f"\n{'MISSED by ' + ', '.join(late) if late else 'all drawn ones within the limit'}")
+    return 1 if late else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
