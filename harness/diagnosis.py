@@ -170,7 +170,8 @@ class _Judge:
         share = f"{len(hit)} of {len(layers)} layers ({', '.join(hit)})"
         if kind == "dead":
             root = self._paths.root(hit)
-            return Verdict("dead", f"{share} never get a gradient{f', because of {root}' if root else ''}")
+            because = f", because of {root}" if root else ""
+            return Verdict("dead", f"the weights of {share} never get a gradient{because}")
         if kind == "delayed":
             latest = max(self._first_gradient(name) for name in hit)
             return Verdict("delayed", f"{share} begin to learn up to {latest} step{'s' if latest > 1 else ''} late")

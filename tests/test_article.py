@@ -135,7 +135,7 @@ def test_what_is_printed_says_it_all_in_100_columns(outcome: Outcome) -> None:
         "results: ",
     ):
         assert words in printed
-    assert re.search(r"│ variables with difference exactly 0 +│ all others │ +11 │ +11 │", printed)
+    assert re.search(r"│ variables with difference exactly 0 +│ +all others │ +11 │ +11 │", printed)
 
 
 def test_row_holds_the_whole_config(outcome: Outcome) -> None:

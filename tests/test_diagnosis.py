@@ -266,7 +266,7 @@ def test_zero_kernel_is_named_in_every_layers_reason(layer: str, words: str) -> 
 def test_network_verdict_names_the_layer_to_blame() -> None:
     found = diagnosis.diagnose(narrow(zero=("conv3",)), batch(), SGD).network
     assert found.kind == "dead"
-    assert found.reason.startswith("6 of 6 layers")
+    assert found.reason.startswith("the weights of 6 of 6 layers")
     assert found.reason.endswith("because of conv3")
 
 

@@ -385,7 +385,6 @@ def test_a_bias_of_one_layer_can_be_chosen_alone() -> None:
         (["+init.layers.fc2=he_uniform", "init.gain=torch"], "init.gain=torch: 'he_uniform' has relu's gain"),
         (["init.conv=random_walk", "init.gain=auto"], "'random_walk' has relu's gain built in"),
         (["init=lecun", "init.gain=torch", "model.activation=mish"], "init.gain=torch has no gain for mish, only for"),
-        (["init=skipinit"], "init.branch_scale=0.0: this model has no residual branches; use model=residual"),
         (["model.bias=false", "init.bias=ones"], "model.bias=false leaves nothing to fill"),
     ],
 )

@@ -1,0 +1,137 @@
+"""Write docs/initializers.md: every initializer's formula, source and use, and its measured result.
+
+Usage: python scripts/initializer_page.py [RESULTS]
+
+With a results folder its trials are condensed into docs/initializers.parquet first; without one the page is written
+from that file. The trials are those of these two sweeps:
+
+    python -m harness.run -m experiment=initializers init='glob(*)' seed='range(0,10)' device=cpu
+    python -m harness.run -m experiment=initializers init='glob(*)' seed='range(0,10)' device=cpu \
+        data.scaling=raw optimizer.lr=1e-4
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+import harness
+from harness.config import CONF_DIR
+from harness.errors import UsageError
+
+DOCS = Path(__file__).parent.parent / "docs"
+KEPT = ["init", "seed", "scaling", "lr", "status", "verdict", "train_loss_first", "train_loss_last"]
+KEPT += ["test_accuracy_last", "model", "activation", "data", "batches", "optimizer", "steps", "batch_size"]
+KEPT += ["cpu_model", "threads", "torch_version", "python_version", "git_commit"]
+LEARNED = 0.5
+
+HEAD = """\
+# Initializers
+
+Written by `scripts/initializer_page.py` from `docs/initializers.parquet` and the files in `conf/init`; do not edit.
+Any of these names goes behind `init=`. In the formulas fan_in and fan_out are in and out features of a dense layer,
+channels times taps of a convolution; biases are zero unless said otherwise.
+"""
+
+
+def described() -> pd.DataFrame:
+    """Name -> formula, source and use, from the comments of its file."""
+    rows = {}
+    for path in sorted((CONF_DIR / "init").glob("*.yaml")):
+        comments = [line[2:].partition(": ") for line in path.read_text().splitlines() if line.startswith("# ")]
+        rows[path.stem] = {key: text for key, separator, text in comments if separator}
+    return pd.DataFrame.from_dict(rows, orient="index")[["formula", "source", "use"]]
+
+
+def condense(folder: str) -> pd.DataFrame:
+    """The columns of the trials that the page needs, in a fixed order."""
+    trials = harness.load(folder).trials
+    chosen = trials[trials["experiment"] == "initializers"]
+    if chosen.empty:
+        raise UsageError(f"{folder}: no trials of experiment=initializers there; run the sweeps of --help first")
+    return chosen[KEPT].sort_values(["scaling", "init", "seed"]).reset_index(drop=True)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    cells = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells) + "\n"
+
+
+def spread(values: pd.Series, form: str) -> str:
+    """Median and quartiles."""
+    low, middle, high = values.quantile([0.25, 0.5, 0.75])
+    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
+
+
+def result_row(name: str, trials: pd.DataFrame) -> list[str]:
+    """One initializer's line."""
+    ended = trials[trials["status"] == "ok"]
+    verdicts = ", ".join(f"{kind} {count}" for kind, count in trials["verdict"].value_counts().sort_index().items())
+    learned = int((ended["test_accuracy_last"] >= LEARNED).sum())
+    if ended.empty:
+        return [name, verdicts, "-", "-", "-", f"0 of {len(trials)}"]
+    return [
+        name,
+        verdicts,
+        spread(ended["train_loss_first"], ".3g"),
+        spread(ended["train_loss_last"], ".3g"),
+        spread(ended["test_accuracy_last"], ".3f"),
+        f"{learned} of {len(trials)}",
+    ]
+
+
+def results(trials: pd.DataFrame) -> Iterator[str]:
+    """A table for each input scaling, best median first."""
+    for scaling, group in sorted(trials.groupby("scaling"), reverse=True):
+        one = group.iloc[0]
+        seeds, failed = group["seed"].nunique(), int((group["status"] != "ok").sum())
+        yield f"\n## Measured: {scaling} pixels, lr {one['lr']:g}\n"
+        yield (
+            f"model={one['model']}, {one['activation']}, {one['data']}, {one['batches']}, {one['optimizer']}, "
+            f"{one['steps']} steps of {one['batch_size']} images; n = {seeds} seeds; {one['cpu_model']}, "
+            f"{one['threads']} threads, torch {one['torch_version']}, Python {one['python_version']}. "
+            f"{failed} of {len(group)} trials failed. Median (quartiles) over seeds; test accuracy on all "
+            "1,000 embedded test images (its own sampling error is up to 0.016); learned: at least "
+            f"{LEARNED:.0%}. Verdicts are those of `harness.explain`, with how many seeds got them.\n"
+        )
+        order = group.groupby("init")["test_accuracy_last"].median().sort_values(ascending=False).index
+        rows = [result_row(name, group[group["init"] == name]) for name in order]
+        yield table(["init", "verdict", "train loss before", "after", "test accuracy after", "learned"], rows)
+
+
+def page(trials: pd.DataFrame) -> str:
+    """The whole page."""
+    definitions = described()
+    rows = [[f"`{name}`", *map(str, row)] for name, row in zip(definitions.index, definitions.to_numpy(), strict=True)]
+    seeds = trials["seed"].nunique()
+    foot = (
+        f"\nOne learning rate per scaling and {seeds} seeds rank nothing finely: better initializers start steeper, "
+        "and another rate may turn the order. Deterministic initializers vary by the order of the images alone. "
+        "fixup, skipinit and rezero are made for residual networks; on this one they are what their formulas leave.\n"
+    )
+    return "".join([HEAD, "\n", table(["init", "formula", "source", "use it"], rows), *results(trials), foot])
+
+
+def main() -> int:
+    """Condense if a folder is given, then write the page; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="?", metavar="RESULTS", help="a results folder that holds the two sweeps")
+    folder = parser.parse_args().results
+    source = DOCS / "initializers.parquet"
+    try:
+        if folder is not None:
+            DOCS.mkdir(exist_ok=True)
+            condense(folder).to_parquet(source, compression="zstd", index=False)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    (DOCS / "initializers.md").write_text(page(pd.read_parquet(source)))
+    print(f"wrote {DOCS / 'initializers.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
