@@ -73,7 +73,8 @@ def throughput(arms: dict[str, Arm], task: Task, rounds: int) -> Iterator[Figure
     rates: dict[str, list[float]] = {name: [] for name in arms}
     shares = []
     for index in range(rounds):
-        print(f"batch {batch_size}: round {index + 1} of {rounds}", end="\r", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print(f"batch {batch_size}: round {index + 1} of {rounds}", end="\r", file=sys.stderr, flush=True)
         order = list(arms)[:: 1 if index % 2 else -1]
         matmul = matmul_flops_per_s(CPU)
         for name in order[index % 3 :] + order[: index % 3]:
@@ -110,7 +111,7 @@ def outside_training(effort: Effort, folder: Path) -> Iterator[Figure]:
         "init": "initial weights",
         "compile": "warm-up",
         "rest": "the rest (rows, files)",
-        "eval": f"evaluation and probes at {len(result.curves)} steps",
+        "eval": f"diagnosis, then evaluation and probes at {len(result.curves)} steps",
     }
     for name, text in what.items():
         yield Figure(f"outside training: {text}, s", f"{median(parts[name]):.3f}")
