@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
+
 from harness import metrics, signals
 from harness.config import OptimizerConfig
 from harness.metrics import TensorProbe
@@ -18,6 +20,7 @@ from harness.train import Batch, optimizer_for, plain_step
 KINDS = ("not finite", "dead", "symmetric", "exploding", "vanishing", "delayed", "fine")
 """What a verdict can be, the gravest first."""
 
+_MOST_NAMES = 8
 LARGEST_RATIO = 1e6
 """A second moment that leaves [1/LARGEST_RATIO, LARGEST_RATIO] times its reference is vanishing or exploding."""
 
@@ -167,7 +170,8 @@ class _Judge:
         if kind == "fine":
             return Verdict("fine", "")
         hit = [name for name, verdict in layers.items() if verdict.kind == kind]
-        share = f"{len(hit)} of {len(layers)} layers ({', '.join(hit)})"
+        named = hit if len(hit) <= _MOST_NAMES else [*hit[:3], "...", hit[-1]]
+        share = f"{len(hit)} of {len(layers)} layers ({', '.join(named)})"
         if kind == "dead":
             root = self._paths.root(hit)
             because = f", because of {root}" if root else ""
@@ -206,7 +210,7 @@ class _Paths:
 
     def _blocked(self, name: str, blocker: str) -> tuple[bool, str]:
         if self._stations[blocker].closed:
-            return False, self._closed_gate(name, blocker)
+            return self._closed_gate(name, blocker)
         if blocker in self._blocks and float(self._blocks[blocker].scale.detach()) == 0:
             return False, f"its gradient is blocked by {blocker}: the scale of that branch is zero"
         if blocker in self._layers and not bool(self._layers[blocker].weight.detach().any()):
@@ -219,17 +223,26 @@ class _Paths:
             return False, "the images are all zero"
         if self._stations[source].output_moment != 0:
             return False, f"its input is zero, for no unit of {source} is ever active"
-        if source in self._layers and bool(self._layers[source].weight.detach().any()):
+        if self._underflows(source):
             return True, f"its input is zero, for the output of {source} is too small for the number format"
         return False, f"its input is zero, for {source} outputs only zeros"
 
-    def _closed_gate(self, name: str, gate: str) -> str:
+    def _underflows(self, name: str) -> bool:
+        """Whether a layer that outputs zeros should by theory not: its numbers are too small for the format."""
+        if name not in self._layers:
+            return False
+        expected = math.sqrt(signals.output_moment_theory(self._stations[name]))
+        return 0 < expected < torch.finfo(self._layers[name].weight.dtype).tiny
+
+    def _closed_gate(self, name: str, gate: str) -> tuple[bool, str]:
         feeding = self._layer_before(gate)
         source = self._silent(feeding) or feeding
         at_zero = self._stations[source].output_moment == 0
+        if at_zero and self._underflows(source):
+            return True, f"the output of {source} is too small for the number format, and the derivative at 0 is 0"
         state = "outputs exactly 0, where" if at_zero else "keeps every unit where"
         who = "it" if source == name else f"its gradient is blocked by {source}, which"
-        return f"{who} {state} the derivative is 0"
+        return False, f"{who} {state} the derivative is 0"
 
     def root(self, names: list[str]) -> str:
         """The layer to blame for dead ones, if the first of them names one."""

@@ -4,6 +4,7 @@ import math
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config import TrialConfig, load_config
@@ -139,13 +140,16 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
     left, overrides = list(arguments), []
     while left:
         argument = left.pop(0)
-        name, equals, value = argument.partition("=")
-        if name != "--config-dir":
+        name, _, folder = argument.partition("=")
+        if name == "--config-dir":
+            folder = folder or (left.pop(0) if left else "")
+            if not Path(folder).is_dir():
+                raise UsageError(f"--config-dir={folder}: no such folder; name one that holds config groups")
+            overrides.append(f"hydra.searchpath=[file://{Path(folder).absolute()}]")
+        elif argument.startswith("-"):
+            raise UsageError(f"{argument}: explain takes no such switch, and no sweep; --help shows what it takes")
+        else:
             overrides.append(argument)
-            continue
-        if not equals and not left:
-            raise UsageError("--config-dir: name a folder")
-        overrides.append(f"hydra.searchpath=[file://{value if equals else left.pop(0)}]")
     return overrides
 
 
@@ -164,6 +168,9 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     except (DataError, ValueError, RuntimeError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return 1
     from harness import console
 
