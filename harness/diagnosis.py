@@ -4,6 +4,7 @@ Nothing here knows which initializer filled the network; every verdict follows f
 """
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -231,7 +232,9 @@ class _Paths:
         """Whether a layer that outputs zeros should by theory not: its numbers are too small for the format."""
         if name not in self._layers:
             return False
-        expected = math.sqrt(signals.output_moment_theory(self._stations[name]))
+        # the station's own module has been trained since
+        station = dataclasses.replace(self._stations[name], module=self._layers[name])
+        expected = math.sqrt(signals.gradient_gain_theory(station) * station.input_moment)
         return 0 < expected < torch.finfo(self._layers[name].weight.dtype).tiny
 
     def _closed_gate(self, name: str, gate: str) -> tuple[bool, str]:
