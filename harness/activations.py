@@ -18,7 +18,7 @@ def relu_half(x: torch.Tensor) -> torch.Tensor:
 
 def relu_one(x: torch.Tensor) -> torch.Tensor:
     """relu'(0) = 1: 0 counts as positive."""
-    return torch.where(x >= 0, x, 0.0)
+    return torch.where(x < 0, 0.0, x)
 
 
 def relu_squared(x: torch.Tensor) -> torch.Tensor:

@@ -81,7 +81,13 @@ def applies(trial: Mapping[str, Any]) -> bool:
         "batches": "fixed",
         "scaling": "raw",
         "batch_size": 50,
+        "steps": 1000,
         "optimizer": "sgd",
+        "weight_decay": 0,
+        "activation": "relu",
+        "biases": True,
+        "pooling": "max",
+        "padding_mode": "zeros",
     }
     return trial["status"] == "ok" and all(trial[key] == value for key, value in is_article.items())
 

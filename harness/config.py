@@ -180,8 +180,10 @@ class TrialConfig:
             del parts[name]
         for name in ("root", "mirrors"):
             del parts["data"][name]
-        for name in ("warmup_steps", "window_steps", "max_seconds"):
+        for name in ("warmup_steps", "window_steps", "max_seconds", "targets"):
             del parts["train"][name]
+        if not isinstance(self.init.gain, str):
+            parts["init"]["gain"] = float(self.init.gain)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -210,6 +212,7 @@ _AT_LEAST = {
     "optimizer.weight_decay": 0,
 }
 _MOST_IMAGES = 500_000_000
+_LARGEST_WHOLE = 2**31 - 1
 _SEED_LIMIT = 2**63
 
 
@@ -242,7 +245,22 @@ def validate(config: TrialConfig) -> None:
             given=given,
             allowed=f"a number of at least {least}",
         )
+    _validate_sizes("", config.as_dict())
     _validate_ranges(config)
+
+
+def _validate_sizes(path: str, value: Any) -> None:  # noqa: ANN401 - any value of the config
+    """No whole number but the seed is large: Parquet and torch could not hold it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _validate_sizes(f"{path}.{key}" if path else key, inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _validate_sizes(f"{path}[{index}]", inner)
+    elif isinstance(value, int) and path != "seed":
+        _require(
+            holds=abs(value) <= _LARGEST_WHOLE, path=path, given=value, allowed=f"a number up to {_LARGEST_WHOLE:,}"
+        )
 
 
 def _validate_ranges(config: TrialConfig) -> None:
@@ -251,6 +269,12 @@ def _validate_ranges(config: TrialConfig) -> None:
     _validate_batch(config)
     _require(holds=math.isfinite(lr) and lr > 0, path="optimizer.lr", given=lr, allowed="a finite number above 0")
     _validate_init(config.init)
+    _require(
+        holds=config.optimizer.momentum == 0 or config.optimizer.name == "momentum",
+        path="optimizer.momentum",
+        given=config.optimizer.momentum,
+        allowed=f"0, for {config.optimizer.name} has none, or choose optimizer=momentum",
+    )
     _require(holds=threads is None or threads >= 1, path="device.threads", given=threads, allowed="null or at least 1")
     _require(
         holds=all(0 < target <= 1 for target in train.targets) and len(set(train.targets)) == len(train.targets),

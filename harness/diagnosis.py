@@ -4,7 +4,6 @@ Nothing here knows which initializer filled the network; every verdict follows f
 """
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,9 @@ KINDS = ("not finite", "dead", "symmetric", "exploding", "vanishing", "delayed",
 """What a verdict can be, the gravest first."""
 
 _MOST_NAMES = 8
+_LATE = "from step"
+_LOSS_BLOW_UP = 1e3
+_NEAR_LIMIT = 1e8
 LARGEST_RATIO = 1e6
 """A second moment that leaves [1/LARGEST_RATIO, LARGEST_RATIO] times its reference is vanishing or exploding."""
 
@@ -45,11 +47,13 @@ class Step:
         signals: how the batch passed.
         tensors: parameter name -> what it was.
         moved: names of the parameters that the update changed.
+        units: layer name -> outputs: rows of its weight.
     """
 
     signals: Signals
     tensors: dict[str, TensorProbe]
     moved: set[str]
+    units: dict[str, int]
 
     def has_gradient(self, parameter: str) -> bool:
         """Whether any entry of the parameter's gradient is not 0."""
@@ -91,7 +95,7 @@ def diagnose(
     """
     scratch = copy.deepcopy(network)
     taken = list(_take(scratch, batch, optimizer, steps or steps_needed(network)))
-    judged = _Judge(network, taken)
+    judged = _Judge(network, scratch, taken)
     layers = {name: judged.layer(name) for name in network.parametrised()}
     return Diagnosis(taken, layers, judged.network(layers), signals.mean_field(network, taken[0].signals))
 
@@ -103,10 +107,13 @@ def _take(network: Network, batch: Callable[[int], Batch], config: OptimizerConf
         images_NCHW, labels = batch(index)
         found = signals.record(network, images_NCHW, labels)
         tensors = {probe.parameter: probe for probe in metrics.probe(network, initial, found)}
+        # as large as the network, and told of by the probes
+        found.gradients.clear()
         before = {name: value.detach().clone() for name, value in network.tensors().items()}
         plain_step(network, optimizer, (images_NCHW, labels))
         moved = {name for name, value in network.tensors().items() if not before[name].equal(value.detach())}
-        yield Step(found, tensors, moved)
+        units = {name: layer.weight.shape[0] for name, layer in network.parametrised().items()}
+        yield Step(found, tensors, moved, units)
         if not math.isfinite(found.loss):
             return
 
@@ -114,9 +121,10 @@ def _take(network: Network, batch: Callable[[int], Batch], config: OptimizerConf
 class _Judge:
     """The verdicts, from the steps taken."""
 
-    def __init__(self, network: Network, steps: list[Step]) -> None:
+    def __init__(self, network: Network, trained: Network, steps: list[Step]) -> None:
         self._steps = steps
         self._paths = _Paths(network, steps[0].signals.stations)
+        self._late_paths = _Paths(trained, steps[-1].signals.stations)
 
     def layer(self, name: str) -> Verdict:
         weight = f"{name}.weight"
@@ -125,54 +133,91 @@ class _Judge:
         with_gradient = [index for index, step in enumerate(self._steps) if step.has_gradient(weight)]
         if not with_gradient:
             return self._without_gradient(name)
-        if self._is_symmetric(weight, with_gradient):
+        if self._is_symmetric(name, with_gradient):
             return Verdict("symmetric", "all its units are identical, and so are their gradients")
-        if with_gradient[0] > 0:
-            count = with_gradient[0]
+        return self._learning(name, with_gradient)
+
+    def _learning(self, name: str, with_gradient: list[int]) -> Verdict:
+        """Of a layer that has a gradient at some of the steps."""
+        start = with_gradient[0]
+        size = self._size(name) if start == 0 else Verdict("fine", "")
+        if size.kind == "exploding":
+            return size
+        if self._dies_late(with_gradient[-1]):
+            return Verdict("dead", f"{_LATE} {with_gradient[-1] + 1} on; {self._late_paths.why_no_gradient(name)[1]}")
+        if start > 0:
             _, why = self._paths.why_no_gradient(name)
-            return Verdict("delayed", f"by {count} step{'s' if count > 1 else ''}; at first {why}")
-        return self._size(name)
+            return Verdict("delayed", f"by {start} step{'s' if start > 1 else ''}; at first {why}")
+        return size
 
     def _without_gradient(self, name: str) -> Verdict:
         underflow, why = self._paths.why_no_gradient(name)
         return Verdict("vanishing" if underflow else "dead", why)
 
-    def _is_symmetric(self, weight: str, with_gradient: list[int]) -> bool:
-        units = self._steps[0].signals.gradients[weight].shape[0]
+    def _dies_late(self, last_gradient: int) -> bool:
+        """Whether the last steps had none, though the loss had: a network that has learned all is not dead."""
+        last = self._steps[-1].signals.stations[self._paths.layers[-1]]
+        return last_gradient < len(self._steps) - 1 and last.output_gradient != 0
+
+    def _is_symmetric(self, name: str, with_gradient: list[int]) -> bool:
+        weight = f"{name}.weight"
         return (
-            units > 1
+            self._steps[0].units[name] > 1
             and self._steps[0].tensors[weight].distinct_rows == 1
             and all(self._steps[index].tensors[weight].distinct_gradient_rows == 1 for index in with_gradient)
         )
 
     def _size(self, name: str) -> Verdict:
-        """Of a layer that learns from step 0: whether signal or gradient left any useful range on the way."""
-        first = self._steps[0].signals
-        station, last = first.stations[name], first.stations[self._paths.layers[-1]]
+        """Of a layer that learns from step 0: whether signal or gradient left any useful range on the way.
+
+        Too large at the first or last step is too large; too small is what does not recover.
+        """
+        first, last = (self._out_of_range(name, self._steps[index].signals) for index in (0, -1))
+        for found in (first, last):
+            if found.kind == "exploding":
+                return found
+        return first if last.kind == "vanishing" else Verdict("fine", "")
+
+    def _out_of_range(self, name: str, found: Signals) -> Verdict:
+        station, logits = found.stations[name], found.stations[self._paths.layers[-1]]
+        images, output = found.input_moment, station.output_moment
+        # a bounded activation function need not keep the size of raw pixels, nor lose that of faint ones
+        above, below = output / max(images, 1.0), output / min(images, 1.0) if images else 1.0
+        gradient = station.output_gradient / logits.output_gradient if logits.output_gradient else 1.0
+        what = f"the root mean square of its output is {math.sqrt(output):.0e}, of the images {math.sqrt(images):.0e}"
+        if gradient > LARGEST_RATIO or 0 < gradient < 1 / LARGEST_RATIO:
+            what = f"the norm of its gradient is {math.sqrt(gradient):.0e} times that at the logits"
+        if max(above, gradient) > LARGEST_RATIO:
+            return Verdict("exploding", what)
         # an exact zero is the work of a zero weight, not of size
-        forward = station.output_moment / first.input_moment if station.output_moment and first.input_moment else 1.0
-        backward = station.output_gradient / last.output_gradient if station.output_gradient else 1.0
-        for what, ratio, reference in (
-            ("output", forward, "the images"),
-            ("gradient", backward, "that of the logits"),
-        ):
-            size = f"the root mean square of its {what} is {math.sqrt(ratio):.0e} times {reference}"
-            if ratio > LARGEST_RATIO:
-                return Verdict("exploding", size)
-            if ratio < 1 / LARGEST_RATIO:
-                return Verdict("vanishing", size)
+        if any(0 < ratio < 1 / LARGEST_RATIO for ratio in (below, gradient)):
+            return Verdict("vanishing", what)
         return Verdict("fine", "")
 
     def network(self, layers: dict[str, Verdict]) -> Verdict:
-        if not all(math.isfinite(step.signals.loss) for step in self._steps):
-            index = next(i for i, step in enumerate(self._steps) if not math.isfinite(step.signals.loss))
+        losses = [step.signals.loss for step in self._steps]
+        if not all(map(math.isfinite, losses)):
+            index = next(i for i, loss in enumerate(losses) if not math.isfinite(loss))
             return Verdict("not finite", f"the loss is not a finite number at step {index}")
-        kind = min((verdict.kind for verdict in layers.values()), key=KINDS.index)
+        kinds = {verdict.kind for verdict in layers.values()}
+        kind = min(kinds, key=KINDS.index)
+        blown_up = max(losses) > _LOSS_BLOW_UP * max(losses[0], 1.0)
+        if kind != "symmetric" and not self._dead_at_first(layers) and (blown_up or "exploding" in kinds):
+            # whatever died later died of it
+            kind = "exploding"
+        if kind == "exploding" and blown_up:
+            return Verdict(kind, f"the loss goes from {losses[0]:.3g} to {max(losses):.3g} in {len(losses)} steps")
         if kind == "fine":
             return Verdict("fine", "")
+        return self._shared(kind, layers)
+
+    def _shared(self, kind: str, layers: dict[str, Verdict]) -> Verdict:
+        """The network's verdict, for the layers that have it."""
         hit = [name for name, verdict in layers.items() if verdict.kind == kind]
         named = hit if len(hit) <= _MOST_NAMES else [*hit[:3], "...", hit[-1]]
         share = f"{len(hit)} of {len(layers)} layers ({', '.join(named)})"
+        if kind == "dead" and not self._dead_at_first(layers):
+            return Verdict("dead", f"the weights of {share} stop getting a gradient")
         if kind == "dead":
             root = self._paths.root(hit)
             because = f", because of {root}" if root else ""
@@ -181,6 +226,9 @@ class _Judge:
             latest = max(self._first_gradient(name) for name in hit)
             return Verdict("delayed", f"{share} begin to learn up to {latest} step{'s' if latest > 1 else ''} late")
         return Verdict(kind, share)
+
+    def _dead_at_first(self, layers: dict[str, Verdict]) -> bool:
+        return any(found.kind == "dead" and not found.reason.startswith(_LATE) for found in layers.values())
 
     def _first_gradient(self, name: str) -> int:
         return next(index for index, step in enumerate(self._steps) if step.has_gradient(f"{name}.weight"))
@@ -203,11 +251,22 @@ class _Paths:
         if self._stations[name].input_moment == 0:
             return self._no_input(name)
         if self._stations[name].output_gradient != 0:
-            return True, "the products of its input and gradient are too small for the number format"
+            return self._disjoint(name)
         blocker = self._blocker(name)
         if blocker is None:
             return False, "the loss has no gradient, for every image is classified with certainty"
         return self._blocked(name, blocker)
+
+    def _near_limit(self, norm: float) -> bool:
+        """Whether a norm is near the smallest number of the network's format."""
+        weight = next(iter(self._layers.values())).weight
+        return norm < _NEAR_LIMIT * torch.finfo(weight.dtype).tiny
+
+    def _disjoint(self, name: str) -> tuple[bool, str]:
+        station = self._stations[name]
+        if self._near_limit(math.sqrt(station.input_moment) * math.sqrt(station.output_gradient)):
+            return True, "the products of its input and gradient are too small for the number format"
+        return False, "where its output gets a gradient, its input is zero"
 
     def _blocked(self, name: str, blocker: str) -> tuple[bool, str]:
         if self._stations[blocker].closed:
@@ -216,7 +275,10 @@ class _Paths:
             return False, f"its gradient is blocked by {blocker}: the scale of that branch is zero"
         if blocker in self._layers and not bool(self._layers[blocker].weight.detach().any()):
             return False, f"its gradient is blocked by {blocker}, whose weight is zero"
-        return True, f"its gradient is too small for the number format behind {blocker}"
+        owner = blocker if blocker in self._layers or blocker in self._blocks else self._layer_before(blocker)
+        if self._near_limit(math.sqrt(self._stations[blocker].output_gradient)):
+            return True, f"its gradient is too small for the number format behind {owner}"
+        return False, f"its gradient is blocked by {owner}: what gets a gradient there has weight or derivative 0"
 
     def _no_input(self, name: str) -> tuple[bool, str]:
         source = self._silent(name)
@@ -232,9 +294,8 @@ class _Paths:
         """Whether a layer that outputs zeros should by theory not: its numbers are too small for the format."""
         if name not in self._layers:
             return False
-        # the station's own module has been trained since
-        station = dataclasses.replace(self._stations[name], module=self._layers[name])
-        expected = math.sqrt(signals.gradient_gain_theory(station) * station.input_moment)
+        energy = float(self._layers[name].weight.detach().double().square().mean(dim=0).sum())
+        expected = math.sqrt(energy) * math.sqrt(self._stations[name].input_moment)
         return 0 < expected < torch.finfo(self._layers[name].weight.dtype).tiny
 
     def _closed_gate(self, name: str, gate: str) -> tuple[bool, str]:

@@ -69,8 +69,7 @@ def _maps(found: "Diagnosis") -> "Table":
 
     table = Table(title="gradient and movement of each tensor, by step", title_justify="left")
     table.add_column("tensor")
-    for index in range(len(found.steps)):
-        table.add_column(str(index), justify="center")
+    table.add_column(f"steps 0 to {len(found.steps) - 1}", no_wrap=True)
     for name in found.steps[0].tensors:
         marks = []
         for step in found.steps:
@@ -78,7 +77,7 @@ def _maps(found: "Diagnosis") -> "Table":
             marks.append(
                 {(True, True): "#", (True, False): "g", (False, True): "m", (False, False): "."}[gradient, moved]
             )
-        table.add_row(name, *marks)
+        table.add_row(name, "".join(marks))
     losses = [_number(step.signals.loss) for step in found.steps]
     table.caption = f"loss {losses[0]} at step 0, {losses[-1]} at step {len(losses) - 1}"
     return table
@@ -101,10 +100,10 @@ def _moments(found: "Diagnosis") -> "Table":
         "rows",
         "grad rows",
     ):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for layer in found.layers:
         probe, mean_field = first.tensors[f"{layer}.weight"], found.mean_field[layer]
-        units = first.signals.gradients[f"{layer}.weight"].shape[0]
+        units = first.units[layer]
         numbers = [probe.output_moment, probe.output_moment_theory, mean_field]
         numbers += [probe.gradient_gain, probe.gradient_gain_theory]
         dead = "-" if probe.dead_share is None else f"{probe.dead_share:.0%}"
@@ -132,7 +131,7 @@ def _verdicts(found: "Diagnosis") -> "Table":
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if math.isfinite(value) else str(value)
+    return f"{value:.3g}" if math.isfinite(value) else str(value)
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
@@ -166,8 +165,10 @@ def main(arguments: Sequence[str]) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (DataError, ValueError, RuntimeError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - an initializer of the user may raise anything
+        known = isinstance(error, DataError | ValueError)
+        text = " ".join(str(error).partition("\nException raised from")[0].split())
+        print(f"error: {text if known else f'{type(error).__name__}: {text}'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

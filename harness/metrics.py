@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.models import Activation, Network, Parametrised, Pool
-from harness.signals import Signals, Station, gradient_gain_theory, output_moment_theory
+from harness.signals import Signals, Station
 
 _CHUNK = 100
 _TIE = 1e-3
@@ -147,9 +147,9 @@ def _describe_layer(station: Station, dead_share: float | None) -> dict[str, Any
         "preactivation_mean": mean,
         "preactivation_std": math.sqrt(max(moment - mean * mean, 0.0)),
         "output_moment": moment,
-        "output_moment_theory": output_moment_theory(station),
+        "output_moment_theory": station.output_moment_theory,
         "gradient_gain": station.input_gradient / sent if sent else None,
-        "gradient_gain_theory": gradient_gain_theory(station),
+        "gradient_gain_theory": station.input_gradient_theory / sent if sent else None,
         "dead_share": dead_share,
     }
 
@@ -172,7 +172,9 @@ def _probe_tensor(
     name: str, value: torch.Tensor, initial: torch.Tensor, gradient: torch.Tensor, layer: dict[str, Any]
 ) -> TensorProbe:
     update = value - initial
-    sizes = [value.norm(), gradient.norm(), update.norm(), update.abs().max()]
+    # in float64, for squares of small and large float32 numbers are none
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in (value, gradient, update)]
+    sizes = [*norms, update.abs().max().double()]
     weight_norm, gradient_norm, update_norm, update_max_abs = torch.stack(sizes).tolist()
     bit_equal = torch.equal(value, initial)
     return TensorProbe(

@@ -222,8 +222,10 @@ def _check_keys(layer: LayerConfig, where: str) -> None:
         raise UsageError(f"{where}: sizes must be at least 1, given {sizes}")
     if layer.kernel is not None and layer.kernel % 2 == 0:
         raise UsageError(f"{where}: kernel={layer.kernel}; SAME padding needs an odd kernel")
-    if layer.name is not None and not layer.name.isidentifier():
-        raise UsageError(f"{where}: name={layer.name}; give letters, digits and underscores, beginning with a letter")
+    if layer.name is not None and (not layer.name.isidentifier() or hasattr(nn.Sequential(), layer.name)):
+        raise UsageError(
+            f"{where}: name={layer.name}; give letters, digits and underscores, and no name of torch's own modules"
+        )
 
 
 def _check_sizes(layer: LayerConfig, where: str, shape: tuple[int, ...], config: ModelConfig) -> None:

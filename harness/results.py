@@ -146,7 +146,8 @@ def _interrupted_row(path: Path) -> dict[str, Any] | None:
     """The row in a ``.running`` file; None if the process was killed while it wrote even this."""
     try:
         row: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError:
+        pa.Table.from_pylist([{**row, "measured_at": None}], schema=_planned_schema())
+    except (ValueError, OverflowError, TypeError, pa.ArrowException):
         path.unlink()
         return None
     killed = {
@@ -155,6 +156,11 @@ def _interrupted_row(path: Path) -> dict[str, Any] | None:
         "error_message": "the process ended without a word (kill -9, or a full disk?)",
     }
     return {**row, **killed, "measured_at": datetime.now(UTC)}
+
+
+def _planned_schema() -> pa.Schema:
+    """What a row can hold before it has ended."""
+    return pa.schema([field.with_nullable(True) for field in schema("trials")])
 
 
 class _UnreadableError(Exception):

@@ -97,7 +97,7 @@ _TRIALS = [
     ),
     Column("tie_accuracies", pa.list_(_REAL), "test accuracy after training if each tied class won"),
     Column("unmoved", pa.list_(_TEXT), "parameters that are bit-equal to their initial value after training"),
-    Column("last_bias_difference", pa.list_(_REAL), "initial minus final value of the last layer's bias"),
+    Column("last_bias_difference", pa.list_(_REAL), "initial minus final last bias; null: it has none"),
     Column("initial_weights_sha256", _TEXT, "hash of all parameters before training"),
     Column("final_weights_sha256", _TEXT, "hash of all parameters after training"),
     # speed

@@ -3,6 +3,7 @@
 Shapes: images x_NCHW (N, 1, 28, 28), labels (N,). "Second moment" is the mean square over a whole tensor.
 """
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.initializers.gains import gaussian_moment
+from harness.initializers.gains import gaussian_moments
 from harness.models import Activation, Conv, Network, Parametrised, Pool, Residual
 
 
@@ -28,7 +29,9 @@ class Station:
         gate_moment: of an activation function f, the mean of f'(z)^2 over all inputs z.
         dead_share: of an activation function, the share of units (dimension 1) where f'(z) is 0 for every image and
             place.
-        valid_taps: of a convolution, the share of its taps that see the image and not zero padding; else 1.
+        output_moment_theory: of a layer, the expected output_moment over random signs of its weights, given its input.
+        coverage: of a layer, the sum of squared weights that see an input and not padding, for each output (1, K, ...).
+        input_gradient_theory: expected input_gradient over random signs of the weights, given the output's gradient.
     """
 
     module: nn.Module
@@ -37,9 +40,11 @@ class Station:
     output_mean: float
     gate_moment: float | None = None
     dead_share: float | None = None
-    valid_taps: float = 1.0
+    output_moment_theory: float = 0.0
+    coverage: torch.Tensor | None = None
     input_gradient: float = 0.0
     output_gradient: float = 0.0
+    input_gradient_theory: float = 0.0
 
     @property
     def closed(self) -> bool:
@@ -107,8 +112,11 @@ def _forward(
         slope = _derivative(module, inputs[0].detach())
         station.gate_moment = _moment(slope)
         station.dead_share = _dead_share(slope)
-    if isinstance(module, Conv):
-        station.valid_taps = valid_taps(module, inputs[0].shape[-1])
+    if isinstance(module, Parametrised):
+        squares = inputs[0].detach().double().square().mean(dim=0, keepdim=True)
+        bias = 0.0 if module.bias is None else _moment(module.bias)
+        station.output_moment_theory = float(through_squares(module, squares).mean()) + bias
+        station.coverage = through_squares(module, torch.ones_like(squares))
 
 
 def _dead_share(slope: torch.Tensor) -> float:
@@ -132,96 +140,86 @@ def _backward(
     output_gradients: tuple[torch.Tensor | None, ...],
 ) -> None:
     energies = [0.0 if gradient is None else _energy(gradient) for gradient in (*input_gradients, *output_gradients)]
-    stations[name].input_gradient, stations[name].output_gradient = energies
+    station = stations[name]
+    station.input_gradient, station.output_gradient = energies
+    if station.coverage is not None and output_gradients[0] is not None:
+        received = output_gradients[0].double().square().sum(dim=0, keepdim=True)
+        station.input_gradient_theory = float((received * station.coverage).sum())
 
 
-def valid_taps(conv: Conv, size: int) -> float:
-    """Share of taps inside an image of ``size`` x ``size``, averaged over outputs; ((3n - 2)/(3n))^2 for 3x3, stride 1.
+@torch.no_grad()
+def through_squares(layer: Parametrised, squares: torch.Tensor) -> torch.Tensor:
+    """Sum over the inputs that each output sees of input times squared weight: (1, C, ...) -> (1, K, ...), float64.
 
-    That is the factor by which zero padding lowers the second moment of the output.
+    Of squared inputs it is the expected squared output over random signs of the weights; of ones it is the energy of
+    the weights that see an image and not zero padding, ((3n - 2)/(3n))^2 of all of it for equal 3x3 taps on n x n.
     """
-    if conv.circular:
-        return 1.0
-    taps = conv.weight.shape[-1]
-    inside = F.conv1d(torch.ones(1, 1, size), torch.ones(1, 1, taps), stride=conv.stride, padding=conv.padding)
-    return float((inside.mean() / taps) ** 2)
-
-
-def _energy_per_unit(layer: Parametrised) -> float:
-    """Mean over the outputs of the sum of squared weights: fan_in x variance, of weights with mean 0."""
-    return _energy(layer.weight) / layer.weight.shape[0]
-
-
-def output_moment_theory(station: Station) -> float:
-    """Expected second moment of a layer's output, over random signs of its weights, given its input.
-
-    E z^2 = |W|^2/K * valid_taps * E x^2 + E b^2.
-    """
-    layer = station.module
-    assert isinstance(layer, Parametrised)
-    bias = 0.0 if layer.bias is None else _moment(layer.bias)
-    return _energy_per_unit(layer) * station.valid_taps * station.input_moment + bias
-
-
-def gradient_gain_theory(station: Station) -> float:
-    """Expected input_gradient / output_gradient of a layer with random signs: |W|^2/K * valid_taps."""
-    layer = station.module
-    assert isinstance(layer, Parametrised)
-    return _energy_per_unit(layer) * station.valid_taps
+    weight = layer.weight.double().square()
+    if not isinstance(layer, Conv):
+        return F.linear(squares.flatten(1), weight)
+    if layer.circular:
+        return F.conv2d(F.pad(squares, (layer.padding,) * 4, mode="circular"), weight, stride=layer.stride)
+    return F.conv2d(squares, weight, stride=layer.stride, padding=layer.padding)
 
 
 @dataclass(frozen=True)
-class _Gaussian:
+class _Field:
     """A signal as mean-field theory has it: function(largest of ``largest_of`` independent N(0, variance))."""
 
     variance: float
     largest_of: int = 1
     activation: Activation | None = None
-    scale: float = 1.0
+    averaged: int = 1
 
     @property
     def moment(self) -> float:
+        """Second moment; that of the mean of n independent numbers is (q - m^2)/n + m^2."""
+        if self.activation is None and self.largest_of == self.averaged == 1:
+            return self.variance
         function = self.activation.function if self.activation else (lambda z: z)
-        if self.activation is None and self.largest_of == 1:
-            return self.scale * self.variance
-        return self.scale * gaussian_moment(function, std=self.variance**0.5, largest_of=self.largest_of)
+        mean, moment = gaussian_moments(function, std=self.variance**0.5, largest_of=self.largest_of)
+        return (moment - mean**2) / self.averaged + mean**2
 
 
 def mean_field(network: Network, signals: Signals) -> dict[str, float]:
     """Layer name -> second moment of its output that wide-network theory predicts from the images' alone.
 
-    Poole et al. 2016, with the measured size of the weights: outputs are Gaussian with mean 0, pooling takes the
-    largest of independent ones, zero padding enters by :func:`valid_taps`, and a residual branch is independent of
-    what it is added to. Real images are neither Gaussian nor independent from pixel to pixel; how far a network is
-    from this is what the number is for.
+    Poole et al. 2016, with the measured size of the weights: outputs are Gaussian with mean 0, max-pooling takes the
+    largest of independent ones and average pooling their mean, the weights that see zero padding are left out, and a
+    residual branch is independent of what it is added to. Real images are neither Gaussian nor independent from pixel
+    to pixel; how far a network is from this is what the number is for.
     """
     predicted: dict[str, float] = {}
 
-    def through(module: nn.Module, name: str, signal: _Gaussian) -> _Gaussian:
+    def through(module: nn.Module, name: str, signal: _Field) -> _Field:
         if isinstance(module, Parametrised):
             bias = 0.0 if module.bias is None else _moment(module.bias)
-            gain = _energy_per_unit(module) * signals.stations[name].valid_taps
-            predicted[name] = gain * signal.moment + bias
-            return _Gaussian(predicted[name])
+            coverage = signals.stations[name].coverage
+            assert coverage is not None
+            predicted[name] = float(coverage.mean()) * signal.moment + bias
+            return _Field(predicted[name])
         if isinstance(module, Residual):
             inner = signal
             for inner_name, child in module.branch.named_children():
                 inner = through(child, inner_name, inner)
-            return _Gaussian(signal.moment + float(module.scale.detach()) ** 2 * inner.moment)
+            return _Field(signal.moment + float(module.scale.detach()) ** 2 * inner.moment)
         if isinstance(module, Pool):
             return _pooled(module, signal)
         assert isinstance(module, Activation)
-        return _Gaussian(signal.variance, signal.largest_of, module, signal.scale)
+        return dataclasses.replace(signal, activation=module)
 
-    signal = _Gaussian(signals.input_moment)
+    signal = _Field(signals.input_moment)
     for name, child in network.named_children():
         signal = through(child, name, signal)
     return predicted
 
 
-def _pooled(pool: Pool, signal: _Gaussian) -> _Gaussian:
+def _pooled(pool: Pool, signal: _Field) -> _Field:
     count = pool.size**2
     if pool.kind == "max":
         # the largest of f(z) is f of the largest z for the rising functions; others are taken as if they rose
-        return _Gaussian(signal.variance, signal.largest_of * count, signal.activation, signal.scale)
-    return _Gaussian(signal.variance, signal.largest_of, signal.activation, signal.scale / count)
+        return dataclasses.replace(signal, largest_of=signal.largest_of * count)
+    if signal.activation is None:
+        # the mean of Gaussian numbers is Gaussian, and goes into the activation function behind it as such
+        return _Field(signal.moment / count)
+    return dataclasses.replace(signal, averaged=signal.averaged * count)

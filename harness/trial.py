@@ -270,7 +270,12 @@ def _initialise(record: _Record, parts: Parts) -> dict[str, torch.Tensor]:
 def _diagnose(record: _Record, parts: Parts) -> None:
     """Why it will or will not learn, from a few steps on a copy; on the clock of evaluation."""
     with record.clock("eval_time_s"):
-        found = diagnose(record.config, parts)
+        try:
+            found = diagnose(record.config, parts)
+        except RuntimeError as error:
+            # such as too little memory for it: the training may still go well
+            record.row["verdict_reason"] = f"not diagnosed: {' '.join(str(error).split())}"
+            return
     record.row.update(verdict=found.network.kind, verdict_reason=found.network.reason)
     record.row["layer_verdicts"] = json.dumps({name: str(verdict) for name, verdict in found.layers.items()})
 
@@ -343,7 +348,8 @@ def _look_back(record: _Record, parts: Parts, initial: dict[str, torch.Tensor]) 
     final = {name: value.detach() for name, value in parts.network.tensors().items()}
     record.differences = {name: (initial[name] - value).cpu() for name, value in final.items()}
     record.row["unmoved"] = [name for name, value in final.items() if torch.equal(value, initial[name])]
-    record.row["last_bias_difference"] = list(record.differences.values())[-1].tolist()
+    last_bias = record.differences.get(f"{list(parts.network.parametrised())[-1]}.bias")
+    record.row["last_bias_difference"] = None if last_bias is None else last_bias.tolist()
     record.row["final_weights_sha256"] = metrics.weights_sha256(final)
     record.losses = record.losses.cpu()
     record.row["peak_memory_bytes"] = device.peak_memory_bytes(record.device)

@@ -57,6 +57,8 @@ def _values() -> Iterator[str]:
     yield from _values_of(CONF_DIR / "config.yaml", "", seen)
     for group in ("optimizer", "data", "device", "init", "model"):
         yield from _values_of(CONF_DIR / group / f"{defaults[group]}.yaml", f"{group}.", seen)
+    yield "  with model=deep or model=residual:"
+    yield from _values_of(CONF_DIR / "model" / "deep.yaml", "model.", seen)
 
 
 def _values_of(path: Path, prefix: str, seen: set[str]) -> Iterator[str]:

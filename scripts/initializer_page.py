@@ -22,7 +22,7 @@ from harness.config import CONF_DIR
 from harness.errors import UsageError
 
 DOCS = Path(__file__).parent.parent / "docs"
-KEPT = ["init", "seed", "scaling", "lr", "status", "verdict", "train_loss_first", "train_loss_last"]
+KEPT = ["init", "seed", "scaling", "lr", "status", "train_loss_first", "train_loss_last"]
 KEPT += ["test_accuracy_last", "model", "activation", "data", "batches", "optimizer", "steps", "batch_size"]
 KEPT += ["cpu_model", "threads", "torch_version", "python_version", "git_commit"]
 LEARNED = 0.5
@@ -69,13 +69,11 @@ def spread(values: pd.Series, form: str) -> str:
 def result_row(name: str, trials: pd.DataFrame) -> list[str]:
     """One initializer's line."""
     ended = trials[trials["status"] == "ok"]
-    verdicts = ", ".join(f"{kind} {count}" for kind, count in trials["verdict"].value_counts().sort_index().items())
     learned = int((ended["test_accuracy_last"] >= LEARNED).sum())
     if ended.empty:
-        return [name, verdicts, "-", "-", "-", f"0 of {len(trials)}"]
+        return [name, "-", "-", "-", f"0 of {len(trials)}"]
     return [
         name,
-        verdicts,
         spread(ended["train_loss_first"], ".3g"),
         spread(ended["train_loss_last"], ".3g"),
         spread(ended["test_accuracy_last"], ".3f"),
@@ -95,11 +93,11 @@ def results(trials: pd.DataFrame) -> Iterator[str]:
             f"{one['threads']} threads, torch {one['torch_version']}, Python {one['python_version']}. "
             f"{failed} of {len(group)} trials failed. Median (quartiles) over seeds; test accuracy on all "
             "1,000 embedded test images (its own sampling error is up to 0.016); learned: at least "
-            f"{LEARNED:.0%}. Verdicts are those of `harness.explain`, with how many seeds got them.\n"
+            f"{LEARNED:.0%}. `python -m harness.explain init=NAME` says why one of them does not.\n"
         )
         order = group.groupby("init")["test_accuracy_last"].median().sort_values(ascending=False).index
         rows = [result_row(name, group[group["init"] == name]) for name in order]
-        yield table(["init", "verdict", "train loss before", "after", "test accuracy after", "learned"], rows)
+        yield table(["init", "train loss before", "after", "test accuracy after", "learned"], rows)
 
 
 def page(trials: pd.DataFrame) -> str:

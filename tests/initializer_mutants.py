@@ -212,11 +212,11 @@ def _gradinit_upwards(network: Network, images: torch.Tensor, labels: torch.Tens
 GRADINIT = adaptive.gradinit
 
 
-def _half_the_line(function: Any, *, std: float = 1.0, largest_of: int = 1) -> float:
+def _half_the_line(function: Any, *, std: float = 1.0, largest_of: int = 1) -> tuple[float, float]:
     return MOMENT(lambda z: function(z) * (z > 0), std=std, largest_of=largest_of)
 
 
-MOMENT = gains.gaussian_moment
+MOMENT = gains.gaussian_moments
 
 
 def _std(name: str, shape: str = "dense 6272-128") -> Any:
@@ -407,7 +407,7 @@ INITIALIZER_MUTANTS: dict[str, Mutant] = {
     ),
     "second moment of half the line": Mutant(
         gains,
-        "gaussian_moment",
+        "gaussian_moments",
         _half_the_line,
         _call(laws.test_second_moment_is_that_of_an_adaptive_quadrature, "elu"),
     ),

@@ -251,8 +251,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "padding forgotten in theory": Mutant(
         signals,
-        "valid_taps",
-        lambda *_: 1.0,
+        "through_squares",
+        lambda layer, squares: squares.new_full((1, 1), float(layer.weight.detach().square().sum()) / 32),
         lambda tools: test_signals.test_zero_padding_hides_the_share_of_taps_of_the_formula(
             tools["configure"], 14, 0.907
         ),

@@ -13,6 +13,7 @@ from conftest import QUICK, Command, run_command
 
 import harness
 from harness import diagnosis, usage
+from harness.activations import ACTIVATIONS
 from harness.config import CONF_DIR
 
 QUIET = ("Traceback", "Warning", "warning")
@@ -144,6 +145,8 @@ def test_help_lists_every_choice_and_value_in_100_columns(command: Command) -> N
         "seed=0",
     ):
         assert words in printed
+    assert "  model.depth=16 " in printed
+    assert set(ACTIVATIONS) <= set(re.findall(r"\w+", printed))
     assert "Exit codes: 0 all trials ok, 1 some trial failed" in printed
     described = [line for line in usage.text().splitlines() if re.match(r"  \w+ {3,}", line)]
     assert len(described) >= 20

@@ -50,8 +50,8 @@ def test_probe_has_the_gradient_of_the_mean_loss_and_leaves_none_behind(configur
     F.cross_entropy(network(images), labels).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None
-        assert found[name].gradient_norm == pytest.approx(float(parameter.grad.norm()), rel=1e-5)
-        assert found[name].weight_norm == pytest.approx(float(parameter.detach().norm()), rel=1e-5)
+        assert found[name].gradient_norm == pytest.approx(float(parameter.grad.double().norm()), rel=1e-5)
+        assert found[name].weight_norm == pytest.approx(float(parameter.detach().double().norm()), rel=1e-5)
 
 
 def test_probe_of_the_zero_kernel_finds_a_gradient_in_the_last_bias_alone(configure: Configure) -> None:

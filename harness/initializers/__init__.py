@@ -14,6 +14,7 @@ device and one tensor's weights do not depend on how another was filled. What th
 """
 
 import importlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,7 +126,7 @@ def _is_like(value: object, default: object) -> bool:
     if default is None:
         return True
     if isinstance(default, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return type(value) is type(default)
 
 
@@ -149,8 +150,8 @@ def gain_of(config: InitConfig, activation: str) -> float:
 def apply(config: InitConfig, network: Network, *, seed: int, activation: str) -> None:
     """Fill a network's parameters in place.
 
-    The gain reaches every weight if it is a number. ``auto`` and ``torch`` reach those that an activation function
-    feeds: all but the first.
+    The gain reaches every weight if it is a number; ``auto`` and ``torch`` reach all but the first layer's, which no
+    activation function feeds.
 
     Args:
         config: the spec; :func:`check` it first.

@@ -24,8 +24,8 @@ def _uniform(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
 def _truncated(shape: torch.Size, generator: torch.Generator, *, low: float = -2, high: float = 2) -> torch.Tensor:
     """Standard normal cut to [low, high] (std .8796 at +-2), by the inverse distribution function of the uniform."""
     edges = [math.erf(edge / math.sqrt(2)) for edge in (low, high)]
-    # float64, for erfinv at float32 is infinite where the uniform rounds to 1
-    part = (1 + _uniform(shape, generator).double()) / 2
+    # float64, for in float32 erf rounds to 1 beyond 5.5, where erfinv is infinite
+    part = (1 + torch.erf(standard_normal(shape, generator).double() / math.sqrt(2))) / 2
     cut = torch.erfinv(edges[0] + part * (edges[1] - edges[0])) * math.sqrt(2)
     return cut.clamp(low, high).float()
 

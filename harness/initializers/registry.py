@@ -98,11 +98,15 @@ def values(
     """Draw one tensor; of ``options`` those that the initializer has are handed on.
 
     Raises:
-        ValueError: the initializer returned a wrong shape.
+        TypeError: the initializer returned no tensor.
+        ValueError: it returned a wrong shape.
     """
     function = REGISTRY[name]
     supplied = {"gain": gain, "generator": generator, "fan_shape": site.fan_shape, "site": site, **options}
     found = function(shape, **{p.name: supplied[p.name] for p in _keywords(function) if p.name in supplied})
+    if not isinstance(found, torch.Tensor):
+        given = type(found).__name__
+        raise TypeError(f"initializer '{name}' returned {given} for {site.layer}.{site.tensor}; it must be a tensor")
     if found.shape != shape:
         given, needed = tuple(found.shape), tuple(shape)
         raise ValueError(
