@@ -540,3 +540,25 @@ def test_full_disk_is_one_line_a_trial_and_leaves_a_folder_to_go_on_with(command
     assert set(trials.query("status == 'killed'").index) == left
     assert (trials["status"] == "ok").sum() == 1
     assert_sound(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["train.steps=100000000000000000000", "device.threads=99999999999"])
+def test_number_too_large_to_record_leaves_nothing_behind(command: Command, tmp_path: Path, value: str) -> None:
+    done = command(value, "device=cpu", "model=mlp")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {value} is not allowed; give a number up to ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_note_that_can_be_no_row_does_not_poison_the_folder(command: Command, tmp_path: Path) -> None:
+    notes = tmp_path / "outputs/results/.running"
+    notes.mkdir(parents=True)
+    (notes / "20300101T000000-abc.json").write_text('{"trial_id": "x", "steps": 100000000000000000000}')
+    assert command("device=cpu", "model=mlp", "train.steps=2").returncode == 0
+    assert_sound(tmp_path)
+
+
+def test_network_without_biases_runs_to_the_end(command: Command, tmp_path: Path) -> None:
+    done = command("-m", "init=zero,glorot", "model.bias=false", "device=cpu", "train.steps=2", "device.threads=1")
+    assert done.returncode == 0, done.stderr
+    assert harness.load(tmp_path / "outputs/results").trials["last_bias_difference"].isna().all()
