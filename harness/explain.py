@@ -31,6 +31,22 @@ Exit codes: 0 explained, 1 the network could not be filled, 2 the command was wr
 _LEGEND = """\
 # gradient, and moved   g gradient, not moved (rounded away)   m moved without gradient   . neither"""
 
+_MOMENTS = (
+    "output\nE z2",
+    "given\ninput",
+    "mean\nfield",
+    "grad\nin/out",
+    "in/out\ntheory",
+    "dead",
+    "grad\nrank",
+    "rows",
+    "grad\nrows",
+)
+_MOMENTS_LEGEND = """\
+given input, theory: expected over random signs of the weights; mean field: from the images alone;
+dead: units whose derivative is 0 on every image; rank, rows: of all units, those that differ
+"""
+
 
 def explain(config: TrialConfig) -> "Diagnosis":
     """Fill the network of a config and diagnose it.
@@ -57,9 +73,15 @@ def show(out: "Console", config: TrialConfig, found: "Diagnosis") -> None:
         f"optimizer={config.optimizer.name} lr={config.optimizer.lr:g} seed={config.seed}",
         markup=False,
     )
+    losses = [step.signals.loss for step in found.steps]
+    out.print(
+        f"\ngradient and movement of each tensor by step; loss {losses[0]:.6g} at first, {losses[-1]:.6g} at last"
+    )
     out.print(_maps(found))
     out.print(_LEGEND, markup=False)
+    out.print(f"\nsecond moments at step 0; of the images {_number(found.steps[0].signals.input_moment)}")
     out.print(_moments(found))
+    out.print(_MOMENTS_LEGEND, markup=False)
     out.print(_verdicts(found))
     out.print(f"network: {found.network}", markup=False)
 
@@ -67,59 +89,38 @@ def show(out: "Console", config: TrialConfig, found: "Diagnosis") -> None:
 def _maps(found: "Diagnosis") -> "Table":
     from rich.table import Table
 
-    table = Table(title="gradient and movement of each tensor, by step", title_justify="left")
-    table.add_column("tensor")
+    table = Table()
+    table.add_column("tensor", no_wrap=True)
     table.add_column(f"steps 0 to {len(found.steps) - 1}", no_wrap=True)
+    marks = {(True, True): "#", (True, False): "g", (False, True): "m", (False, False): "."}
     for name in found.steps[0].tensors:
-        marks = []
-        for step in found.steps:
-            gradient, moved = step.has_gradient(name), name in step.moved
-            marks.append(
-                {(True, True): "#", (True, False): "g", (False, True): "m", (False, False): "."}[gradient, moved]
-            )
-        table.add_row(name, "".join(marks))
-    losses = [_number(step.signals.loss) for step in found.steps]
-    table.caption = f"loss {losses[0]} at step 0, {losses[-1]} at step {len(losses) - 1}"
+        table.add_row(name, "".join(marks[step.has_gradient(name), name in step.moved] for step in found.steps))
     return table
 
 
 def _moments(found: "Diagnosis") -> "Table":
+    from rich import box
     from rich.table import Table
 
     first = found.steps[0]
-    table = Table(title=f"step 0: second moments (images: {_number(first.signals.input_moment)})", title_justify="left")
+    table = Table(box=box.SIMPLE)
     table.add_column("layer", overflow="fold")
-    for title in (
-        "output E z2",
-        "given input",
-        "mean field",
-        "grad in/out",
-        "theory",
-        "dead",
-        "rank",
-        "rows",
-        "grad rows",
-    ):
+    for title in _MOMENTS:
         table.add_column(title, justify="right", no_wrap=True)
     for layer in found.layers:
         probe, mean_field = first.tensors[f"{layer}.weight"], found.mean_field[layer]
-        units = first.units[layer]
         numbers = [probe.output_moment, probe.output_moment_theory, mean_field]
         numbers += [probe.gradient_gain, probe.gradient_gain_theory]
         dead = "-" if probe.dead_share is None else f"{probe.dead_share:.0%}"
         counts = [probe.gradient_rank, probe.distinct_rows, probe.distinct_gradient_rows]
-        table.add_row(layer, *map(_number, numbers), dead, *(f"{count}/{units}" for count in counts))
-    table.caption = (
-        "given input, theory: expected for random signs of the weights; mean field: predicted from the images alone; "
-        "dead: units without derivative on every image; rank, rows: of the gradient and weight, of all units"
-    )
+        table.add_row(layer, *map(_number, numbers), dead, *(f"{count}/{first.units[layer]}" for count in counts))
     return table
 
 
 def _verdicts(found: "Diagnosis") -> "Table":
     from rich.table import Table
 
-    table = Table(title="verdict", title_justify="left")
+    table = Table()
     table.add_column("layer")
     table.add_column("verdict", overflow="fold")
     table.add_column("why", overflow="fold")
@@ -142,7 +143,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
         name, _, folder = argument.partition("=")
         if name == "--config-dir":
             folder = folder or (left.pop(0) if left else "")
-            if not Path(folder).is_dir():
+            if not folder or not Path(folder).is_dir():
                 raise UsageError(f"--config-dir={folder}: no such folder; name one that holds config groups")
             overrides.append(f"hydra.searchpath=[file://{Path(folder).absolute()}]")
         elif argument.startswith("-"):
