@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -216,3 +217,31 @@ def test_ci_runs_both_commands_on_every_python_the_package_takes() -> None:
     assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
     assert commands == ["make test PYTHON=python", "make run PYTHON=python"]
+
+
+def test_page_of_initializers_is_what_its_script_writes(tmp_path: Path) -> None:
+    """From the committed Parquet and the files in conf/init: nobody typed a number into it."""
+    copy = tmp_path / "checkout"
+    shutil.copytree(ROOT / "docs", copy / "docs")
+    shutil.copytree(ROOT / "scripts", copy / "scripts")
+    written = copy / "docs/initializers.md"
+    committed = written.read_text()
+    written.unlink()
+    script = copy / "scripts/initializer_page.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert written.read_text() == committed
+    for path in (ROOT / "conf/init").glob("*.yaml"):
+        assert f"| `{path.stem}` |" in committed
+
+
+def test_every_initializer_is_timed() -> None:
+    script = ROOT / "scripts/bench_init.py"
+    done = subprocess.run(
+        [sys.executable, script, "--rounds", "1", "--drawn"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.stderr == ""
+    listed = set(re.findall(r"^  (\w+) +[\d.]+ ms", done.stdout, flags=re.MULTILINE))
+    assert {"zero", "orthogonal", "sparse", "fixup"} <= listed
+    assert "lsuv" not in listed
+    assert done.returncode == (1 if "MISSED" in done.stdout else 0)
