@@ -111,7 +111,9 @@ _TRIALS = [
     ),
     Column("train_flops_per_image", _WHOLE, "the same for a whole training step"),
     Column("achieved_flops_per_s", _REAL, "train_flops_per_image x images_per_s_median"),
-    Column("matmul_flops_per_s", _REAL, "measured just before on the same device: float32 product of square matrices"),
+    Column(
+        "matmul_flops_per_s", _REAL, "fastest float32 product of square matrices, measured before and after training"
+    ),
     Column("matmul_share", _REAL, "achieved_flops_per_s / matmul_flops_per_s"),
     Column("peak_memory_bytes", _WHOLE, "most memory held: the process on a CPU, torch's allocator on CUDA"),
     Column(
