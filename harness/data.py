@@ -20,9 +20,10 @@ import torch
 from filelock import FileLock
 from torchvision import datasets
 
-from harness.config import DATA_SIZES, DataConfig
+from harness.config import DataConfig
 from harness.device import generator as random_stream
 from harness.errors import DataError
+from harness.validation import DATA_SIZES
 
 TRAIN_EVAL_IMAGES = 1000
 """Training images on which training accuracy is taken when batches change from step to step: the first ones."""

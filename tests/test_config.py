@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import harness
-from harness.config import CONF_DIR, TrialConfig, validate
+from harness.config import CONF_DIR, TrialConfig
 from harness.errors import UsageError
 from harness.usage import GROUPS
+from harness.validation import validate
 
 
 def test_defaults_are_the_articles() -> None:

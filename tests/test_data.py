@@ -23,9 +23,10 @@ import pytest
 import torch
 
 from harness import data
-from harness.config import DATA_SIZES, DataConfig
+from harness.config import DataConfig
 from harness.data import Digits
 from harness.errors import DataError
+from harness.validation import DATA_SIZES
 
 CPU = torch.device("cpu")
 NAMES = tuple(data.MNIST_SHA256)

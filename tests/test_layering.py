@@ -20,6 +20,7 @@ LAYERS = [
     {"models", "data", "timing", "article", "usage"},
     {"activations", "results", "device"},
     {"config", "schema"},
+    {"validation"},
     {"errors"},
 ]
 FREE_OF_TORCH = ("config", "schema", "results", "usage", "article", "errors", "run", "explain")
