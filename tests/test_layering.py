@@ -29,7 +29,12 @@ FREE_OF_TORCH = ("config", "schema", "results", "usage", "article", "errors", "r
 def imported(path: Path) -> set[str]:
     """The modules a file imports anywhere, functions included; ``from harness import x`` counts as harness.x."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    # names for annotations alone are no dependency
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
