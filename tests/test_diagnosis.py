@@ -134,7 +134,10 @@ def test_all_zero_unlocks_one_layer_a_step_where_f_of_zero_is_not_zero(activatio
     assert patterns(narrow(activation, zero=WEIGHTS), steps=6) == one_layer_a_step()
 
 
-@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "softsign", "sigmoid"])
+@pytest.mark.parametrize(
+    "activation",
+    ["relu", "leaky_relu", "elu", "celu", "gelu", "silu", "mish", "tanh", "softsign", "sigmoid", "softplus"],
+)
 def test_all_zero_with_random_bias_unlocks_one_layer_a_step(activation: str) -> None:
     assert patterns(narrow(activation, zero=WEIGHTS, bias=None), steps=6) == one_layer_a_step()
 
@@ -155,7 +158,9 @@ def test_negative_bias_does_not_kill_what_has_slope_there(activation: str) -> No
     assert patterns(narrow(activation, zero=("conv2",), bias=-0.1)) == ["00 11 11 11 11 11", ALL, ALL, ALL]
 
 
-@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "softplus", "selu", "elu"])
+@pytest.mark.parametrize(
+    "activation", ["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "softplus", "selu", "elu", "celu", "silu"]
+)
 def test_constant_weights_never_break_the_symmetry(activation: str) -> None:
     network = network_of(NARROW, f"model.activation={activation}", "init=constant", "+init.options.value=0.03")
     found = diagnosis.diagnose(network, batch(), SGD)
