@@ -136,8 +136,8 @@ def _dead_by_fraction(slope: torch.Tensor) -> float:
     return float((slope == 0).double().mean())
 
 
-def _symmetric_by_weights_alone(self: diagnosis._Judge, weight: str, _steps: list[int]) -> bool:
-    return self._steps[0].tensors[weight].distinct_rows == 1
+def _symmetric_by_weights_alone(self: diagnosis._Judge, name: str, _steps: list[int]) -> bool:
+    return self._steps[0].tensors[f"{name}.weight"].distinct_rows == 1
 
 
 def _order_with_repeats(*_: object, **sizes: int) -> torch.Tensor:

@@ -53,10 +53,8 @@ def test_every_initializer_runs_in_one_sweep(command: Command, tmp_path: Path) -
     verdicts = trials.set_index("init")["verdict"]
     assert verdicts[["zero", "all_zero", "ones", "constant"]].tolist() == ["dead", "dead", "symmetric", "symmetric"]
     assert verdicts["he"] == "fine"
-    assert (
-        "zero: dead, the weights of 4 of 4 layers (stem, conv1, conv2, fc) never get a gradient, because of conv2"
-        in done.stdout
-    )
+    why = "zero: dead, the weights of 4 of 4 layers (stem, conv1, conv2, fc) never get a gradient, because of conv2"
+    assert why in " ".join(done.stdout.split()), "wrapped at 100 columns"
 
 
 def test_order_of_a_sweep_does_not_matter(tmp_path: Path) -> None:
