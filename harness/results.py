@@ -9,35 +9,23 @@ import json
 import os
 import sys
 import uuid
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from harness.errors import UsageError
-from harness.schema import SCHEMA_VERSION, STATUSES, TABLES, schema
+from harness.reading import Frames, load, read, require_results
+from harness.schema import STATUSES, TABLES, schema
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["Frames", "Running", "load", "main", "new_trial_id", "prepare", "problems_in", "recover"]
 
 Row = Mapping[str, Any]
-
-_VERSION_KEY, _TABLE_KEY = b"initbench.schema_version", b"initbench.table"
-
-
-class Frames(NamedTuple):
-    """The three tables as data frames, joined by ``trial_id``."""
-
-    trials: "pd.DataFrame"
-    curves: "pd.DataFrame"
-    layers: "pd.DataFrame"
 
 
 def new_trial_id() -> str:
@@ -163,99 +151,17 @@ def _planned_schema() -> pa.Schema:
     return pa.schema([field.with_nullable(True) for field in schema("trials")])
 
 
-class _UnreadableError(Exception):
-    """One file cannot be used, and why."""
-
-
-def _read_file(path: Path, table: str) -> pa.Table:
-    try:
-        file = pq.ParquetFile(path)
-        metadata = file.schema_arrow.metadata or {}
-        if metadata.get(_TABLE_KEY) != table.encode():
-            raise _UnreadableError(f"{path}: not a '{table}' file of initbench")
-        version = metadata.get(_VERSION_KEY, b"none").decode()
-        if version != str(SCHEMA_VERSION):
-            raise _UnreadableError(f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}")
-        content = file.read()
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise _UnreadableError(f"{path}: cannot be read as Parquet ({reason})") from error
-    if not content.schema.equals(schema(table)):
-        raise _UnreadableError(f"{path}: columns differ from schema version {SCHEMA_VERSION}")
-    return content
-
-
-def _read_all(folder: Path, table: str) -> tuple[pa.Table, list[str]]:
-    """Everything readable of a table, and a line for each file that is not."""
-
-    def attempt(path: Path) -> pa.Table | str:
-        try:
-            return _read_file(path, table)
-        except _UnreadableError as error:
-            return str(error)
-
-    with ThreadPoolExecutor() as pool:
-        found = list(pool.map(attempt, sorted((folder / table).glob("*.parquet"))))
-    good = [item for item in found if isinstance(item, pa.Table)]
-    problems = [item for item in found if isinstance(item, str)]
-    return pa.concat_tables([schema(table).empty_table(), *good]), problems
-
-
-def _require_results(folder: Path) -> None:
-    if not (folder / "trials").is_dir():
-        raise UsageError(f"{folder}: no results there (it has no folder 'trials'); give the results.dir of a run")
-
-
-def load(folder: str | Path) -> Frames:
-    """Read a results folder.
-
-    Files that cannot be read (truncated, foreign, another schema version) are skipped with a warning that names them;
-    rows of trials without a terminal row are left out.
-
-    Args:
-        folder: the ``results.dir`` of one or more runs.
-
-    Returns:
-        the frames ``trials``, ``curves`` and ``layers``; whole numbers that can be missing are pandas' nullable
-        ``Int64``.
-
-    Raises:
-        UsageError: the folder holds no results.
-    """
-    folder = Path(folder)
-    _require_results(folder)
-    tables = {}
-    for table in TABLES:
-        tables[table], problems = _read_all(folder, table)
-        for problem in problems:
-            warnings.warn(problem, stacklevel=2)
-    frames = {table: _to_frame(content) for table, content in tables.items()}
-    known = frames["trials"]["trial_id"]
-    for table in ("curves", "layers"):
-        frame = frames[table]
-        frames[table] = frame[frame["trial_id"].isin(known)].reset_index(drop=True)
-    return Frames(**frames)
-
-
-def _to_frame(content: pa.Table) -> "pd.DataFrame":
-    import pandas as pd
-
-    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    frame: pd.DataFrame = content.to_pandas(types_mapper=nullable.get)
-    return frame
-
-
 def problems_in(folder: Path) -> list[str]:
     """Everything that is wrong with a results folder, one line each; an empty list if it is sound.
 
     Raises:
         UsageError: the folder holds no results.
     """
-    _require_results(folder)
+    require_results(folder)
     lines: list[str] = []
     tables = {}
     for table in TABLES:
-        tables[table], unreadable = _read_all(folder, table)
+        tables[table], unreadable = read(folder, table)
         lines += unreadable
     return [*lines, *_key_problems(tables), *_unfinished(folder)]
 

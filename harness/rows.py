@@ -12,8 +12,10 @@ from harness.timing import quartiles
 from harness.train import Edge
 
 
-def planned(config: TrialConfig, trial_id: str) -> dict[str, Any]:
-    """The row of a trial that has not begun: its identity and every choice, all else null."""
+def planned(
+    config: TrialConfig, trial_id: str, *, sweep_id: str | None = None, sweep_size: int | None = None
+) -> dict[str, Any]:
+    """The row of a trial that has not begun: its identity, its command and every choice, all else null."""
     choices = {
         "trial_id": trial_id,
         "trial_key": config.trial_key,
@@ -47,6 +49,8 @@ def planned(config: TrialConfig, trial_id: str) -> dict[str, Any]:
         "eval_every": config.train.eval_every,
         "targets": list(config.train.targets),
         "config": json.dumps(config.as_dict()),
+        "sweep_id": sweep_id,
+        "sweep_size": sweep_size,
     }
     return {column.name: choices.get(column.name) for column in COLUMNS["trials"]}
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -47,6 +48,7 @@ class Sweep:
     broken: list[str] = field(default_factory=list)
     interrupted: bool = False
     position: int = 0
+    sweep_id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
 
     def job(self, composed: DictConfig) -> None:
         """Run one composed config; whatever is wrong with it is kept for the end, so that the sweep goes on."""
@@ -87,27 +89,27 @@ class Sweep:
             for trial_id in results.prepare(Path(config.results.dir)):
                 print(f"note: the trial {trial_id} of an earlier run was killed outright; its row says so now")
             self.folders.append(config.results.dir)
-        title = self._title(config)
+        title, size = self._title(config)
         with console.progress(out, title, steps=config.train.steps, batch_size=config.train.batch_size) as advance:
-            result = trial.run_trial(config, on_progress=advance)
+            result = trial.run_trial(config, on_progress=advance, sweep_id=self.sweep_id, sweep_size=size)
         line = console.trial_line(title, result.trial)
         print(line, flush=True)
         self.results.append(result)
         if not result.ok:
             self.failures.append(line)
 
-    def _title(self, config: TrialConfig) -> str:
-        """The trial's place in the sweep and what distinguishes it there."""
+    def _title(self, config: TrialConfig) -> tuple[str, int]:
+        """The trial's place in the sweep with what distinguishes it there, and how many trials the sweep has."""
         hydra_config = cast("DictConfig", HydraConfig.get())
         if hydra_config.mode != RunMode.MULTIRUN:
-            return f"[1/1] init={config.labels.init} seed={config.seed}"
+            return f"[1/1] init={config.labels.init} seed={config.seed}", 1
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         typed = [argument for argument in self.arguments if "=" in argument and not argument.startswith("-")]
         parsed = parser.parse_overrides(typed)
         swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
         own = [text for text in typed_overrides(hydra_config) if text.split("=", 1)[0] in swept]
         planned = len(BasicSweeper.split_arguments(parsed, None)[0])
-        return f"[{self.position}/{planned}] {' '.join(own) or config.labels.init}"
+        return f"[{self.position}/{planned}] {' '.join(own) or config.labels.init}", planned
 
     def finish(self) -> int:
         """Print the tables and each failure; returns the exit code."""

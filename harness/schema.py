@@ -1,11 +1,15 @@
-"""The three tables: every column, its type and meaning. A changed meaning or clock raises ``SCHEMA_VERSION``."""
+"""The three tables: every column, its type and meaning.
+
+A new column, a changed meaning or a changed clock raises ``SCHEMA_VERSION``. A new column says since which version it
+is there and may be null, so that files of earlier versions are still read.
+"""
 
 import json
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TABLES = ("trials", "curves", "layers")
 STATUSES = ("ok", "diverged", "error", "oom", "timeout", "killed")
 
@@ -15,12 +19,13 @@ _ID = "a trial's own id: UTC start time and random hex digits"
 
 @dataclass(frozen=True)
 class Column:
-    """One column; ``required`` columns are never null."""
+    """One column; ``required`` columns are never null, and files of a version before ``since`` lack it."""
 
     name: str
     type: pa.DataType
     description: str
     required: bool = False
+    since: int = 1
 
 
 def _best(split: str) -> list[Column]:
@@ -140,6 +145,22 @@ _TRIALS = [
     Column("package_versions", _TEXT, "versions of all packages that matter, as JSON"),
     Column("git_commit", _TEXT, "commit of the checkout that ran; null for an installed package"),
     Column("git_dirty", _FLAG, "whether that checkout had changes"),
+    # since version 2
+    Column(
+        "kernel_error",
+        _REAL,
+        "largest error of the trial's kernels against torch in float64 on the trial's own shapes, relative to the "
+        "largest value of the reference; null: kernel=torch",
+        since=2,
+    ),
+    Column(
+        "kernel_precision",
+        _TEXT,
+        "of the kernel's float32 products: ieee, tf32 or tf32x3; null: kernel=torch",
+        since=2,
+    ),
+    Column("sweep_id", _TEXT, "id shared by all trials of one command; null: run from Python", since=2),
+    Column("sweep_size", _WHOLE, "trials that command planned; null: run from Python", since=2),
 ]
 _CURVES = [
     Column("trial_id", _TEXT, _ID, required=True),
@@ -181,12 +202,12 @@ COLUMNS: dict[str, list[Column]] = {"trials": _TRIALS, "curves": _CURVES, "layer
 """Table -> its columns."""
 
 
-def schema(table: str) -> pa.Schema:
-    """The Arrow schema of a table; its metadata (in each file's footer) holds version and descriptions."""
-    columns = COLUMNS[table]
+def schema(table: str, version: int = SCHEMA_VERSION) -> pa.Schema:
+    """The Arrow schema of a table in a version; its metadata (in each file's footer) holds version and descriptions."""
+    columns = [column for column in COLUMNS[table] if column.since <= version]
     fields = [pa.field(column.name, column.type, nullable=not column.required) for column in columns]
     metadata = {
-        "initbench.schema_version": str(SCHEMA_VERSION),
+        "initbench.schema_version": str(version),
         "initbench.table": table,
         "initbench.columns": json.dumps({column.name: column.description for column in columns}),
     }

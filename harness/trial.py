@@ -111,7 +111,13 @@ def check(config: TrialConfig) -> torch.device:
     return device.resolve(config.device)
 
 
-def run_trial(config: TrialConfig, *, on_progress: Progress | None = None) -> TrialResult:
+def run_trial(
+    config: TrialConfig,
+    *,
+    on_progress: Progress | None = None,
+    sweep_id: str | None = None,
+    sweep_size: int | None = None,
+) -> TrialResult:
     """Run one trial and write its rows below ``config.results.dir``.
 
     Whatever goes wrong once it has begun becomes the ``status`` of its row and is not raised.
@@ -119,6 +125,8 @@ def run_trial(config: TrialConfig, *, on_progress: Progress | None = None) -> Tr
     Args:
         config: what to run; see :func:`harness.load_config`.
         on_progress: called between timing windows, off the training clock.
+        sweep_id: what all trials of one command share; None outside a command.
+        sweep_size: how many trials that command planned.
 
     Raises:
         UsageError: the config cannot be run here, or the results folder not be written; no row is left.
@@ -127,7 +135,8 @@ def run_trial(config: TrialConfig, *, on_progress: Progress | None = None) -> Tr
     target = check(config)
     folder = Path(config.results.dir)
     results.prepare(folder)
-    record = _Record(config, target, rows.planned(config, results.new_trial_id()))
+    planned = rows.planned(config, results.new_trial_id(), sweep_id=sweep_id, sweep_size=sweep_size)
+    record = _Record(config, target, planned)
     running = results.Running(folder, record.row)
     try:
         with _status_of(record):

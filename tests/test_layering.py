@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # top to bottom; a module may import from rows below its own only
 LAYERS = [
-    {"run", "explain"},
+    {"run", "explain", "report", "compare"},
     {"console"},
     {"trial"},
     {"rows", "diagnosis"},
@@ -18,7 +18,9 @@ LAYERS = [
     {"signals"},
     {"initializers"},
     {"models", "data", "timing", "article", "usage"},
+    {"analysis"},
     {"activations", "results", "device"},
+    {"reading"},
     {"config", "schema"},
     {"validation"},
     {"errors"},

@@ -1,0 +1,213 @@
+"""Results read as Arrow tables and frames; what cannot be read is named in one line and the rest still read."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.errors import UsageError
+from harness.schema import SCHEMA_VERSION, TABLES, schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_VERSION_KEY, _TABLE_KEY = b"initbench.schema_version", b"initbench.table"
+_ATTEMPTS = 20
+
+
+class Frames(NamedTuple):
+    """The three tables as data frames, joined by ``trial_id``."""
+
+    trials: "pd.DataFrame"
+    curves: "pd.DataFrame"
+    layers: "pd.DataFrame"
+
+
+class UnreadableError(Exception):
+    """One file cannot be used, and why."""
+
+
+class _MovedError(Exception):
+    """A file that was listed is gone: its rows are in a merged file by now."""
+
+
+def require_results(folder: Path) -> None:
+    """Check that a folder holds results.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if not (folder / "trials").is_dir():
+        raise UsageError(f"{folder}: no results there (it has no folder 'trials'); give the results.dir of a run")
+
+
+def journal_path(folder: Path, table: str) -> Path:
+    """Where a merging of a table's files says which files the merged one replaces; there while it is under way."""
+    return folder / ".merging" / f"{table}.json"
+
+
+def files(folder: Path, table: str) -> list[Path]:
+    """The files that hold a table, each row once: without those whose rows are in a merged file as well."""
+    found = sorted((folder / table).glob("*.parquet"))
+    try:
+        journal = json.loads(journal_path(folder, table).read_text())
+    except FileNotFoundError:
+        return found
+    if folder / table / journal["merged"] not in found:
+        return found
+    replaced = set(journal["replaces"])
+    return [path for path in found if path.name not in replaced]
+
+
+def _open(path: Path, table: str, dictionary: Sequence[str]) -> tuple[pq.ParquetFile, int]:
+    """The file, its footer checked, and its schema version."""
+    try:
+        file = pq.ParquetFile(path, read_dictionary=dictionary)
+    except FileNotFoundError as error:
+        raise _MovedError from error
+    metadata = file.schema_arrow.metadata or {}
+    if metadata.get(_TABLE_KEY) != table.encode():
+        raise UnreadableError(f"{path}: not a '{table}' file of initbench")
+    version = metadata.get(_VERSION_KEY, b"none").decode()
+    if version not in _VERSIONS:
+        raise UnreadableError(f"{path}: schema version {version}, this program reads {', '.join(_VERSIONS)}")
+    return file, int(version)
+
+
+_VERSIONS = [str(version) for version in range(1, SCHEMA_VERSION + 1)]
+
+
+def _stored(schema_: pa.Schema, dictionary: Sequence[str]) -> pa.Schema:
+    """The schema as it is read, with some columns as dictionaries."""
+    for name in dictionary:
+        index = schema_.get_field_index(name)
+        field = schema_.field(index)
+        schema_ = schema_.set(index, field.with_type(pa.dictionary(pa.int32(), field.type)))
+    return schema_
+
+
+def read_file(path: Path, table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()) -> pa.Table:
+    """Read one file, in the columns of the present schema version.
+
+    Args:
+        path: the file.
+        table: the table that it should hold.
+        columns: the columns wanted, in this order; None: all.
+        dictionary: columns of text that come as dictionaries.
+
+    Raises:
+        UnreadableError: it is truncated, foreign, or of a version that is not known.
+    """
+    try:
+        file, version = _open(path, table, dictionary)
+        if not file.schema_arrow.equals(_stored(schema(table, version), dictionary)):
+            raise UnreadableError(f"{path}: columns differ from schema version {version}")
+        wanted = list(columns) if columns is not None else schema(table).names
+        there = set(schema(table, version).names)
+        content = file.read(columns=[name for name in wanted if name in there])
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnreadableError(f"{path}: cannot be read as Parquet ({reason})") from error
+    return _completed(content, target(table, wanted, dictionary))
+
+
+def target(table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()) -> pa.Schema:
+    """The schema of what :func:`read_file` returns."""
+    full = _stored(schema(table), [name for name in dictionary if columns is None or name in columns])
+    names = full.names if columns is None else columns
+    return pa.schema([full.field(name) for name in names], metadata=full.metadata)
+
+
+def _completed(content: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """With null columns for those that the file's version did not have."""
+    there = set(content.schema.names)
+    arrays = [content[field.name] if field.name in there else pa.nulls(len(content), field.type) for field in wanted]
+    return pa.Table.from_arrays(arrays, schema=wanted)
+
+
+def read(
+    folder: Path, table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()
+) -> tuple[pa.Table, list[str]]:
+    """Everything readable of a table, and a line for each file that is not; arguments as of :func:`read_file`."""
+    for _ in range(_ATTEMPTS):
+        try:
+            return _read_listed(files(folder, table), table, columns, dictionary)
+        except _MovedError:
+            # the files are being merged at this moment: list them again
+            continue
+    raise UsageError(f"{folder}: files of {table} vanish while they are read; wait until nothing changes the folder")
+
+
+def _read_listed(
+    paths: Sequence[Path], table: str, columns: Sequence[str] | None, dictionary: Sequence[str]
+) -> tuple[pa.Table, list[str]]:
+    def attempt(path: Path) -> pa.Table | str:
+        try:
+            return read_file(path, table, columns, dictionary)
+        except UnreadableError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(attempt, paths))
+    good = [item for item in found if isinstance(item, pa.Table)]
+    problems = [item for item in found if isinstance(item, str)]
+    return pa.concat_tables([target(table, columns, dictionary).empty_table(), *good]), problems
+
+
+def load(folder: str | Path, *, columns: Mapping[str, Sequence[str]] | None = None, categories: bool = False) -> Frames:
+    """Read a results folder.
+
+    Files that cannot be read (truncated, foreign, another schema version) are skipped with a warning that names them;
+    rows of trials without a terminal row are left out.
+
+    Args:
+        folder: the ``results.dir`` of one or more runs.
+        columns: table -> the columns wanted, ``trial_id`` among them; a table that is not named is empty. None: all.
+        categories: give ``trial_id`` and ``parameter`` of curves and layers as pandas categories, which take a
+            tenth of the memory.
+
+    Returns:
+        the frames ``trials``, ``curves`` and ``layers``; whole numbers that can be missing are pandas' nullable
+        ``Int64``.
+
+    Raises:
+        UsageError: the folder holds no results.
+    """
+    folder = Path(folder)
+    require_results(folder)
+    frames = {}
+    for table in TABLES:
+        dictionary = [name for name in ("trial_id", "parameter") if categories and name in _texts(table, columns)]
+        if columns is not None and table not in columns:
+            frames[table] = to_frame(target(table).empty_table())
+            continue
+        content, problems = read(folder, table, columns[table] if columns is not None else None, dictionary)
+        for problem in problems:
+            warnings.warn(problem, stacklevel=2)
+        frames[table] = to_frame(content)
+    known = frames["trials"]["trial_id"]
+    for table in ("curves", "layers"):
+        frame = frames[table]
+        frames[table] = frame[frame["trial_id"].isin(known)].reset_index(drop=True)
+    return Frames(**frames)
+
+
+def _texts(table: str, columns: Mapping[str, Sequence[str]] | None) -> Sequence[str]:
+    """The columns that may become categories."""
+    if table == "trials":
+        return ()
+    return schema(table).names if columns is None else columns.get(table, ())
+
+
+def to_frame(content: pa.Table) -> "pd.DataFrame":
+    """A data frame with pandas' nullable whole numbers and flags."""
+    import pandas as pd
+
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    frame: pd.DataFrame = content.to_pandas(types_mapper=nullable.get)
+    return frame
