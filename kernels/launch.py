@@ -1,0 +1,248 @@
+"""Starting the kernels: where results are allocated, in which layout, how many programs, which tile.
+
+Everything here is asynchronous, allocates through torch alone and never waits for the device, so that it can be
+captured in a CUDA graph. Tensors are 5-D as in ``kernels.geometry``; what is ``None`` is not there.
+"""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from kernels import tiles
+from kernels import triton_kernels as tk
+from kernels.geometry import ConvolutionError, Window, dense_strides, is_channels_last
+
+EPILOGUES = {"none": 0, "relu": 1, "pool_relu": 2}
+"""Name of what follows the convolution -> its number in the kernels."""
+
+_LARGEST = 2**31 - 1
+
+
+def require_device(tensor: torch.Tensor) -> None:
+    """Refuse a device that the kernels do not run on.
+
+    Raises:
+        ConvolutionError: neither a GPU nor, under the interpreter, a CPU.
+    """
+    if tensor.device.type == "cuda" or (tensor.device.type == "cpu" and tk.INTERPRETED):
+        return
+    raise ConvolutionError(
+        f"the Triton kernels need a GPU, and the tensors are on {tensor.device.type}; to run them slowly on a CPU, set "
+        "TRITON_INTERPRET=1 before Python starts"
+    )
+
+
+def output_channels_last(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Torch's rule: the output is channels last if one of the two is."""
+    return is_channels_last(x) or is_channels_last(weight)
+
+
+def output_shape(x: torch.Tensor, weight: torch.Tensor, window: Window, epilogue: int) -> tuple[int, ...]:
+    """(M, N, K, P, Q), halved by pooling."""
+    height, width = window.output(x.shape[3:], weight.shape[3:])
+    if epilogue == EPILOGUES["pool_relu"]:
+        height, width = height // 2, width // 2
+    return max(x.shape[0], weight.shape[0]), x.shape[1], weight.shape[1], height, width
+
+
+def allocate(shape: Sequence[int], like: torch.Tensor, *, channels_last: bool, **options: Any) -> torch.Tensor:  # noqa: ANN401
+    """An unset dense 5-D tensor on the device, and unless said otherwise of the type, of another."""
+    strides = dense_strides(shape, channels_last=channels_last)
+    return torch.empty_strided(shape, strides, **{"dtype": like.dtype, "device": like.device, **options})
+
+
+def forward(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, window: Window, *, precision: str, epilogue: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The convolution and what follows it.
+
+    Returns:
+        y (M, N, K, P, Q), halved by pooling, and the winners uint8 of the same shape if there is pooling.
+    """
+    require_device(x)
+    shape, channels_last = output_shape(x, weight, window, epilogue), output_channels_last(x, weight)
+    y = allocate(shape, x, channels_last=channels_last)
+    pools = epilogue == EPILOGUES["pool_relu"]
+    winner = allocate(shape, x, channels_last=channels_last, dtype=torch.uint8) if pools else None
+    geometry, x, packed = _geometry(x.shape, weight.shape, window), _addressable(x), _packed(weight)
+    bias = None if bias is None else bias.contiguous()
+    rows = shape[1] * shape[3] * shape[4] * (4 if pools else 1)
+    kind = tiles.arithmetic(tiles.FORWARD, _depth(geometry.C, geometry), **_operands(x, precision))
+    choice = tiles.choose(tiles.FORWARD, kind, rows=rows, columns=geometry.K)
+    grid = _programs(rows // (4 if pools else 1), geometry.K, choice.tile) * shape[0] * geometry.GROUPS
+    if grid and y.numel():
+        _start(
+            tk.forward_kernel, grid, choice, x, packed, bias, y, winner, shape[1], _model_stride(x), _model_stride(packed),
+            G=geometry, X=_image_strides(x), Y=_image_strides(y), TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision,
+        )  # fmt: skip
+    return y, winner
+
+
+def input_gradient(
+    dy: torch.Tensor,
+    gate: torch.Tensor | None,
+    weight: torch.Tensor,
+    image: tuple[int, int],
+    window: Window,
+    *,
+    shared: bool,
+    channels_last: bool,
+    precision: str,
+    epilogue: int,
+) -> torch.Tensor:
+    """Gradient with respect to x.
+
+    Args:
+        dy: gradient of the epilogue's output.
+        gate: y after relu, the winners after pooling.
+        weight: as in the forward pass.
+        image: (H, W) of x.
+        window: as in the forward pass.
+        shared: whether all models had the same x, so that their gradients add up.
+        channels_last: layout of the result.
+        precision: of float32 products.
+        epilogue: its number.
+
+    Returns:
+        dx (M, N, C, H, W), or (1, N, C, H, W) if shared.
+    """
+    require_device(dy)
+    models, images, channels = max(dy.shape[0], weight.shape[0]), dy.shape[1], weight.shape[2] * window.groups
+    add_up = shared and models > 1
+    shape = (models, images, channels, *image)
+    dx = allocate(shape, dy, channels_last=channels_last, dtype=torch.float32 if add_up else dy.dtype)
+    geometry, packed = _geometry(shape, weight.shape, window), _packed(weight)
+    dy, gate = _addressable(dy), None if gate is None else _addressable(gate)
+    kind = tiles.arithmetic(tiles.INPUT_GRADIENT, _depth(geometry.K, geometry), **_operands(dy, precision))
+    rows = images * image[0] * image[1]
+    choice = tiles.choose(tiles.INPUT_GRADIENT, kind, rows=rows, columns=geometry.C)
+    grid = _programs(rows, geometry.C, choice.tile) * models * geometry.GROUPS
+    if grid:
+        _start(
+            tk.input_gradient_kernel, grid, choice, dy, gate, packed, dx, images, _model_stride(dy), _model_stride(gate),
+            _model_stride(packed), G=geometry, DY=_image_strides(dy), GATE=_image_strides(gate), DX=_image_strides(dx),
+            TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision,
+        )  # fmt: skip
+    if not add_up:
+        return dx
+    added = allocate((1, *shape[1:]), dy, channels_last=channels_last)
+    _add_parts(dx, added, None, parts=models)
+    return added
+
+
+def weight_gradient(
+    x: torch.Tensor,
+    dy: torch.Tensor,
+    gate: torch.Tensor | None,
+    filters: tuple[int, int, int, int],
+    window: Window,
+    *,
+    channels_last: bool,
+    needs: tuple[bool, bool],
+    precision: str,
+    epilogue: int,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Gradients with respect to weight and bias, each None where ``needs`` says so.
+
+    Args:
+        x: as in the forward pass.
+        dy: gradient of the epilogue's output.
+        gate: y after relu, the winners after pooling.
+        filters: (K, C / groups, R, S) of the weight.
+        window: as in the forward pass.
+        channels_last: layout of the weight's gradient.
+        needs: whether the weight's and whether the bias's are wanted.
+        precision: of float32 products.
+        epilogue: its number.
+
+    Returns:
+        (M, K, C / groups, R, S) and (M, K).
+    """
+    require_device(x)
+    models = max(x.shape[0], dy.shape[0])
+    shape = (models, *filters)
+    weight_out = allocate(shape, dy, channels_last=channels_last) if needs[0] else None
+    bias_out = dy.new_empty((models, filters[0])) if needs[1] else None
+    geometry = _geometry(x.shape, shape, window)
+    x, dy, gate = _addressable(x), _addressable(dy), None if gate is None else _addressable(gate)
+    columns = geometry.C * geometry.R * geometry.S if needs[0] else 1
+    kind = tiles.arithmetic(tiles.WEIGHT_GRADIENT, 0, **_operands(dy, precision))
+    choice = tiles.choose(tiles.WEIGHT_GRADIENT, kind, rows=geometry.K, columns=columns)
+    programs = _programs(geometry.K, columns, choice.tile) * models * geometry.GROUPS
+    splits = tiles.splits(x.shape[1] * geometry.P * geometry.Q, programs)
+    numbers = (math.prod(filters) if needs[0] else 0) + (filters[0] if needs[1] else 0)
+    parts = torch.empty((models, splits, numbers), dtype=torch.float32, device=x.device)
+    _start(
+        tk.weight_gradient_kernel, programs * splits, choice, x, dy, gate, parts, x.shape[1], splits, _model_stride(x),
+        _model_stride(dy), _model_stride(gate), G=geometry, X=_image_strides(x), DY=_image_strides(dy),
+        GATE=_image_strides(gate), F=tk.FilterStrides(*dense_strides(shape, channels_last=channels_last)[1:]),
+        TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision, WEIGHT=needs[0], BIAS=needs[1],
+    )  # fmt: skip
+    _add_parts(parts, weight_out, bias_out, parts=splits)
+    return weight_out, bias_out
+
+
+def _add_parts(partial: torch.Tensor, first: torch.Tensor | None, second: torch.Tensor | None, *, parts: int) -> None:
+    """Second stage of a reduction: ``partial`` is (models, parts, numbers), the results (models, their numbers)."""
+    models = next(out.shape[0] for out in (first, second) if out is not None)
+    sizes = [0 if out is None else out.numel() // models for out in (first, second)]
+    blocks = -(-sum(sizes) // tiles.SUM_BLOCK)
+    if blocks:
+        choice = tiles.Choice(tiles.Tile(1, tiles.SUM_BLOCK, 1), 4, 1)
+        _start(tk.add_parts_kernel, blocks * models, choice, partial, first, second, parts, *sizes, BLOCK=tiles.SUM_BLOCK)
+
+
+def _geometry(x: Sequence[int], weight: Sequence[int], window: Window) -> tk.Geometry:
+    """From 5-D shapes."""
+    height, width = window.output(x[3:], weight[3:])
+    groups = window.groups
+    top, _, left, _ = window.padding
+    return tk.Geometry(
+        weight[2], weight[1] // groups, groups, *x[3:], height, width, *weight[3:], *window.stride, top, left, *window.dilation
+    )
+
+
+def _depth(channels: int, geometry: tk.Geometry) -> int:
+    return channels * geometry.R * geometry.S
+
+
+def _operands(tensor: torch.Tensor, precision: str) -> dict[str, Any]:
+    return {"element_bytes": tensor.element_size(), "precision": precision}
+
+
+def _packed(weight: torch.Tensor) -> torch.Tensor:
+    """Each filter in the order the depth is gone through: (M, K, R, S, C); no copy if it was channels last."""
+    return weight.permute(0, 1, 3, 4, 2).contiguous()
+
+
+def _addressable(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as it lies, if offsets within one image fit into 32 bits; else a dense copy."""
+    span = sum((size - 1) * stride for size, stride in zip(tensor.shape[2:], tensor.stride()[2:], strict=True))
+    return tensor if span <= _LARGEST else tensor.contiguous()
+
+
+def _model_stride(tensor: torch.Tensor | None) -> int:
+    """Distance between models; 0 where all share one."""
+    return 0 if tensor is None or tensor.shape[0] == 1 else tensor.stride(0)
+
+
+def _image_strides(tensor: torch.Tensor | None) -> tk.ImageStrides:
+    return tk.ImageStrides(0, 0, 0, 0) if tensor is None else tk.ImageStrides(*tensor.stride()[1:])
+
+
+def _programs(rows: int, columns: int, tile: tiles.Tile) -> int:
+    return -(-rows // tile.M) * -(-columns // tile.N)
+
+
+def _start(kernel: Any, programs: int, choice: tiles.Choice, *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
+    """Launch on the tensors' own GPU, with every option that could be inherited stated."""
+    if programs > _LARGEST:
+        raise ConvolutionError(f"{programs} programs are more than a launch can have; split the batch or the models")
+    tensor = next(argument for argument in arguments if isinstance(argument, torch.Tensor))
+    with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
+        kernel[(programs,)](*arguments, **constants, num_warps=choice.warps, num_stages=choice.stages, enable_fp_fusion=True)
+
+

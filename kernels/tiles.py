@@ -1,0 +1,113 @@
+"""Which tile each kernel works in: one table, and the reason for each row.
+
+A program computes ``M`` rows by ``N`` columns of a matrix product and goes through the depth ``K`` at a time (see
+``kernels.triton_kernels``). Choices follow from shapes and precision alone, never from the device, so that sums are
+taken in the same order everywhere. None was timed on a GPU; ``scripts/compile_kernels.py`` shows what each compiles to.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = "forward", "input_gradient", "weight_gradient"
+DIRECT, FMA, MATRIX, HALF = "direct", "fma", "matrix", "half"
+"""How products are made: without a dot; by ordinary multiply-adds (ieee); by matrix units from 4- or 2-byte numbers."""
+
+DIRECT_DEPTH = 16
+"""Up to this depth, the least a matrix unit takes, an outer product for each tap wastes nothing."""
+
+
+class Tile(NamedTuple):
+    """Rows, columns and depth of a program's tile; powers of two."""
+
+    M: int
+    N: int
+    K: int
+
+
+class Choice(NamedTuple):
+    """A tile, and the warps and pipeline stages it is compiled with."""
+
+    tile: Tile
+    warps: int
+    stages: int
+
+
+_TABLE: dict[tuple[str, str], Choice] = {
+    # conv1 and depthwise: 9 taps in registers, no shared memory, the wider the more loads in flight
+    (FORWARD, DIRECT): Choice(Tile(128, 32, 1), 4, 1),
+    # exact float32 is bound by arithmetic: a thread keeps 16 sums and reuses each number it loads 4 times
+    (FORWARD, FMA): Choice(Tile(64, 32, 32), 4, 2),
+    # memory-bound: 128 pixels share one read of the 32 x 32 filter slice; 3 stages hide its latency
+    (FORWARD, MATRIX): Choice(Tile(128, 64, 32), 4, 3),
+    (FORWARD, HALF): Choice(Tile(128, 64, 32), 4, 3),
+    # the same product with the roles of C and K swapped
+    (INPUT_GRADIENT, DIRECT): Choice(Tile(128, 32, 1), 4, 1),
+    (INPUT_GRADIENT, FMA): Choice(Tile(64, 32, 32), 4, 2),
+    (INPUT_GRADIENT, MATRIX): Choice(Tile(128, 64, 32), 4, 3),
+    (INPUT_GRADIENT, HALF): Choice(Tile(128, 64, 32), 4, 3),
+    # every column tile reads dy again (from L2): 128 columns are 4 taps of 32 channels, so it is read 3 times, not 9
+    (WEIGHT_GRADIENT, FMA): Choice(Tile(32, 64, 32), 4, 2),
+    (WEIGHT_GRADIENT, MATRIX): Choice(Tile(32, 128, 32), 4, 2),
+    (WEIGHT_GRADIENT, HALF): Choice(Tile(32, 128, 32), 4, 3),
+}
+_LEAST_COLUMNS = 16
+"""Of a dot; masked columns cost nothing but arithmetic."""
+
+PROGRAMS_WANTED = 264
+"""Of the weight gradient: two for each multiprocessor of an H100, a constant so that every GPU splits alike."""
+
+LEAST_SPLIT_PIXELS = 128
+"""Fewer pixels to a part would make writing and adding the parts the larger work."""
+
+SUM_BLOCK = 256
+"""Numbers a program of the second stage of a reduction adds up."""
+
+
+def arithmetic(operation: str, depth: int, *, element_bytes: int, precision: str) -> str:
+    """How the products of an operation are made: a key of the table.
+
+    Args:
+        operation: forward, input_gradient or weight_gradient.
+        depth: length of the reduction (channels x taps); the weight gradient's, over pixels, does not matter.
+        element_bytes: of the operands.
+        precision: ieee, tf32 or tf32x3, of float32 operands.
+    """
+    if operation != WEIGHT_GRADIENT and depth <= DIRECT_DEPTH:
+        return DIRECT
+    if element_bytes < 4:
+        return HALF
+    return FMA if precision == "ieee" else MATRIX
+
+
+def choose(operation: str, kind: str, *, rows: int, columns: int) -> Choice:
+    """The tile for a product of this many columns, and of this many rows where rows are channels.
+
+    Args:
+        operation: forward, input_gradient or weight_gradient.
+        kind: what :func:`arithmetic` gave.
+        rows: of the left matrix; pixels, but for the weight gradient, whose rows are output channels.
+        columns: of the right matrix.
+    """
+    choice = _TABLE[operation, kind]
+    least = 1 if kind == DIRECT else _LEAST_COLUMNS
+    row_tile = min(choice.tile.M, _power_of_two(rows, _LEAST_COLUMNS)) if operation == WEIGHT_GRADIENT else choice.tile.M
+    return choice._replace(tile=Tile(row_tile, min(choice.tile.N, _power_of_two(columns, least)), choice.tile.K))
+
+
+def _power_of_two(count: int, least: int) -> int:
+    """The smallest power of two that is no less than either."""
+    return max(least, 1 << max(count - 1, 0).bit_length())
+
+
+def choices() -> Iterator[tuple[str, str, Choice]]:
+    """Every (operation, arithmetic, choice) that :func:`choose` can return."""
+    sizes = [2**power for power in range(8)]
+    for operation, kind in _TABLE:
+        found = {choose(operation, kind, rows=rows, columns=columns) for rows in sizes for columns in sizes}
+        yield from ((operation, kind, choice) for choice in sorted(found))
+
+
+def splits(pixels: int, tiles: int) -> int:
+    """Into how many parts the weight gradient's sum over pixels is cut, ``tiles`` programs working on each."""
+    most = -(-pixels // LEAST_SPLIT_PIXELS)
+    return max(1, min(most, PROGRAMS_WANTED // tiles))
