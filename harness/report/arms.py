@@ -1,0 +1,137 @@
+"""The arms of a results folder: what was varied, the values of each, how its trials ended."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from harness import analysis
+from harness.report.numbers import one
+from harness.schema import STATUSES
+
+_MOST_REASON = 160
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Every arm by its number, which follows the order given to :func:`number`.
+
+    Attributes:
+        by: the columns that tell arms apart.
+        names: arm -> its label.
+        numbers: label -> arm.
+        of_trial: trial_id -> arm.
+        trials: the trials, with their arm in the column ``arm``.
+    """
+
+    by: list[str]
+    names: list[str]
+    numbers: dict[str, int]
+    of_trial: dict[str, int]
+    trials: pd.DataFrame
+
+
+def number(trials: pd.DataFrame, by: Sequence[str], order: Sequence[str]) -> Arms:
+    """Number the arms, those named in ``order`` (labels, best first) before the others."""
+    labels = analysis.arm_labels(trials, by)
+    names = list(dict.fromkeys([*order, *sorted(labels.unique())]))
+    numbers = {name: index for index, name in enumerate(names)}
+    arm = labels.map(numbers).astype(int)
+    of_trial = dict(zip(trials["trial_id"], arm, strict=True))
+    return Arms(list(by), names, numbers, of_trial, trials.assign(arm=arm))
+
+
+def text_of(value: Any) -> str:  # noqa: ANN401 - whatever a column of choices holds
+    """A choice as a reader sees it: numbers short, null as ``none``."""
+    if pd.isna(value):
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def described(arms: Arms) -> list[dict[str, Any]]:
+    """For each arm its name, values, trials by status, and the gravest diagnosis of its trials in words."""
+    rows = []
+    for index, group in arms.trials.groupby("arm", sort=True):
+        first = group.iloc[0]
+        rows.append(
+            {
+                "id": int(str(index)),
+                "name": arms.names[int(str(index))],
+                "values": {column: text_of(first[column]) for column in arms.by},
+                "planned": len(group),
+                "statuses": dict(Counter(group["status"])),
+                "diagnosis": _diagnosis(group),
+            }
+        )
+    return rows
+
+
+def _diagnosis(group: pd.DataFrame) -> str:
+    """The commonest verdict on why the arm does not learn, "" if it is fine or was never made."""
+    found = group["verdict"].dropna()
+    if found.empty:
+        return ""
+    kind = found.mode().iloc[0]
+    if kind == "fine":
+        return ""
+    of_kind = group[group["verdict"] == kind]
+    reason = of_kind["verdict_reason"].dropna()
+    text = f"{kind}: {reason.mode().iloc[0]}" if len(reason) else str(kind)
+    return text if len(text) <= _MOST_REASON else f"{text[:_MOST_REASON - 3]}..."
+
+
+def filters(arms: Arms, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Column -> its values, numbers in their order; columns with one value are no filter."""
+    found = []
+    for column in arms.by:
+        values = sorted({row["values"][column] for row in rows}, key=_in_order)
+        if len(values) > 1:
+            found.append({"column": column, "values": values})
+    return found
+
+
+def _in_order(text: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(text), "")
+    except ValueError:
+        return (1, 0.0, text)
+
+
+def constants(arms: Arms) -> list[tuple[str, str]]:
+    """The choices that are the same in every trial, and their values."""
+    fixed = [column for column in analysis.CHOICES if column not in arms.by and column in arms.trials]
+    first = arms.trials.iloc[0]
+    return [(column, text_of(first[column])) for column in fixed if not _is_null(first[column])]
+
+
+def _is_null(value: Any) -> bool:  # noqa: ANN401 - whatever a column of choices holds
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+
+
+def failures(arms: Arms) -> list[dict[str, Any]]:
+    """Per arm, status and error: how many trials, which seeds, why; the most frequent first."""
+    bad = arms.trials[arms.trials["status"] != "ok"]
+    rows = []
+    keys = ["arm", "status", "error_type", "error_message"]
+    for (arm, status, kind, message), group in bad.groupby(keys, dropna=False, sort=True):
+        words = [str(part) for part in (kind, message) if not pd.isna(part)]
+        seeds = sorted({one(seed) or 0 for seed in group["seed"]})
+        rows.append(
+            {
+                "arm": int(arm),
+                "name": arms.names[int(arm)],
+                "status": str(status),
+                "n": len(group),
+                "seeds": _seeds(seeds),
+                "why": ": ".join(words) or "no reason was recorded",
+            }
+        )
+    return sorted(rows, key=lambda row: (-row["n"], STATUSES.index(row["status"]) if row["status"] in STATUSES else 9))
+
+
+def _seeds(seeds: Sequence[float]) -> str:
+    most = 10
+    more = f" and {len(seeds) - most} more" if len(seeds) > most else ""
+    return ", ".join(f"{seed:g}" for seed in seeds[:most]) + more

@@ -1,0 +1,143 @@
+"""The machine: throughput by device and kernel, and the environments that ran the trials."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from harness import analysis
+from harness.report.arms import Arms, text_of
+from harness.report.numbers import counted, kept, shown, spread
+
+_GROUPS = ("device", "kernel", "device_model", "model", "batch_size", "threads", "tf32", "memory_format")
+_ALWAYS = ("device", "kernel")
+_QUARTILES = ("q25", "median", "q75")
+_GIGA = 1e9
+
+
+def _timed(arms: Arms) -> pd.DataFrame:
+    return arms.trials[arms.trials["images_per_s_median"].notna()]
+
+
+def _group_columns(trials: pd.DataFrame) -> list[str]:
+    """Device and kernel, and of the others those that vary."""
+    return [name for name in _GROUPS if name in _ALWAYS or trials[name].nunique(dropna=False) > 1]
+
+
+def _label(values: Sequence[Any], columns: Sequence[str]) -> str:
+    named = {"batch_size": "batch {}", "threads": "{} threads", "tf32": "tf32 {}"}
+    return " ".join(named.get(name, "{}").format(text_of(value)) for name, value in zip(columns, values, strict=True))
+
+
+def _quartiles(row: pd.Series, name: str) -> list[Any] | None:
+    values = kept(row[[f"{name}_{part}" for part in _QUARTILES]])
+    return None if values[1] is None else values
+
+
+def throughput(arms: Arms) -> dict[str, Any]:
+    """Quartiles of images/s and of the share of the matmul rate, by device and kernel, and within each by arm.
+
+    Returns:
+        ``groups`` and ``arms`` for the figure, ``table`` for the reader.
+    """
+    timed = _timed(arms)
+    if timed.empty:
+        return {"groups": [], "arms": [], "table": []}
+    columns = _group_columns(timed)
+    groups = analysis.throughput(timed, by=columns)
+    keys = timed[columns].map(text_of).agg("\t".join, axis=1)
+    by_arm = analysis.throughput(timed.assign(arm=timed["arm"]), by=[*columns, "arm"])
+    numbers = {key: index for index, key in enumerate(groups[columns].map(text_of).agg("\t".join, axis=1))}
+    found, table = [], []
+    for key, (_, row) in zip(numbers, groups.iterrows(), strict=True):
+        members = timed[keys == key]
+        group = _group(numbers[key], row, columns, members)
+        found.append(group)
+        table.append(_table_row(group, members))
+    by_arm = by_arm.assign(group=by_arm[columns].map(text_of).agg("\t".join, axis=1).map(numbers))
+    points = [
+        {"arm": int(row["arm"]), "group": int(row["group"]), "n": int(row["n"]), **_rates(row)}
+        for _, row in by_arm.iterrows()
+    ]
+    return {"groups": found, "arms": points, "table": table}
+
+
+def _rates(row: pd.Series) -> dict[str, Any]:
+    return {"images": _quartiles(row, "images_per_s"), "share": _quartiles(row, "matmul_share")}
+
+
+def _group(index: int, row: pd.Series, columns: Sequence[str], members: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "id": index,
+        "label": _label([row[name] for name in columns], columns),
+        "n": int(row["n"]),
+        "arms": sorted({int(arm) for arm in members["arm"]}),
+        **_rates(row),
+    }
+
+
+def _table_row(group: dict[str, Any], members: pd.DataFrame) -> dict[str, Any]:
+    share = group["share"]
+    return {
+        "label": group["label"],
+        "hardware": ", ".join(sorted(members["device_model"].dropna().unique())) or "-",
+        "n": group["n"],
+        "arms": group["arms"],
+        "images": spread(group["images"]) if group["images"] else "-",
+        "share": f"{spread([100 * value for value in share])} %" if share else "-",
+        "matmul": shown(members["matmul_flops_per_s"].median() / _GIGA),
+        "memory": shown(members["peak_memory_bytes"].max() / _GIGA),
+    }
+
+
+_ENVIRONMENT = (
+    *("device_model", "gpu_driver", "cpu_model", "threads", "tf32", "memory_format", "deterministic"),
+    *("platform", "python_version", "torch_version", "git_commit", "git_dirty"),
+)
+
+
+def environments(arms: Arms) -> list[dict[str, Any]]:
+    """Every combination of hardware, settings and versions, the commonest first; trials that never got there apart."""
+    known = arms.trials[arms.trials["cpu_model"].notna()]
+    rows = [
+        _environment(dict(zip(_ENVIRONMENT, values, strict=True)), group)
+        for values, group in known.groupby(list(_ENVIRONMENT), dropna=False)
+    ]
+    return sorted(rows, key=lambda row: -row["n"])
+
+
+def _environment(values: dict[str, Any], group: pd.DataFrame) -> dict[str, Any]:
+    said = {name: text_of(value) for name, value in values.items()}
+    driver = "" if said["gpu_driver"] == "none" else f", driver {said['gpu_driver']}"
+    settings = [said["memory_format"], f"tf32 {'on' if said['tf32'] == 'True' else 'off'}"]
+    if said["deterministic"] == "True":
+        settings.append("deterministic")
+    commit = "an installed package" if said["git_commit"] == "none" else said["git_commit"][:10]
+    return {
+        "n": len(group),
+        "arms": sorted({int(arm) for arm in group["arm"]}),
+        "device": said["device_model"] + driver,
+        "cpu": said["cpu_model"],
+        "threads": said["threads"],
+        "settings": ", ".join(settings),
+        "torch": said["torch_version"],
+        "platform": f"{said['python_version']}, {said['platform']}",
+        "commit": commit + (", with changes" if said["git_dirty"] == "True" else ""),
+    }
+
+
+def packages(arms: Arms) -> list[tuple[str, str]]:
+    """Package -> its versions over all trials."""
+    versions: dict[str, set[str]] = {}
+    for text in arms.trials["package_versions"].dropna().unique():
+        for name, version in json.loads(text).items():
+            versions.setdefault(name, set()).add(str(version))
+    return [(name, ", ".join(sorted(found))) for name, found in sorted(versions.items())]
+
+
+def environment_note(rows: Sequence[dict[str, Any]]) -> str:
+    """A warning where seconds and rates of unlike environments stand side by side; "" where there is one."""
+    if len(rows) < 2:
+        return ""
+    return f"{counted(len(rows), 'environment')}: steps compare across them, seconds and images/s do not."

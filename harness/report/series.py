@@ -1,0 +1,153 @@
+"""What the figures show, per arm: convergence, movement of tensors, signals by layer; thinned so that a page stays small."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness import analysis
+from harness.analysis import Frames
+from harness.report.arms import Arms
+from harness.report.numbers import kept
+
+METRICS = ("test_accuracy", "train_accuracy", "test_loss", "train_loss")
+DETAILED_ARMS = 1000
+"""Arms beyond so many, in the order of the ranking, have no curves and maps on the page: a browser has to hold it."""
+
+_CURVE_POINTS, _HEAT_CELLS = 60_000, 400_000
+_SIGNALS = {"moment": "output_moment", "gain": "gradient_gain"}
+_LOWEST_POWER, _HIGHEST_POWER = -10, 3
+
+
+def thinned(steps: Sequence[int], most: int) -> list[int]:
+    """At most ``most`` of the steps, evenly by position; first and last always."""
+    if len(steps) <= most:
+        return list(steps)
+    places = np.unique(np.linspace(0, len(steps) - 1, max(most, 2)).round().astype(int))
+    return [steps[place] for place in places]
+
+
+def curve_points(arms: int) -> int:
+    """How many points a curve may have where there are so many arms."""
+    return min(240, max(24, _CURVE_POINTS // max(arms, 1)))
+
+
+def curves(frames: Frames, arms: Arms) -> dict[int, dict[str, Any]]:
+    """Arm -> step, median training seconds, n, and per metric (q25, median, q75), each a list over steps."""
+    bands = {metric: _bands(frames, arms, metric) for metric in (*METRICS, "train_time_s")}
+    most = curve_points(min(len(arms.names), DETAILED_ARMS))
+    found = {}
+    for arm, band in bands["test_accuracy"].items():
+        steps = thinned([int(step) for step in band["step"]], most)
+        rows = {metric: bands[metric][arm].set_index("step").loc[steps] for metric in bands}
+        found[arm] = {
+            "step": steps,
+            "seconds": kept(rows["train_time_s"]["median"]),
+            "n": kept(rows["test_accuracy"]["n"]),
+            **{metric: [kept(rows[metric][part]) for part in ("q25", "median", "q75")] for metric in METRICS},
+        }
+    return found
+
+
+def _bands(frames: Frames, arms: Arms, metric: str) -> dict[int, pd.DataFrame]:
+    table = analysis.curve_bands(frames, metric, by=arms.by)
+    table = table.assign(arm=table["arm"].astype(str).map(arms.numbers))
+    return {int(str(arm)): rows for arm, rows in table[table["arm"] < DETAILED_ARMS].groupby("arm")}
+
+
+def is_thinned(frames: Frames, arms: Arms) -> bool:
+    """Whether some curve has more evaluated steps than the page shows."""
+    return int(frames.curves["step"].nunique()) > curve_points(min(len(arms.names), DETAILED_ARMS))
+
+
+def survival(frames: Frames, arms: Arms, target: float) -> dict[int, dict[str, Any]]:
+    """Arm -> ``never`` and, in steps and in seconds, the corners (x, y) of its Kaplan-Meier curve."""
+    found: dict[int, dict[str, Any]] = {}
+    for unit in ("steps", "seconds"):
+        table = analysis.survival_curves(frames, target=target, unit=unit, by=arms.by)
+        for label, rows in table.groupby("arm", sort=False, observed=True):
+            curve = found.setdefault(arms.numbers[str(label)], {"never": bool((rows["share"] == 1).all())})
+            curve[unit] = {"x": kept(rows["time"]), "y": kept(rows["share"])}
+    return found
+
+
+def _layers_of(frames: Frames, arms: Arms) -> pd.DataFrame:
+    """The layers table with the arm of each row and the place of its parameter in the network."""
+    layers = frames.layers
+    arm = layers["trial_id"].map(arms.of_trial).astype("Int64")
+    layers = layers.assign(arm=arm, parameter=layers["parameter"].astype(str))
+    return layers[arm.notna() & (arm < DETAILED_ARMS)]
+
+
+def heat(frames: Frames, arms: Arms) -> tuple[dict[int, dict[str, Any]], tuple[int, int]]:
+    """How far each tensor is from its initial value.
+
+    Returns:
+        arm -> parameters, steps, n, ``strength`` (parameters x steps: log10 of the median of update_norm / weight_norm
+        over the trials where it moved; None: in none), ``equal`` (parameters x steps: trials where it is bit-equal);
+        and the range of the powers of ten.
+    """
+    layers = _layers_of(frames, arms)
+    layers = layers[layers["step"] > 0]
+    shown = min(len(arms.names), DETAILED_ARMS)
+    most = min(40, max(8, _HEAT_CELLS // max(1, shown * max(1, layers["parameter"].nunique()))))
+    layers = layers[layers["step"].isin(thinned(sorted(layers["step"].unique()), most))]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = layers["update_norm"].to_numpy() / layers["weight_norm"].to_numpy()
+    equal = layers["bit_equal"].to_numpy(bool)
+    layers = layers.assign(ratio=np.where(equal, math.nan, ratio), equal=equal)
+    cells = layers.groupby(["arm", "parameter", "step"], sort=False).agg(
+        ratio=("ratio", "median"), equal=("equal", "sum"), n=("equal", "size")
+    )
+    with np.errstate(divide="ignore"):
+        powers = np.log10(cells["ratio"].to_numpy()).clip(_LOWEST_POWER, _HIGHEST_POWER)
+    cells = cells.assign(power=powers)
+    finite = powers[np.isfinite(powers)]
+    span = (math.floor(finite.min()), max(math.ceil(finite.max()), math.floor(finite.min()) + 1)) if len(finite) else (-1, 0)
+    return {arm: _heat_of(rows) for arm, rows in _by_arm(cells)}, span
+
+
+def _by_arm(cells: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
+    for arm, rows in cells.groupby(level="arm", sort=True):
+        yield int(str(arm)), rows.droplevel("arm")
+
+
+def _heat_of(rows: pd.DataFrame) -> dict[str, Any]:
+    parameters = list(dict.fromkeys(rows.index.get_level_values("parameter")))
+    steps = sorted(set(rows.index.get_level_values("step")))
+    grid = pd.MultiIndex.from_product([parameters, steps])
+    full, shape = rows.reindex(grid), (len(parameters), len(steps))
+    equal = full["equal"].fillna(0).to_numpy(int).reshape(shape)
+    return {
+        "parameters": parameters,
+        "steps": [int(step) for step in steps],
+        "n": int(rows["n"].max()),
+        "strength": [kept(row, 3) for row in full["power"].to_numpy().reshape(shape)],
+        "equal": equal.tolist(),
+    }
+
+
+def signals(frames: Frames, arms: Arms) -> dict[int, dict[str, Any]]:
+    """Arm -> ``first`` and ``last`` recorded step -> layers and, measured and by theory, medians over trials."""
+    layers = _layers_of(frames, arms)
+    layers = layers.assign(layer=layers["parameter"].str.rpartition(".")[0])
+    # a layer's signals stand in the rows of all of its parameters
+    layers = layers[~layers.duplicated(["trial_id", "step", "layer"])]
+    ends = layers.groupby("arm")["step"].agg(["min", "max"])
+    columns = [f"{column}{kind}" for column in _SIGNALS.values() for kind in ("", "_theory")]
+    found: dict[int, dict[str, Any]] = {}
+    for when, end in (("first", "min"), ("last", "max")):
+        at = layers[layers["step"] == layers["arm"].map(ends[end])]
+        medians = at.groupby(["arm", "layer"], sort=False)[columns].median()
+        for arm, rows in _by_arm(medians):
+            found.setdefault(arm, {})[when] = _signals_of(rows)
+    return found
+
+
+def _signals_of(rows: pd.DataFrame) -> dict[str, Any]:
+    values = {
+        f"{name}{kind}": kept(rows[f"{column}{kind}"]) for name, column in _SIGNALS.items() for kind in ("", "_theory")
+    }
+    return {"layers": list(rows.index), **values}
