@@ -142,9 +142,9 @@ def _checked(
         if value not in allowed:
             raise ConvolutionError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
     window = geometry.window(weight.shape[3:], *arguments)
-    if not torch.is_autocast_enabled(x.device.type):
-        geometry.check(x, weight, bias, window)
-    y, _ = _convolution(x, weight, bias, *_flat(window), precision, EPILOGUES[epilogue])
+    # the compiler knows the operator's own gradients, and nothing of a function around it
+    convolve = _convolution if torch.compiler.is_compiling() else _differentiable_convolution
+    y, _ = convolve(x, weight, bias, *_flat(window), precision, EPILOGUES[epilogue])
     return cast("Tensor", y)
 
 
@@ -287,14 +287,20 @@ def _backward(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
     dx = dweight = dbias = None
     if needs_x:
         shared = ctx.models[0] == 1 and ctx.models[1] > 1
-        dx = _input_gradient(dy, gate, weight, ctx.image, shared, ctx.x_channels_last, *ctx.settings)
+        dx = _differentiable_input_gradient(
+            dy, gate, weight, ctx.image, shared, ctx.x_channels_last, *ctx.settings
+        )
     if needs_weight or needs_bias:
         # the bias's gradient asks nothing of x but its shape
         source = x if needs_weight else dy.new_empty(()).expand(1, dy.shape[1], 1, *ctx.image)
-        dweight, dbias = _weight_gradient(
+        dweight, dbias = _differentiable_weight_gradient(
             source, dy, gate, ctx.filters, ctx.weight_channels_last, needs_weight, needs_bias, *ctx.settings
         )
     return dx, dweight if needs_weight else None, dbias if needs_bias else None, *nothing
+
+
+def _remember_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401 - torch's context
+    del ctx, inputs, output
 
 
 def _no_second_derivative(ctx: Any, *_: Tensor | None) -> None:  # noqa: ANN401 - torch's context
@@ -304,6 +310,106 @@ def _no_second_derivative(ctx: Any, *_: Tensor | None) -> None:  # noqa: ANN401 
     )
 
 
+def _function(operator: Any, setup: Any, backward: Any) -> Any:  # noqa: ANN401 - an operator -> an autograd function
+    """The operator with its gradients as torch.func can transform them; those registered with an operator, it cannot."""
+
+    class Function(torch.autograd.Function):
+        generate_vmap_rule = True
+        setup_context = staticmethod(setup)
+
+        @staticmethod
+        def forward(*arguments: Any) -> Any:  # noqa: ANN401 - those of the operator
+            return operator(*arguments)
+
+    Function.backward = staticmethod(backward)  # type: ignore[method-assign]
+    return Function.apply
+
+
 _convolution.register_autograd(_backward, setup_context=_remember)
 _input_gradient.register_autograd(_no_second_derivative)
 _weight_gradient.register_autograd(_no_second_derivative)
+_differentiable_convolution = _function(_convolution, _remember, _backward)
+_differentiable_input_gradient = _function(_input_gradient, _remember_nothing, _no_second_derivative)
+_differentiable_weight_gradient = _function(_weight_gradient, _remember_nothing, _no_second_derivative)
+
+
+def _autocast(device_type: str) -> Any:  # noqa: ANN401 - a function of the operator's signature
+    """The operator under ``torch.autocast``: in the type that is set there, as torch's own convolution."""
+
+    def rule(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Any:  # noqa: ANN401
+        dtype = torch.get_autocast_dtype(device_type)
+        cast_ = [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, weight, bias)]
+        with torch.autocast(device_type, enabled=False):
+            return _convolution(*cast_, *settings)
+
+    return rule
+
+
+_library = torch.library.Library(_NAMESPACE, "FRAGMENT")
+_library.impl("convolution", _autocast("cuda"), "AutocastCUDA")
+_library.impl("convolution", _autocast("cpu"), "AutocastCPU")
+
+
+def _stack(tensor: Tensor | None, dim: int | None, batch: int, models: int) -> Tensor | None:
+    """An argument (models or 1, ...) that vmap maps over ``dim`` -> (batch * models, ...)."""
+    if tensor is None:
+        return None
+    mapped = tensor.unsqueeze(0) if dim is None else tensor.movedim(dim, 0)
+    return mapped.expand(batch, models, *mapped.shape[2:]).flatten(0, 1)
+
+
+def _stack_or_share(tensor: Tensor, dim: int | None, batch: int, models: int) -> Tensor | None:
+    """The same, but what all models share stays (1, ...)."""
+    return tensor if dim is None and tensor.shape[0] == 1 else _stack(tensor, dim, batch, models)
+
+
+def _as_images(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
+    """An argument (1, N, ...) of one model -> (1, batch * N, ...): images that it is mapped over are more images."""
+    if tensor is None:
+        return None
+    mapped = tensor.unsqueeze(0).expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    return mapped.transpose(0, 1).flatten(1, 2)
+
+
+def _models(tensor: Tensor, dim: int | None) -> int:
+    """Length of the axis of models, the mapped one aside."""
+    return tensor.shape[0 if dim is None or dim > 0 else 1]
+
+
+def _unmapped(outputs: Sequence[Tensor], axis: int, batch: int) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """Take the mapped axis out of each output, as vmap wants it; what is empty was not mapped."""
+    mapped = tuple(out if out.dim() == 1 else out.unflatten(axis, (batch, -1)) for out in outputs)
+    return mapped, tuple(None if out.dim() == 1 else axis for out in outputs)
+
+
+@_convolution.register_vmap
+def _(info, in_dims, x, weight, bias, *settings):  # type: ignore[no-untyped-def]
+    batch, (x_dim, weight_dim, bias_dim) = info.batch_size, in_dims[:3]
+    models = max(_models(x, x_dim), _models(weight, weight_dim))
+    if models == 1 and weight_dim is None and bias_dim is None:
+        return _unmapped(_convolution(_as_images(x, x_dim, batch), weight, bias, *settings), 1, batch)
+    biases = _stack(bias, bias_dim, batch, models)
+    stacked = _stack_or_share(x, x_dim, batch, models), _stack(weight, weight_dim, batch, models), biases
+    return _unmapped(_convolution(*stacked, *settings), 0, batch)
+
+
+@_input_gradient.register_vmap
+def _(info, in_dims, dy, gate, weight, image, shared, *settings):  # type: ignore[no-untyped-def]
+    batch, (dy_dim, gate_dim, weight_dim) = info.batch_size, in_dims[:3]
+    models = max(_models(dy, dy_dim), _models(weight, weight_dim))
+    if models == 1 and weight_dim is None:
+        found = _input_gradient(
+            _as_images(dy, dy_dim, batch), _as_images(gate, gate_dim, batch), weight, image, shared, *settings
+        )
+        return found.unflatten(1, (batch, -1)), 1
+    stacked = [_stack(t, dim, batch, models) for t, dim in ((dy, dy_dim), (gate, gate_dim), (weight, weight_dim))]
+    found = _input_gradient(*stacked, image, False, *settings).unflatten(0, (batch, models))
+    return found.sum(1, keepdim=True) if shared else found, 0
+
+
+@_weight_gradient.register_vmap
+def _(info, in_dims, x, dy, gate, *settings):  # type: ignore[no-untyped-def]
+    batch, (x_dim, dy_dim, gate_dim) = info.batch_size, in_dims[:3]
+    models = max(_models(x, x_dim), _models(dy, dy_dim))
+    stacked = _stack(dy, dy_dim, batch, models), _stack(gate, gate_dim, batch, models)
+    return _unmapped(_weight_gradient(_stack_or_share(x, x_dim, batch, models), *stacked, *settings), 0, batch)
