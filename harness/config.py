@@ -63,9 +63,13 @@ class DeviceConfig:
 
 @dataclass(frozen=True)
 class KernelConfig:
-    """Which convolution: a name of ``kernels.IMPLEMENTATIONS``."""
+    """Which convolution: a name of ``kernels.KERNELS``, and how Triton's multiply float32 numbers.
+
+    ``precision`` auto is tf32 if ``device.tf32`` is set, else ieee.
+    """
 
     name: str = "torch"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,9 @@ class TrialConfig:
             del parts["data"][name]
         for name in ("warmup_steps", "window_steps", "max_seconds", "targets"):
             del parts["train"][name]
+        # so that adding the choice changed no key of before
+        if self.kernel.precision == "auto":
+            del parts["kernel"]["precision"]
         if not isinstance(self.init.gain, str):
             parts["init"]["gain"] = float(self.init.gain)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

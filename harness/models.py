@@ -5,7 +5,7 @@ Shapes: images x_NCHW (N batch, C channels, H height, W width), logits (N, class
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,6 @@ from torch import nn
 from harness.activations import ACTIVATIONS, Function
 from harness.config import LayerConfig, ModelConfig
 from harness.errors import UsageError
-from kernels import Conv2d
 
 CLASSES = 10
 IMAGE_SHAPE = (1, 28, 28)
@@ -38,19 +37,22 @@ class Parametrised(nn.Module):
 class Conv(Parametrised):
     """SAME convolution: (N, C, H, W) -> (N, K, ceil(H / stride), ceil(W / stride))."""
 
-    def __init__(self, layout: "Layout", config: ModelConfig, conv2d: Conv2d) -> None:
+    def __init__(self, layout: "Layout", config: ModelConfig) -> None:
         shape = layout.weight_shape
         super().__init__(shape, bias=config.bias)
-        self._conv2d = conv2d
         self.stride = layout.config.stride or 1
         self.padding = shape[-1] // 2
         self.circular = config.padding_mode == "circular"
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        return self.by(F.conv2d, x_NCHW)
+
+    def by(self, conv2d: Callable[..., torch.Tensor], x_NCHW: torch.Tensor) -> torch.Tensor:
+        """The same by another function with the signature of ``torch.nn.functional.conv2d``."""
         if not self.circular:
-            return self._conv2d(x_NCHW, self.weight, self.bias, stride=self.stride, padding=self.padding)
+            return conv2d(x_NCHW, self.weight, self.bias, stride=self.stride, padding=self.padding)
         around = F.pad(x_NCHW, (self.padding,) * 4, mode="circular")
-        return self._conv2d(around, self.weight, self.bias, stride=self.stride)
+        return conv2d(around, self.weight, self.bias, stride=self.stride)
 
 
 class Dense(Parametrised):
@@ -273,19 +275,18 @@ def _branch(layer: LayerConfig, name: str, shape: tuple[int, ...]) -> list[Layou
     return layers
 
 
-def build(config: ModelConfig, *, conv2d: Conv2d) -> Network:
+def build(config: ModelConfig) -> Network:
     """The network with unset parameters, on the CPU.
 
     Args:
         config: its layers.
-        conv2d: a function with the signature of ``torch.nn.functional.conv2d``.
 
     Raises:
         UsageError: see :func:`plan`.
     """
     network = Network()
     for layer in _pool_before_relu(plan(config), config):
-        network.add_module(layer.name, _module(layer, config, conv2d))
+        network.add_module(layer.name, _module(layer, config))
     return network
 
 
@@ -306,18 +307,18 @@ def _pool_before_relu(layers: list[Layout], config: ModelConfig) -> list[Layout]
     return order
 
 
-def _module(layer: Layout, config: ModelConfig, conv2d: Conv2d) -> nn.Module:
+def _module(layer: Layout, config: ModelConfig) -> nn.Module:
     if layer.config.type == "pool":
         assert layer.config.size is not None
         return Pool(layer.config.size, config.pooling)
     if layer.config.type == "conv":
-        return Conv(layer, config, conv2d)
+        return Conv(layer, config)
     if layer.config.type == "dense":
         return Dense(layer.weight_shape, bias=config.bias)
     if layer.config.type == "residual":
         branch = nn.Sequential()
         for inner in layer.branch:
-            branch.add_module(inner.name, _module(inner, config, conv2d))
+            branch.add_module(inner.name, _module(inner, config))
         return Residual(branch)
     return Activation(ACTIVATIONS[config.activation])
 

@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness import data, device, diagnosis, initializers, metrics, models, results, rows, signals
+from harness import (
+    data,
+    device,
+    diagnosis,
+    fusion,
+    initializers,
+    kernel_check,
+    kernel_choice,
+    metrics,
+    models,
+    results,
+    rows,
+    signals,
+)
 from harness.config import TrialConfig
 from harness.data import Digits
 from harness.diagnosis import Diagnosis
@@ -21,7 +34,6 @@ from harness.errors import DivergedError, TimeBudgetError, UsageError
 from harness.models import Network
 from harness.timing import Stopwatch, matmul_flops_per_s, warm_up
 from harness.train import Batch, Edge, batch_source, optimizer_for, take_steps, train
-from kernels import IMPLEMENTATIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,11 +101,13 @@ class Parts:
         network: in the trial's memory format.
         digits: images as the trial scales them, and labels.
         batch: step -> images and labels of its batch.
+        trained: the same network by the trial's kernel; what is on the training clock.
     """
 
     network: Network
     digits: Digits
     batch: Callable[[int], Batch]
+    trained: fusion.Trained
 
 
 def check(config: TrialConfig) -> torch.device:
@@ -105,10 +119,10 @@ def check(config: TrialConfig) -> torch.device:
     Raises:
         UsageError: naming the choice, what was given and what is allowed.
     """
-    if config.kernel.name not in IMPLEMENTATIONS:
-        raise UsageError(f"kernel.name={config.kernel.name}; choose one of: {', '.join(IMPLEMENTATIONS)}")
     initializers.check(config.init, config.model)
-    return device.resolve(config.device)
+    target = device.resolve(config.device)
+    kernel_choice.check(config, target)
+    return target
 
 
 def run_trial(
@@ -231,9 +245,9 @@ def assemble(config: TrialConfig, target: torch.device) -> Parts:
     indices = data.batch_indices(config.data, steps=train.steps, batch_size=train.batch_size, seed=config.seed)
     on_device = None if indices is None else indices.to(target)
     batch = batch_source(digits.train_images, digits.train_labels, on_device, train.batch_size)
-    network = models.build(config.model, conv2d=IMPLEMENTATIONS[config.kernel.name])
-    network.to(target).to(memory_format=device.memory_format(config.device, target))
-    return Parts(network, digits, batch)
+    network = models.build(config.model)
+    network.to(target).to(memory_format=kernel_choice.memory_format(config, target))
+    return Parts(network, digits, batch, fusion.Trained(network, kernel_choice.kernel_of(config)))
 
 
 def initialise(config: TrialConfig, parts: Parts) -> None:
@@ -256,13 +270,18 @@ def _set_up(record: _Record) -> Parts:
     config = record.config
     with record.clock("setup_time_s"):
         record.row.update(rows.environment(device.environment(record.device)))
-        layout = device.memory_format(config.device, record.device)
+        layout = kernel_choice.memory_format(config, record.device)
         record.row["memory_format"] = str(layout).removeprefix("torch.").removesuffix("_format")
         parts = assemble(config, record.device)
         record.losses = torch.full((config.train.steps,), torch.nan, device=record.device)
         forward, training = models.flops_per_image(config.model)
         record.row.update(forward_flops_per_image=forward, train_flops_per_image=training)
         record.row["matmul_flops_per_s"] = matmul_flops_per_s(record.device)
+        if config.kernel.name != "torch":
+            precision = record.row["kernel_precision"] = kernel_choice.precision(config)
+            record.row["kernel_error"] = kernel_check.largest_error(
+                parts.network, parts.trained.kernel, parts.batch(0)[0], precision=precision, seed=config.seed
+            )
     return parts
 
 
@@ -302,13 +321,13 @@ def _warm_up(record: _Record, parts: Parts) -> None:
         take_steps(network, optimizer_for(network, record.config.optimizer), parts.batch, range(steps), scratch)
 
     with record.clock("compile_time_s"):
-        warm_up(parts.network, run)
+        warm_up(parts.trained, run)
 
 
 def _train(record: _Record, parts: Parts, initial: dict[str, torch.Tensor], on_progress: Progress) -> None:
     config = record.config
-    optimizer = optimizer_for(parts.network, config.optimizer)
-    for edge in train(parts.network, optimizer, parts.batch, config.train, record.losses):
+    optimizer = optimizer_for(parts.trained, config.optimizer)
+    for edge in train(parts.trained, optimizer, parts.batch, config.train, record.losses):
         record.edges.append(edge)
         record.row["steps_done"] = edge.step
         record.row["train_time_s"] = (record.row["train_time_s"] or 0.0) + edge.seconds

@@ -55,7 +55,7 @@ def _values() -> Iterator[str]:
     seen: set[str] = set()
     defaults = _defaults()
     yield from _values_of(CONF_DIR / "config.yaml", "", seen)
-    for group in ("optimizer", "data", "device", "init", "model"):
+    for group in ("optimizer", "data", "device", "kernel", "init", "model"):
         yield from _values_of(CONF_DIR / group / f"{defaults[group]}.yaml", f"{group}.", seen)
     yield "  with model=deep or model=residual:"
     yield from _values_of(CONF_DIR / "model" / "deep.yaml", "model.", seen)

@@ -19,6 +19,7 @@ _CHOICES = {
     "data.name": tuple(DATA_SIZES),
     "data.batches": ("fixed", "random", "epochs"),
     "data.scaling": ("raw", "unit", "standardised"),
+    "kernel.precision": ("auto", "ieee", "tf32", "tf32x3"),
     "optimizer.name": ("sgd", "momentum", "adam", "adamw"),
 }
 _AT_LEAST = {
@@ -90,6 +91,12 @@ def _validate_ranges(config: "TrialConfig") -> None:
     _validate_batch(config)
     _require(holds=math.isfinite(lr) and lr > 0, path="optimizer.lr", given=lr, allowed="a finite number above 0")
     _validate_init(config.init)
+    _require(
+        holds=config.kernel.precision == "auto" or config.kernel.name != "torch",
+        path="kernel.precision",
+        given=config.kernel.precision,
+        allowed="auto, for kernel=torch follows device.tf32, or choose kernel=triton or kernel=triton_fused",
+    )
     _require(
         holds=config.optimizer.momentum == 0 or config.optimizer.name == "momentum",
         path="optimizer.momentum",

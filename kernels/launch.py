@@ -21,17 +21,17 @@ EPILOGUES = {"none": 0, "relu": 1, "pool_relu": 2}
 _LARGEST = 2**31 - 1
 
 
-def require_device(tensor: torch.Tensor) -> None:
+def require_device(device: torch.device) -> None:
     """Refuse a device that the kernels do not run on.
 
     Raises:
         ConvolutionError: neither a GPU nor, under the interpreter, a CPU.
     """
-    if tensor.device.type == "cuda" or (tensor.device.type == "cpu" and tk.INTERPRETED):
+    if device.type == "cuda" or (device.type == "cpu" and tk.INTERPRETED):
         return
     raise ConvolutionError(
-        f"the Triton kernels need a GPU, and the tensors are on {tensor.device.type}; to run them slowly on a CPU, set "
-        "TRITON_INTERPRET=1 before Python starts"
+        f"the Triton kernels need a GPU, and this is {device.type}; to run them slowly on a CPU, set TRITON_INTERPRET=1 "
+        "before Python starts"
     )
 
 
@@ -62,7 +62,7 @@ def forward(
     Returns:
         y (M, N, K, P, Q), halved by pooling, and the winners uint8 of the same shape if there is pooling.
     """
-    require_device(x)
+    require_device(x.device)
     shape, channels_last = output_shape(x, weight, window, epilogue), output_channels_last(x, weight)
     y = allocate(shape, x, channels_last=channels_last)
     pools = epilogue == EPILOGUES["pool_relu"]
@@ -109,7 +109,7 @@ def input_gradient(
     Returns:
         dx (M, N, C, H, W), or (1, N, C, H, W) if shared.
     """
-    require_device(dy)
+    require_device(dy.device)
     models, images, channels = max(dy.shape[0], weight.shape[0]), dy.shape[1], weight.shape[2] * window.groups
     add_up = shared and models > 1
     shape = (models, images, channels, *image)
@@ -161,7 +161,7 @@ def weight_gradient(
     Returns:
         (M, K, C / groups, R, S) and (M, K).
     """
-    require_device(x)
+    require_device(x.device)
     models = max(x.shape[0], dy.shape[0])
     shape = (models, *filters)
     weight_out = allocate(shape, dy, channels_last=channels_last) if needs[0] else None

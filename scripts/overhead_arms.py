@@ -17,7 +17,6 @@ from torch import nn
 import harness
 from harness import TrialConfig, data, device, initializers, models
 from harness.train import batch_source, optimizer_for, train
-from kernels import IMPLEMENTATIONS
 
 CPU = torch.device("cpu")
 GATE_STEPS, GATE_RTOL = 20, 5e-6
@@ -57,7 +56,7 @@ def task(batch_size: int, steps: int, *overrides: str) -> Task:
 
 def harness_network(config: TrialConfig) -> models.Network:
     """The network as a trial builds it."""
-    network = models.build(config.model, conv2d=IMPLEMENTATIONS[config.kernel.name])
+    network = models.build(config.model)
     return network.to(memory_format=device.memory_format(config.device, CPU))
 
 

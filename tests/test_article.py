@@ -148,7 +148,7 @@ def test_row_holds_the_whole_config(outcome: Outcome) -> None:
 def test_closed_form_holds_at_every_one_of_1000_steps(configure: Configure) -> None:
     """Loss to 1e-6 relative and last bias to 1e-7 absolute, in float32, looked at after each single step."""
     config = configure("init=zero", "train.steps=1000", "train.window_steps=1")
-    network = models.build(config.model, conv2d=F.conv2d).to(memory_format=torch.channels_last)
+    network = models.build(config.model).to(memory_format=torch.channels_last)
     initializers.apply(config.init, network, seed=0, activation="relu")
     digits = data.to_device(data.load(config.data), "raw", torch.device("cpu"))
     batch = batch_source(digits.train_images, digits.train_labels, None, 50)

@@ -50,7 +50,7 @@ def batch(scaling: str = "unit", count: int = 20) -> Callable[[int], tuple[torch
 
 def network_of(*overrides: str, seed: int = 0) -> Network:
     config = harness.load_config(overrides)
-    network = models.build(config.model, conv2d=F.conv2d)
+    network = models.build(config.model)
     initializers.apply(config.init, network, seed=seed, activation=config.model.activation)
     return network.double()
 
@@ -374,7 +374,7 @@ HEALTHY = [
 def test_no_false_alarm_on_healthy_networks(init: str, model: str, activation: str) -> None:
     """Float32 and full width, as a trial has them, over two steps."""
     config = harness.load_config([f"init={init}", f"model={model}", f"model.activation={activation}"])
-    network = models.build(config.model, conv2d=F.conv2d)
+    network = models.build(config.model)
     initializers.apply(config.init, network, seed=1, activation=activation)
     take = lambda _step: tuple_of_float(batch("unit", 10)(0))  # noqa: E731
     initializers.adapt(config.init, network, *take(0), seed=1)

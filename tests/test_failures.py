@@ -150,7 +150,7 @@ def test_sweep_goes_on_past_bad_initializers_and_says_so_at_the_end(bad_sweep: t
 def losses_of_a_plain_loop(activation: Callable[[torch.Tensor], torch.Tensor], lr: float, steps: int) -> list[float]:
     """``model=mlp`` without the harness's forward pass, loop or optimizer: the loss before each step and at the end."""
     config = harness.load_config(["model=mlp"])
-    network = models.build(config.model, conv2d=F.conv2d)
+    network = models.build(config.model)
     initializers.apply(config.init, network, seed=0, activation="relu")
     digits = data.load(config.data)
     parameters = list(network.tensors().values())

@@ -111,7 +111,7 @@ def draw(
 def built(*overrides: str) -> tuple[InitConfig, Network, str]:
     """(spec, network not yet filled, activation) of a config."""
     config = harness.load_config(overrides)
-    return config.init, models.build(config.model, conv2d=F.conv2d), config.model.activation
+    return config.init, models.build(config.model), config.model.activation
 
 
 def applied(*overrides: str, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -289,7 +289,7 @@ def test_every_choice_of_the_config_fills_and_adapts_a_network(choice: str) -> N
     config = harness.load_config([NARROW, f"init={choice}", *quick])
     spec = dataclasses.replace(config.init, branch_scale=1.0)
     initializers.check(spec, config.model)
-    network = models.build(config.model, conv2d=F.conv2d)
+    network = models.build(config.model)
     initializers.apply(spec, network, seed=0, activation="relu")
     images = torch.randn(8, 1, 28, 28, generator=generator(0, "images"))
     initializers.adapt(spec, network, images, torch.arange(8), seed=0)
@@ -455,7 +455,7 @@ def test_a_users_option_takes_values_of_its_defaults_type(default: object, given
     initializers.register("mine")(mine)
     config = harness.load_config([NARROW, "init.weight=mine", f"+init.options.option={given}"])
     initializers.check(config.init, config.model)
-    initializers.apply(config.init, models.build(config.model, conv2d=F.conv2d), seed=0, activation="relu")
+    initializers.apply(config.init, models.build(config.model), seed=0, activation="relu")
     assert seen == [config.init.options["option"]] * 4
     assert seen[0] != default
 

@@ -35,7 +35,7 @@ def test_one_logit_that_differs_by_a_bit_is_no_tie() -> None:
 
 
 def probed(config: TrialConfig) -> tuple[models.Network, dict[str, metrics.TensorProbe], torch.Tensor, torch.Tensor]:
-    network = models.build(config.model, conv2d=F.conv2d)
+    network = models.build(config.model)
     initializers.apply(config.init, network, seed=0, activation=config.model.activation)
     digits = data.to_device(data.load(DataConfig()), config.data.scaling, torch.device("cpu"))
     images, labels = digits.train_images[:20], digits.train_labels[:20]

@@ -15,7 +15,7 @@ from harness.errors import UsageError
 
 
 def network_of(config: TrialConfig) -> models.Network:
-    network = models.build(config.model, conv2d=F.conv2d)
+    network = models.build(config.model)
     bias = "torch_default" if config.model.bias else "zeros"
     initializers.apply(dataclasses.replace(config.init, bias=bias), network, seed=0, activation=config.model.activation)
     return network
@@ -157,7 +157,7 @@ def test_pooling_before_relu_changes_no_bit_of_values_or_gradients(seed: int) ->
 
 @pytest.mark.parametrize("activation", sorted(set(models.ACTIVATIONS) - {"relu"}))
 def test_other_activations_stay_where_they_are(configure: Configure, activation: str) -> None:
-    network = models.build(configure(f"model.activation={activation}").model, conv2d=F.conv2d)
+    network = models.build(configure(f"model.activation={activation}").model)
     assert [type(layer).__name__ for layer in network][:3] == ["Conv", "Activation", "Pool"]
 
 

@@ -11,7 +11,7 @@ from harness.models import Conv, Network
 
 
 def network_of(config: TrialConfig, seed: int = 0) -> Network:
-    network = models.build(config.model, conv2d=F.conv2d)
+    network = models.build(config.model)
     initializers.apply(config.init, network, seed=seed, activation=config.model.activation)
     return network.double()
 

@@ -1,0 +1,201 @@
+"""Is the kernel right on this trial's own shapes? Asked before anything is timed.
+
+Each block that training will run, forward and with the gradients that training uses, is set against torch in float64
+on the same device, twice:
+
+- on whole numbers of at most 2, which every precision multiplies and adds up without rounding, so that the two must be
+  equal bit for bit, ties and zeros included;
+- the convolution alone on normal numbers, where the error is that of rounding.
+
+Of the second, with u_p the rounding of a factor (2^-24 ieee, 2^-11 tf32, 2^-22 tf32x3) and u = 2^-24 that of a sum:
+a product errs by 2 u_p, and a sum of d products whose signs are random by about u sqrt(d / 2) of its own size. The
+largest error of many numbers and the largest number are the same few standard deviations from 0, so their ratio is
+about 2 u_p + u sqrt(d / 2); four times that is allowed. One tap lost of nine would give 0.3.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from harness.device import generator
+from harness.fusion import Block, blocks
+from harness.models import Conv, Network
+from kernels import Conv2d, Kernel
+
+_FACTOR_ROUNDING = {"ieee": 2.0**-24, "tf32": 2.0**-11, "tf32x3": 2.0**-22}
+_SUM_ROUNDING = 2.0**-24
+_SLACK = 4.0
+_LARGEST_WHOLE = 2
+
+Tensors = dict[str, torch.Tensor]
+
+
+class WrongKernelError(Exception):
+    """The kernel's numbers are not torch's: the layer, the tensor, the error and what is allowed."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One block of the network on the shape it gets in training."""
+
+    name: str
+    layer: Conv
+    function: Conv2d
+    reference: Conv2d
+    shape: torch.Size
+    needs_input_gradient: bool
+
+
+def largest_error(network: Network, kernel: Kernel, images_NCHW: torch.Tensor, *, precision: str, seed: int) -> float:
+    """Check every block of a network.
+
+    Args:
+        network: filled or not; only its shapes and memory format count.
+        kernel: what will train it.
+        images_NCHW: a batch as training has it.
+        precision: of the kernel's float32 products.
+        seed: of the random numbers.
+
+    Returns:
+        the largest error found, relative to the largest value of its reference.
+
+    Raises:
+        WrongKernelError: an error is larger than rounding allows.
+    """
+    random, worst = generator(seed, "kernel_check"), 0.0
+    for case in _cases(network, kernel, images_NCHW):
+        whole = _check(case, case.function, case.reference, _whole_numbers(random), lambda _name, _depth: 0.0)
+        rounded = _check(case, kernel.conv2d, F.conv2d, _normal_numbers(random), _allowance(precision))
+        worst = max(worst, whole, rounded)
+    return worst
+
+
+def _cases(network: Network, kernel: Kernel, images_NCHW: torch.Tensor) -> Iterator[_Case]:
+    shapes = _input_shapes(network, images_NCHW)
+    names = {layer: name for name, layer in network.parametrised().items()}
+    first = True
+    for sequence in (module for module in network.modules() if isinstance(module, nn.Sequential)):
+        for block in blocks(list(sequence), kernel):
+            layer, function, _ = block
+            if isinstance(layer, Conv) and function is not None:
+                reference = _reference(block)
+                yield _Case(names[layer], layer, function, reference, shapes[layer], needs_input_gradient=not first)
+            first = False
+
+
+def _reference(block: Block) -> Conv2d:
+    """What torch makes of a block of so many modules."""
+
+    def relu(*arguments: torch.Tensor, **settings: object) -> torch.Tensor:
+        return F.relu(F.conv2d(*arguments, **settings))
+
+    def pool_relu(*arguments: torch.Tensor, **settings: object) -> torch.Tensor:
+        return F.relu(F.max_pool2d(F.conv2d(*arguments, **settings), 2))
+
+    return {1: F.conv2d, 2: relu, 3: pool_relu}[block[2]]
+
+
+@torch.no_grad()
+def _input_shapes(network: Network, images_NCHW: torch.Tensor) -> dict[nn.Module, torch.Size]:
+    """Convolution -> shape of its input, for a batch of so many images."""
+    shapes: dict[nn.Module, torch.Size] = {}
+
+    def note(layer: nn.Module, inputs: tuple[torch.Tensor], _output: torch.Tensor) -> None:
+        shapes[layer] = torch.Size((len(images_NCHW), *inputs[0].shape[1:]))
+
+    hooks = [layer.register_forward_hook(note) for layer in network.modules() if isinstance(layer, Conv)]
+    try:
+        # one image tells the shapes of all
+        network(images_NCHW[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return shapes
+
+
+Draw = Callable[[Sequence[int]], torch.Tensor]
+
+
+def _whole_numbers(random: torch.Generator) -> Draw:
+    return lambda shape: torch.randint(-_LARGEST_WHOLE, _LARGEST_WHOLE + 1, tuple(shape), generator=random).float()
+
+
+def _normal_numbers(random: torch.Generator) -> Draw:
+    return lambda shape: torch.randn(tuple(shape), generator=random)
+
+
+def _allowance(precision: str) -> Callable[[str, int], float]:
+    """(tensor, length of its sums) -> allowed relative error."""
+
+    def allowed(name: str, depth: int) -> float:
+        # the bias's gradient is a sum without products
+        factor = 0.0 if name == "bias gradient" else 2 * _FACTOR_ROUNDING[precision]
+        return _SLACK * (factor + _SUM_ROUNDING * (depth / 2) ** 0.5)
+
+    return allowed
+
+
+def _check(
+    case: _Case, function: Conv2d, reference: Conv2d, draw: Draw, allowed: Callable[[str, int], float]
+) -> float:
+    """Largest relative error of the block's output and gradients.
+
+    Raises:
+        WrongKernelError: it is more than allowed.
+    """
+    x, weight = _like_images(case, draw(case.shape)), _like(case.layer.weight, draw(case.layer.weight.shape))
+    bias = None if case.layer.bias is None else _like(case.layer.bias, draw(case.layer.bias.shape))
+    inputs = [tensor for tensor in (x, weight, bias) if tensor is not None]
+    shape = _apply(case, reference, [tensor.to("meta") for tensor in inputs]).shape
+    seeds = draw(shape).to(x)
+    found = _outputs(case, function, inputs, seeds)
+    exact = _outputs(case, reference, [tensor.double() for tensor in inputs], seeds.double())
+    pixels = seeds.shape[0] * seeds.shape[2] * seeds.shape[3]
+    taps = weight[0, 0].numel()
+    depths = {"output": weight[0].numel(), "input gradient": weight.shape[0] * taps}
+    worst = 0.0
+    for name, value in exact.items():
+        error = float((found[name].double() - value).abs().max() / value.abs().max().clamp(min=1.0))
+        limit = allowed(name, depths.get(name, pixels))
+        # not error > limit, which no NaN is
+        if not error <= limit:
+            raise WrongKernelError(
+                f"kernel check: the {name} of {case.name} {tuple(case.shape)} differs from torch's by {error:.3g} of the "
+                f"largest value, {limit:.3g} is allowed; train with kernel=torch and report this"
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def _like(parameter: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The values where and as the parameter lies."""
+    return torch.empty_like(parameter).copy_(values)
+
+
+def _like_images(case: _Case, values: torch.Tensor) -> torch.Tensor:
+    weight = case.layer.weight
+    layout = torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    return values.to(weight.device).contiguous(memory_format=layout)
+
+
+def _apply(case: _Case, function: Conv2d, inputs: list[torch.Tensor]) -> torch.Tensor:
+    """The function with the layer's stride and padding."""
+    x, *parameters = inputs
+    padding = case.layer.padding
+    if case.layer.circular:
+        x, padding = F.pad(x, (padding,) * 4, mode="circular"), 0
+    return function(x, *parameters, stride=case.layer.stride, padding=padding)
+
+
+def _outputs(case: _Case, function: Conv2d, inputs: list[torch.Tensor], seeds: torch.Tensor) -> Tensors:
+    """The block's output and, for this gradient of it, the gradients of its inputs that training uses."""
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    leaves[0].requires_grad_(case.needs_input_gradient)
+    output = _apply(case, function, leaves)
+    names = ("input gradient", "weight gradient", "bias gradient")
+    wanted = {name: leaf for name, leaf in zip(names, leaves, strict=False) if leaf.requires_grad}
+    gradients = torch.autograd.grad(output, list(wanted.values()), seeds)
+    return {"output": output.detach(), **dict(zip(wanted, gradients, strict=True))}
