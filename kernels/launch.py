@@ -71,7 +71,7 @@ def forward(
     bias = None if bias is None else bias.contiguous()
     rows = shape[1] * shape[3] * shape[4] * (4 if pools else 1)
     kind = tiles.arithmetic(tiles.FORWARD, _depth(geometry.C, geometry), **_operands(x, precision))
-    choice = tiles.choose(tiles.FORWARD, kind, rows=rows, columns=geometry.K)
+    choice = _choose(tiles.FORWARD, kind, rows=rows, columns=geometry.K)
     grid = _programs(rows // (4 if pools else 1), geometry.K, choice.tile) * shape[0] * geometry.GROUPS
     if grid and y.numel():
         _start(
@@ -118,7 +118,7 @@ def input_gradient(
     dy, gate = _addressable(dy), None if gate is None else _addressable(gate)
     kind = tiles.arithmetic(tiles.INPUT_GRADIENT, _depth(geometry.K, geometry), **_operands(dy, precision))
     rows = images * image[0] * image[1]
-    choice = tiles.choose(tiles.INPUT_GRADIENT, kind, rows=rows, columns=geometry.C)
+    choice = _choose(tiles.INPUT_GRADIENT, kind, rows=rows, columns=geometry.C)
     grid = _programs(rows, geometry.C, choice.tile) * models * geometry.GROUPS
     if grid:
         _start(
@@ -170,9 +170,9 @@ def weight_gradient(
     x, dy, gate = _addressable(x), _addressable(dy), None if gate is None else _addressable(gate)
     columns = geometry.C * geometry.R * geometry.S if needs[0] else 1
     kind = tiles.arithmetic(tiles.WEIGHT_GRADIENT, 0, **_operands(dy, precision))
-    choice = tiles.choose(tiles.WEIGHT_GRADIENT, kind, rows=geometry.K, columns=columns)
+    choice = _choose(tiles.WEIGHT_GRADIENT, kind, rows=geometry.K, columns=columns)
     programs = _programs(geometry.K, columns, choice.tile) * models * geometry.GROUPS
-    splits = tiles.splits(x.shape[1] * geometry.P * geometry.Q, programs)
+    splits = tiles.splits(x.shape[1] * geometry.P * geometry.Q, programs, choice.tile.K)
     numbers = (math.prod(filters) if needs[0] else 0) + (filters[0] if needs[1] else 0)
     parts = torch.empty((models, splits, numbers), dtype=torch.float32, device=x.device)
     _start(
@@ -192,17 +192,21 @@ def _add_parts(partial: torch.Tensor, first: torch.Tensor | None, second: torch.
     blocks = -(-sum(sizes) // tiles.SUM_BLOCK)
     if blocks:
         choice = tiles.Choice(tiles.Tile(1, tiles.SUM_BLOCK, 1), 4, 1)
-        _start(tk.add_parts_kernel, blocks * models, choice, partial, first, second, parts, *sizes, BLOCK=tiles.SUM_BLOCK)
+        arguments = partial, first, second, parts, *sizes
+        _start(tk.add_parts_kernel, blocks * models, choice, *arguments, BLOCK=tiles.SUM_BLOCK)
 
 
 def _geometry(x: Sequence[int], weight: Sequence[int], window: Window) -> tk.Geometry:
     """From 5-D shapes."""
-    height, width = window.output(x[3:], weight[3:])
-    groups = window.groups
-    top, _, left, _ = window.padding
-    return tk.Geometry(
-        weight[2], weight[1] // groups, groups, *x[3:], height, width, *weight[3:], *window.stride, top, left, *window.dilation
-    )
+    taps, (top, _, left, _) = weight[3:], window.padding
+    channels = weight[2], weight[1] // window.groups, window.groups
+    sizes = *x[3:], *window.output(x[3:], taps), *taps
+    return tk.Geometry(*channels, *sizes, *window.stride, top, left, *window.dilation)
+
+
+def _choose(operation: str, kind: str, *, rows: int, columns: int) -> tiles.Choice:
+    choice = tiles.choose(operation, kind, rows=rows, columns=columns)
+    return tiles.for_interpreter(operation, choice) if tk.INTERPRETED else choice
 
 
 def _depth(channels: int, geometry: tk.Geometry) -> int:
@@ -243,6 +247,7 @@ def _start(kernel: Any, programs: int, choice: tiles.Choice, *arguments: Any, **
         raise ConvolutionError(f"{programs} programs are more than a launch can have; split the batch or the models")
     tensor = next(argument for argument in arguments if isinstance(argument, torch.Tensor))
     with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
-        kernel[(programs,)](*arguments, **constants, num_warps=choice.warps, num_stages=choice.stages, enable_fp_fusion=True)
+        options = {"num_warps": choice.warps, "num_stages": choice.stages, "enable_fp_fusion": True}
+        kernel[(programs,)](*arguments, **constants, **options)
 
 

@@ -107,7 +107,20 @@ def choices() -> Iterator[tuple[str, str, Choice]]:
         yield from ((operation, kind, choice) for choice in sorted(found))
 
 
-def splits(pixels: int, tiles: int) -> int:
-    """Into how many parts the weight gradient's sum over pixels is cut, ``tiles`` programs working on each."""
-    most = -(-pixels // LEAST_SPLIT_PIXELS)
+def for_interpreter(operation: str, choice: Choice) -> Choice:
+    """The same with more pixels to a tile: the interpreter's time goes with the number of steps, not with their size."""
+    tile = choice.tile
+    larger = tile._replace(K=1024) if operation == WEIGHT_GRADIENT else tile._replace(M=2048)
+    return choice._replace(tile=larger)
+
+
+def splits(pixels: int, tiles: int, depth: int) -> int:
+    """Into how many parts the weight gradient's sum over pixels is cut.
+
+    Args:
+        pixels: of all images.
+        tiles: programs that work on each part.
+        depth: pixels in one of their steps.
+    """
+    most = -(-pixels // max(LEAST_SPLIT_PIXELS, depth))
     return max(1, min(most, PROGRAMS_WANTED // tiles))
