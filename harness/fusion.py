@@ -14,7 +14,7 @@ from harness.models import Activation, Conv, Network, Pool, Residual
 from kernels import Conv2d, Kernel
 
 Block = tuple[nn.Module, Conv2d | None, int]
-"""A module, the function that computes it and what follows it (None: it does so itself), and how many modules that is."""
+"""A module, what computes it and the modules fused with it (None: itself), and how many modules these are."""
 
 
 class Trained(nn.Module):

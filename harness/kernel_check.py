@@ -88,14 +88,12 @@ def _cases(network: Network, kernel: Kernel, images_NCHW: torch.Tensor) -> Itera
 
 def _reference(block: Block) -> Conv2d:
     """What torch makes of a block of so many modules."""
-
-    def relu(*arguments: torch.Tensor, **settings: object) -> torch.Tensor:
-        return F.relu(F.conv2d(*arguments, **settings))
-
-    def pool_relu(*arguments: torch.Tensor, **settings: object) -> torch.Tensor:
-        return F.relu(F.max_pool2d(F.conv2d(*arguments, **settings), 2))
-
-    return {1: F.conv2d, 2: relu, 3: pool_relu}[block[2]]
+    conv2d: Conv2d = F.conv2d
+    if block[2] == 1:
+        return conv2d
+    if block[2] == 2:
+        return lambda *arguments, **settings: F.relu(conv2d(*arguments, **settings))
+    return lambda *arguments, **settings: F.relu(F.max_pool2d(conv2d(*arguments, **settings), 2))
 
 
 @torch.no_grad()
@@ -133,14 +131,12 @@ def _allowance(precision: str) -> Callable[[str, int], float]:
     def allowed(name: str, depth: int) -> float:
         # the bias's gradient is a sum without products
         factor = 0.0 if name == "bias gradient" else 2 * _FACTOR_ROUNDING[precision]
-        return _SLACK * (factor + _SUM_ROUNDING * (depth / 2) ** 0.5)
+        return float(_SLACK * (factor + _SUM_ROUNDING * (depth / 2) ** 0.5))
 
     return allowed
 
 
-def _check(
-    case: _Case, function: Conv2d, reference: Conv2d, draw: Draw, allowed: Callable[[str, int], float]
-) -> float:
+def _check(case: _Case, function: Conv2d, reference: Conv2d, draw: Draw, allowed: Callable[[str, int], float]) -> float:
     """Largest relative error of the block's output and gradients.
 
     Raises:
@@ -177,7 +173,8 @@ def _like(parameter: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 def _like_images(case: _Case, values: torch.Tensor) -> torch.Tensor:
     weight = case.layer.weight
-    layout = torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    is_last = weight.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_last else torch.contiguous_format
     return values.to(weight.device).contiguous(memory_format=layout)
 
 

@@ -1,4 +1,4 @@
-"""What ``kernel=`` means for a trial: the functions, their precision, whether they run here, and how tensors lie for them."""
+"""What ``kernel=`` means for a trial: the functions, their precision, where they run, how tensors lie for them."""
 
 import torch
 

@@ -30,7 +30,7 @@ from harness import (
 from harness.config import TrialConfig
 from harness.data import Digits
 from harness.diagnosis import Diagnosis
-from harness.errors import DivergedError, TimeBudgetError, UsageError
+from harness.errors import DivergedError, TimeBudgetError
 from harness.models import Network
 from harness.timing import Stopwatch, matmul_flops_per_s, warm_up
 from harness.train import Batch, Edge, batch_source, optimizer_for, take_steps, train

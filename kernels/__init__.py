@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from kernels.operators import ConvolutionError, conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked
+    from kernels.functional import ConvolutionError, conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked
 
 __all__ = [
     "KERNELS",
@@ -63,11 +63,11 @@ def kernel(name: str, *, precision: str) -> Kernel:
     """
     if name == "torch":
         return Kernel(F.conv2d)
-    from kernels import operators
+    from kernels import functional
 
     functions = {
-        "triton": (operators.conv2d,),
-        "triton_fused": (operators.conv2d, operators.conv2d_relu, operators.conv2d_pool_relu),
+        "triton": (functional.conv2d,),
+        "triton_fused": (functional.conv2d, functional.conv2d_relu, functional.conv2d_pool_relu),
     }
     return Kernel(*(functools.partial(function, precision=precision) for function in functions[name]))
 
@@ -75,6 +75,6 @@ def kernel(name: str, *, precision: str) -> Kernel:
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the public names
     if name not in __all__:
         raise AttributeError(f"module 'kernels' has no attribute '{name}'")
-    from kernels import operators
+    from kernels import functional
 
-    return getattr(operators, name)
+    return getattr(functional, name)

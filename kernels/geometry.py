@@ -116,13 +116,15 @@ def check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, wind
         raise ConvolutionError(f"input {_shape(x)}, weight {_shape(weight)}: only the batch may be empty")
     if channels != weight.shape[2] * groups or filters % groups:
         raise ConvolutionError(
-            f"weight {_shape(weight)} with groups={groups} takes {weight.shape[2] * groups} channels in and a multiple of "
-            f"{groups} out; given {channels} in and {filters} out"
+            f"weight {_shape(weight)} with groups={groups} takes {weight.shape[2] * groups} channels in and a multiple "
+            f"of {groups} out; given {channels} in and {filters} out"
         )
     if bias is not None and bias.shape != weight.shape[:2]:
         raise ConvolutionError(f"bias {tuple(bias.shape[1:])}: give one number for each of {filters} output channels")
     if x.shape[0] not in (1, weight.shape[0]):
-        raise ConvolutionError(f"input for {x.shape[0]} models and weight for {weight.shape[0]}: give as many, or share one input")
+        raise ConvolutionError(
+            f"input for {x.shape[0]} models and weight for {weight.shape[0]}: give as many, or share one input"
+        )
     _check_sizes(x, weight, window)
 
 

@@ -30,8 +30,8 @@ def require_device(device: torch.device) -> None:
     if device.type == "cuda" or (device.type == "cpu" and tk.INTERPRETED):
         return
     raise ConvolutionError(
-        f"the Triton kernels need a GPU, and this is {device.type}; to run them slowly on a CPU, set TRITON_INTERPRET=1 "
-        "before Python starts"
+        f"the Triton kernels need a GPU, and this is {device.type}; to run them slowly on a CPU, set "
+        "TRITON_INTERPRET=1 before Python starts"
     )
 
 
@@ -75,8 +75,9 @@ def forward(
     grid = _programs(rows // (4 if pools else 1), geometry.K, choice.tile) * shape[0] * geometry.GROUPS
     if grid and y.numel():
         _start(
-            tk.forward_kernel, grid, choice, x, packed, bias, y, winner, shape[1], _model_stride(x), _model_stride(packed),
-            G=geometry, X=_image_strides(x), Y=_image_strides(y), TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision,
+            tk.forward_kernel, grid, choice, x, packed, bias, y, winner, shape[1], _model_stride(x),
+            _model_stride(packed), G=geometry, X=_image_strides(x), Y=_image_strides(y), TILE=choice.tile,
+            EPILOGUE=epilogue, PRECISION=precision,
         )  # fmt: skip
     return y, winner
 
@@ -122,8 +123,8 @@ def input_gradient(
     grid = _programs(rows, geometry.C, choice.tile) * models * geometry.GROUPS
     if grid:
         _start(
-            tk.input_gradient_kernel, grid, choice, dy, gate, packed, dx, images, _model_stride(dy), _model_stride(gate),
-            _model_stride(packed), G=geometry, DY=_image_strides(dy), GATE=_image_strides(gate), DX=_image_strides(dx),
+            tk.input_gradient_kernel, grid, choice, dy, gate, packed, dx, images, _model_stride(dy),
+            _model_stride(gate), _model_stride(packed), G=geometry, DY=_image_strides(dy), GATE=_image_strides(gate), DX=_image_strides(dx),
             TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision,
         )  # fmt: skip
     if not add_up:
@@ -199,9 +200,9 @@ def _add_parts(partial: torch.Tensor, first: torch.Tensor | None, second: torch.
 def _geometry(x: Sequence[int], weight: Sequence[int], window: Window) -> tk.Geometry:
     """From 5-D shapes."""
     taps, (top, _, left, _) = weight[3:], window.padding
+    (height, width), (p, q) = x[3:], window.output(x[3:], taps)
     channels = weight[2], weight[1] // window.groups, window.groups
-    sizes = *x[3:], *window.output(x[3:], taps), *taps
-    return tk.Geometry(*channels, *sizes, *window.stride, top, left, *window.dilation)
+    return tk.Geometry(*channels, height, width, p, q, taps[0], taps[1], *window.stride, top, left, *window.dilation)
 
 
 def _choose(operation: str, kind: str, *, rows: int, columns: int) -> tiles.Choice:
@@ -249,5 +250,3 @@ def _start(kernel: Any, programs: int, choice: tiles.Choice, *arguments: Any, **
     with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
         options = {"num_warps": choice.warps, "num_stages": choice.stages, "enable_fp_fusion": True}
         kernel[(programs,)](*arguments, **constants, **options)
-
-

@@ -90,7 +90,9 @@ def choose(operation: str, kind: str, *, rows: int, columns: int) -> Choice:
     """
     choice = _TABLE[operation, kind]
     least = 1 if kind == DIRECT else _LEAST_COLUMNS
-    row_tile = min(choice.tile.M, _power_of_two(rows, _LEAST_COLUMNS)) if operation == WEIGHT_GRADIENT else choice.tile.M
+    row_tile = (
+        min(choice.tile.M, _power_of_two(rows, _LEAST_COLUMNS)) if operation == WEIGHT_GRADIENT else choice.tile.M
+    )
     return choice._replace(tile=Tile(row_tile, min(choice.tile.N, _power_of_two(columns, least)), choice.tile.K))
 
 
@@ -108,7 +110,7 @@ def choices() -> Iterator[tuple[str, str, Choice]]:
 
 
 def for_interpreter(operation: str, choice: Choice) -> Choice:
-    """The same with more pixels to a tile: the interpreter's time goes with the number of steps, not with their size."""
+    """The same with more pixels to a tile: the interpreter's time goes with the number of steps, not their size."""
     tile = choice.tile
     larger = tile._replace(K=1024) if operation == WEIGHT_GRADIENT else tile._replace(M=2048)
     return choice._replace(tile=larger)

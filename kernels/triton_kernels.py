@@ -102,7 +102,7 @@ def _tap(start, CHANNELS: tl.constexpr, TAPS_W: tl.constexpr, DEPTH: tl.constexp
 
 @triton.jit
 def _add_product(total, left, right, DEPTH: tl.constexpr, PRECISION: tl.constexpr):
-    """total (M, N) + left (M, DEPTH) times right (N, DEPTH) transposed, added up in float32."""
+    """Total (M, N) + left (M, DEPTH) times right (N, DEPTH) transposed, added up in float32."""
     if INTERPRETED or DEPTH == 1:
         # the interpreter multiplies 16-bit numbers wrongly, for numpy has no bfloat16
         left, right = left.to(tl.float32), right.to(tl.float32)
@@ -176,7 +176,7 @@ def _convolve(x, weight, n, p, q, k, rows_in, G: tl.constexpr, X: tl.constexpr, 
 def forward_kernel(x, weight, bias, y, winner, images, x_model, weight_model, G: tl.constexpr, X: tl.constexpr,
                    Y: tl.constexpr, TILE: tl.constexpr, EPILOGUE: tl.constexpr,
                    PRECISION: tl.constexpr):  # fmt: skip
-    """y = epilogue(convolution + bias), and with pooling the winners.
+    """Y = epilogue(convolution + bias), and with pooling the winners.
 
     x_model and weight_model are the distances between models in elements, 0 where all share. ``bias`` and ``winner``
     may be None.
@@ -223,7 +223,7 @@ def forward_kernel(x, weight, bias, y, winner, images, x_model, weight_model, G:
 def input_gradient_kernel(dy, gate, weight, dx, images, dy_model, gate_model, weight_model, G: tl.constexpr,
                           DY: tl.constexpr, GATE: tl.constexpr, DX: tl.constexpr, TILE: tl.constexpr,
                           EPILOGUE: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """dx = the gated dy, spread back through the taps. ``gate`` is None without an epilogue.
+    """Dx = the gated dy, spread back through the taps. ``gate`` is None without an epilogue.
 
     With a stride, the taps that do not land on an output pixel are masked: a share of 1 - 1/stride^2 of the work.
     """
@@ -246,7 +246,9 @@ def input_gradient_kernel(dy, gate, weight, dx, images, dy_model, gate_model, we
         k, r, s = _tap(start, CHANNELS, TAPS_W, STEP)
         down, right = h + G.PAD_H - r * G.DILATION_H, w + G.PAD_W - s * G.DILATION_W
         p, q = down // G.STRIDE_H, right // G.STRIDE_W
-        lands = (down >= 0) & (down % G.STRIDE_H == 0) & (p < G.P) & (right >= 0) & (right % G.STRIDE_W == 0) & (q < G.Q)
+        lands = (
+            (down >= 0) & (down % G.STRIDE_H == 0) & (p < G.P) & (right >= 0) & (right % G.STRIDE_W == 0) & (q < G.Q)
+        )
         gradient = _gated(dy, gate, n, k, p, q, rows_in & lands & (r < G.R), G, DY, GATE, EPILOGUE)
         taps = _filter(weight, k, c, r, s, (c < G.C) & (r < G.R), G)
         total = _add_product(total, gradient, taps, STEP, PRECISION)

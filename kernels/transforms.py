@@ -1,0 +1,100 @@
+"""What autocast and vmap do to the operators; importing it tells torch.
+
+Under ``torch.func.vmap`` a convolution of one model becomes one launch: mapped images alone are more images, and with
+mapped weights there are as many models as it maps over.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.operators import NAMESPACE, convolution, input_gradient, weight_gradient
+
+
+def _autocast(device_type: str) -> Any:  # noqa: ANN401 - a function of the operator's signature
+    """The operator under ``torch.autocast``: in the type that is set there, as torch's own convolution."""
+
+    def rule(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Any:  # noqa: ANN401
+        dtype = torch.get_autocast_dtype(device_type)
+        cast_ = [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, weight, bias)]
+        with torch.autocast(device_type, enabled=False):
+            return convolution(*cast_, *settings)
+
+    return rule
+
+
+LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
+LIBRARY.impl("convolution", _autocast("cuda"), "AutocastCUDA")  # type: ignore[no-untyped-call]
+LIBRARY.impl("convolution", _autocast("cpu"), "AutocastCPU")  # type: ignore[no-untyped-call]
+
+
+def _stack(tensor: Tensor | None, dim: int | None, batch: int, models: int) -> Tensor | None:
+    """An argument (models or 1, ...) that vmap maps over ``dim`` -> (batch * models, ...)."""
+    if tensor is None:
+        return None
+    mapped = tensor.unsqueeze(0) if dim is None else tensor.movedim(dim, 0)
+    return mapped.expand(batch, models, *mapped.shape[2:]).flatten(0, 1)
+
+
+def _stack_or_share(tensor: Tensor, dim: int | None, batch: int, models: int) -> Tensor | None:
+    """The same, but what all models share stays (1, ...)."""
+    return tensor if dim is None and tensor.shape[0] == 1 else _stack(tensor, dim, batch, models)
+
+
+def _as_images(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
+    """An argument (1, N, ...) of one model -> (1, batch * N, ...): images that it is mapped over are more images."""
+    if tensor is None:
+        return None
+    mapped = tensor.unsqueeze(0).expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    return mapped.transpose(0, 1).flatten(1, 2)
+
+
+def _models(tensor: Tensor, dim: int | None) -> int:
+    """Length of the axis of models, the mapped one aside."""
+    return tensor.shape[0 if dim is None or dim > 0 else 1]
+
+
+def _unflatten(tensor: Tensor, axis: int, batch: int) -> Tensor:
+    return tensor.reshape(*tensor.shape[:axis], batch, tensor.shape[axis] // batch, *tensor.shape[axis + 1 :])
+
+
+def _unmapped(outputs: Sequence[Tensor], axis: int, batch: int) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """Take the mapped axis out of each output, as vmap wants it; what is empty was not mapped."""
+    mapped = tuple(out if out.dim() == 1 else _unflatten(out, axis, batch) for out in outputs)
+    return mapped, tuple(None if out.dim() == 1 else axis for out in outputs)
+
+
+@convolution.register_vmap
+def _(info, in_dims, x, weight, bias, *settings):  # type: ignore[no-untyped-def]
+    batch, (x_dim, weight_dim, bias_dim) = info.batch_size, in_dims[:3]
+    models = max(_models(x, x_dim), _models(weight, weight_dim))
+    if models == 1 and weight_dim is None and bias_dim is None:
+        return _unmapped(convolution(_as_images(x, x_dim, batch), weight, bias, *settings), 1, batch)
+    biases = _stack(bias, bias_dim, batch, models)
+    stacked = _stack_or_share(x, x_dim, batch, models), _stack(weight, weight_dim, batch, models), biases
+    return _unmapped(convolution(*stacked, *settings), 0, batch)
+
+
+@input_gradient.register_vmap
+def _(info, in_dims, dy, gate, weight, image, shared, *settings):  # type: ignore[no-untyped-def]
+    batch, (dy_dim, gate_dim, weight_dim) = info.batch_size, in_dims[:3]
+    models = max(_models(dy, dy_dim), _models(weight, weight_dim))
+    if models == 1 and weight_dim is None:
+        found = input_gradient(
+            _as_images(dy, dy_dim, batch), _as_images(gate, gate_dim, batch), weight, image, shared, *settings
+        )
+        return _unflatten(found, 1, batch), 1
+    stacked = [_stack(t, dim, batch, models) for t, dim in ((dy, dy_dim), (gate, gate_dim), (weight, weight_dim))]
+    found = input_gradient(*stacked, image, False, *settings)
+    found = _unflatten(found, 0, batch)
+    return found.sum(1, keepdim=True) if shared else found, 0
+
+
+@weight_gradient.register_vmap
+def _(info, in_dims, x, dy, gate, *settings):  # type: ignore[no-untyped-def]
+    batch, (x_dim, dy_dim, gate_dim) = info.batch_size, in_dims[:3]
+    models = max(_models(x, x_dim), _models(dy, dy_dim))
+    stacked = _stack(dy, dy_dim, batch, models), _stack(gate, gate_dim, batch, models)
+    return _unmapped(weight_gradient(_stack_or_share(x, x_dim, batch, models), *stacked, *settings), 0, batch)
