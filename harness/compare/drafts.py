@@ -1,0 +1,101 @@
+"""The values of an arm's pairs for each measure, and their independent differences: what is judged."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.analysis.intervals import Array
+from harness.compare.measures import SCALES, Measure, measures
+from harness.compare.outcome import Rules
+from harness.compare.pairs import Pair, Pairing, Unit
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One arm and measure before it is judged.
+
+    Attributes:
+        arm: label.
+        measure: what.
+        base: (n,) values.
+        candidate: (n,) values.
+        differences: (effective,) on the measure's scale, positive where the candidate's is larger.
+        identical: pairs whose final weights and values are the same on both sides.
+        exact: whether the arm's weights do not depend on the seed, on neither side.
+        skip: why it is not judged; empty if it is.
+    """
+
+    arm: str
+    measure: Measure
+    base: Array
+    candidate: Array
+    differences: Array
+    identical: int
+    exact: bool
+    skip: str
+
+    @property
+    def tested(self) -> bool:
+        """Whether it can reject and so belongs to the family."""
+        return not self.skip and not self.exact and bool(self.differences.any())
+
+
+def drafts(pairing: Pairing, named: Mapping[str, str], rules: Rules, *, across_machines: bool) -> list[Draft]:
+    """One per arm and measure, in the order of the labels."""
+    arms: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairing.pairs:
+        if pair.base.measured and pair.candidate.measured:
+            arms[pair.base.arm].append(pair)
+    found = []
+    for arm, pairs in sorted(arms.items(), key=lambda item: named[item[0]]):
+        common = frozenset.intersection(*(unit.targets for pair in pairs for unit in (pair.base, pair.candidate)))
+        for measure in measures(sorted(common)):
+            skip = _why_not(measure, rules, across_machines=across_machines)
+            found.append(draft(named[arm], measure, pairs, skip))
+    return found
+
+
+def _why_not(measure: Measure, rules: Rules, *, across_machines: bool) -> str:
+    if measure.kind.name not in rules.judged:
+        return "not asked for"
+    return "different hardware" if across_machines and not measure.kind.learning else ""
+
+
+def draft(arm: str, measure: Measure, pairs: Sequence[Pair], skip: str) -> Draft:
+    """The values of the pairs that have this measure on both sides, and their independent differences."""
+    both = [p for p in pairs if measure.name in p.base.values and measure.name in p.candidate.values]
+    base, candidate = (np.array([unit.values[measure.name] for unit in side]) for side in _sides(both))
+    if both and not skip and measure.kind.scale != "absolute" and not (base.mean() > 0 and (candidate >= 0).all()):
+        skip = "the base's mean is 0: no relative change"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        differences = SCALES[measure.kind.scale](base, candidate) if both else base
+    same = sum(_identical(pair, measure.name) for pair in both)
+    if measure.kind.learning:
+        kept = _independent(both)
+        exact = len(kept) == 1 and len(both) > 1
+        return Draft(arm, measure, base, candidate, differences[kept], same, exact, skip)
+    return Draft(arm, measure, base, candidate, differences, 0, exact=False, skip=skip)
+
+
+def _sides(pairs: Sequence[Pair]) -> tuple[list[Unit], list[Unit]]:
+    return [pair.base for pair in pairs], [pair.candidate for pair in pairs]
+
+
+def _identical(pair: Pair, measure: str) -> bool:
+    weights = pair.base.weights
+    return bool(weights) and weights == pair.candidate.weights and _equal(pair, measure)
+
+
+def _equal(pair: Pair, measure: str) -> bool:
+    return pair.base.values[measure] == pair.candidate.values[measure]
+
+
+def _independent(pairs: Sequence[Pair]) -> list[int]:
+    """Positions of one pair for each two sets of final weights; unknown weights are always others."""
+    seen: dict[object, int] = {}
+    for position, pair in enumerate(pairs):
+        known = bool(pair.base.weights) and bool(pair.candidate.weights)
+        seen.setdefault((pair.base.weights, pair.candidate.weights) if known else position, position)
+    return list(seen.values())

@@ -1,0 +1,122 @@
+"""By which rules a comparison judges, and what it found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from harness.analysis.intervals import Interval, Sampling
+from harness.compare.measures import KINDS, thresholds_with
+
+OK, REGRESSION, ERROR, INCONCLUSIVE = 0, 1, 2, 3
+"""The exit codes."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How to judge.
+
+    Attributes:
+        thresholds: kind -> smallest change that matters.
+        alpha: chance of any false claim among all comparisons, two-sided.
+        power: with which ``detectable`` is stated.
+        judged: kinds that are judged; the others are shown.
+        sampling: resamples and seed of the intervals; their level is 1 - alpha.
+    """
+
+    thresholds: Mapping[str, float] = field(default_factory=lambda: thresholds_with({}))
+    alpha: float = 0.05
+    power: float = 0.8
+    judged: tuple[str, ...] = tuple(KINDS)
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def level_sampling(self) -> Sampling:
+        """With the level of the rules."""
+        return Sampling(1 - self.alpha, self.sampling.resamples, self.sampling.seed)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm and measure.
+
+    Attributes:
+        arm: its label.
+        measure: name.
+        kind: of the measure.
+        n: pairs.
+        effective: independent ones among them: pairs that ended with the same two sets of weights count once.
+        base: mean of the base's values; NaN without a pair.
+        candidate: mean of the candidate's.
+        change: mean difference, candidate against base: a share, of accuracy a difference.
+        interval: of the change; None where nothing can be resampled, or the change is exact.
+        p: of the sign flips, not adjusted; NaN where nothing was tested.
+        p_holm: adjusted.
+        threshold: the change that matters.
+        detectable: the smallest true change that would be separated from zero with the power of the rules; infinity if
+            none would, NaN where nothing was tested.
+        verdict: regression, improvement, ok, inconclusive or not judged.
+        why: in words.
+    """
+
+    arm: str
+    measure: str
+    kind: str
+    n: int
+    effective: int
+    base: float
+    candidate: float
+    change: float
+    interval: Interval | None
+    p: float
+    p_holm: float
+    threshold: float
+    detectable: float
+    verdict: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial that ended in base and fails in the candidate."""
+
+    arm: str
+    seed: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a comparison found.
+
+    Attributes:
+        names: what base and candidate are called.
+        rules: by which it was judged.
+        comparisons: one per arm and measure.
+        failures: trials that fail in the candidate alone.
+        only_base: trials without a counterpart, in words.
+        only_candidate: the same of the candidate.
+        notes: sentences for the reader.
+        errors: why nothing was judged; then all else is empty.
+    """
+
+    names: tuple[str, str]
+    rules: Rules
+    comparisons: tuple[Comparison, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    only_base: tuple[str, ...] = ()
+    only_candidate: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 ok, 1 regression, 2 error, 3 inconclusive; a regression outweighs what is inconclusive."""
+        if self.errors:
+            return ERROR
+        verdicts = {comparison.verdict for comparison in self.comparisons}
+        if self.failures or "regression" in verdicts:
+            return REGRESSION
+        return INCONCLUSIVE if "inconclusive" in verdicts else OK
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        return {OK: "ok", REGRESSION: "regression", ERROR: "error", INCONCLUSIVE: "inconclusive"}[self.exit_code]
