@@ -118,7 +118,7 @@ def _score_end(theta: Array, m: Array, n: Array, z: float) -> Array:
         variance = middle * (1 - middle) * pairs / (m * n)
         outside = (theta - middle) ** 2 > z * z * variance
         low, high = np.where(outside, middle, low), np.where(outside, high, middle)
-    return np.where(theta == 0, 0.0, low)
+    return np.asarray(np.where(theta == 0, 0.0, low))
 
 
 def resampling_weights(n: int, sampling: Sampling, stream: int = 0) -> Array:
@@ -130,7 +130,7 @@ def resampling_weights(n: int, sampling: Sampling, stream: int = 0) -> Array:
         stream: arms that are resampled independently of each other need different ones.
     """
     generator = np.random.default_rng([sampling.seed, stream])
-    return generator.multinomial(n, np.full(n, 1 / n), size=sampling.resamples) / n
+    return np.asarray(generator.multinomial(n, np.full(n, 1 / n), size=sampling.resamples) / n)
 
 
 def mean_intervals(values: Array, sampling: Sampling) -> tuple[Array, Array]:
@@ -157,7 +157,7 @@ def mean_intervals(values: Array, sampling: Sampling) -> tuple[Array, Array]:
 
 
 def _deviations(values: Array) -> Array:
-    return values - values.mean(axis=1, keepdims=True)
+    return np.asarray(values - values.mean(axis=1, keepdims=True))
 
 
 def _acceleration(influences: Array) -> Array:

@@ -62,7 +62,7 @@ def restricted(times: Numbers, budget: float) -> Array:
         raise ValueError(f"budget={budget}; must be a positive number")
     if not (when >= 0).all():
         raise ValueError("a time is NaN or negative; a run that never reaches the target has the time inf")
-    return np.minimum(when, budget)
+    return np.asarray(np.minimum(when, budget))
 
 
 def rmst(times: Numbers, budget: float, sampling: Sampling = Sampling()) -> Estimate:  # noqa: B008 - frozen

@@ -1,0 +1,292 @@
+"""Which trials make one arm, and the times of its runs: one per seed, and one in all where seeds change nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from harness.analysis.intervals import Array
+from harness.errors import UsageError
+from harness.reading import Frames, load
+from harness.schema import COLUMNS
+
+Unit = Literal["steps", "seconds"]
+
+_NAMES = [column.name for column in COLUMNS["trials"]]
+_BULK = ("config", "package_versions", "layer_verdicts", "verdict_reason", "unmoved", "last_bias_difference")
+
+CHOICES: tuple[str, ...] = tuple(
+    name
+    for name in [
+        *_NAMES[_NAMES.index("init") : _NAMES.index("config")],
+        "threads",
+        "tf32",
+        "memory_format",
+        "deterministic",
+    ]
+    if name not in ("seed", "targets")
+)
+"""The columns of trials that a user chooses; the seed, which makes runs of one arm differ, is none of them."""
+
+_FOLLOW: dict[str, tuple[str, ...]] = {
+    "init": ("init_weight", "init_bias", "init_gain", "init_adapt"),
+    "model": ("activation", "depth", "width", "stride", "biases", "padding_mode", "pooling"),
+    "optimizer": ("momentum", "weight_decay", "lr"),
+    "data": ("batches", "scaling"),
+    "experiment": ("lr", "batches", "scaling", "steps", "batch_size", "eval_every"),
+    "device": ("threads", "tf32", "memory_format", "deterministic"),
+}
+"""Choice -> columns that it decides unless they are chosen as well."""
+
+SCORED = ("ok", "diverged")
+"""Statuses of runs that were given their chance; all others say nothing about an initializer."""
+
+
+def read(folder: str | Path) -> Frames:
+    """Read what the functions of this package need: less memory and time than :func:`harness.load`.
+
+    Args:
+        folder: the ``results.dir`` of one or more runs.
+
+    Returns:
+        ``trials`` without its bulky columns, the test accuracies of ``curves``, no ``layers``.
+
+    Raises:
+        UsageError: the folder holds no results.
+    """
+    columns = {
+        "trials": [name for name in _NAMES if name not in _BULK],
+        "curves": ["trial_id", "step", "train_time_s", "test_accuracy"],
+    }
+    return load(folder, columns=columns, categories=True)
+
+
+def swept(trials: pd.DataFrame) -> list[str]:
+    """The ``CHOICES`` that vary among the trials, without those that follow from another that does."""
+    varying = [name for name in CHOICES if name in trials and _varies(trials[name])]
+    return [name for name in varying if not any(_follows(trials, name, other) for other in varying)]
+
+
+def _varies(column: "pd.Series[Any]") -> bool:
+    """A missing value is no value: a trial that never got to a device has none."""
+    there = column.dropna()
+    return len(there) > 0 and bool((there != there.iloc[0]).any())
+
+
+def _follows(trials: pd.DataFrame, name: str, other: str) -> bool:
+    """Whether the other column is of a choice that decides this one, and did."""
+    if name not in _FOLLOW.get(other, ()):
+        return False
+    pairs = trials[[other, name]].dropna().drop_duplicates()
+    return not pairs[other].duplicated().any()
+
+
+def by_or_swept(trials: pd.DataFrame, by: Sequence[str] | None) -> list[str]:
+    """The columns that tell arms apart.
+
+    Raises:
+        UsageError: one that is asked for is no column.
+    """
+    if by is None:
+        return swept(trials) or ["init"]
+    for name in by:
+        if name not in trials:
+            raise UsageError(f"by={name}: no column of trials; choose from: {', '.join(CHOICES)}")
+    return list(by)
+
+
+def arm_labels(trials: pd.DataFrame, by: Sequence[str] | None = None) -> "pd.Series[str]":
+    """The name of each trial's arm, e.g. ``init=zero lr=0.1``; equal names are equal choices.
+
+    Args:
+        trials: table.
+        by: the columns that tell arms apart; None: those that vary, or ``init`` if none does.
+    """
+    names = by_or_swept(trials, by)
+    parts = [f"{name}=" + _texts(trials[name]) for name in names]
+    labels = parts[0]
+    for part in parts[1:]:
+        labels = labels + " " + part
+    return labels.astype(object)
+
+
+def _texts(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Each value as a user would type it; every distinct one is formatted once."""
+    codes, values = pd.factorize(column)
+    texts = np.array([_text(value) for value in values] + ["none"], dtype=object)
+    # a missing value has the code -1, the last
+    return pd.Series(texts[codes], index=column.index, dtype=object)
+
+
+def _text(value: object) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def targets_of(trials: pd.DataFrame) -> list[float]:
+    """The test accuracies that were set as targets beforehand, rising."""
+    return sorted({float(target) for targets in trials["targets"] for target in targets})
+
+
+def times_to_targets(frames: Frames, targets: Sequence[float] | None = None) -> pd.DataFrame:
+    """When each trial first reached each target at an evaluated step.
+
+    Args:
+        frames: results.
+        targets: test accuracies; None: those set beforehand.
+
+    Returns:
+        columns trial_id, target, steps, seconds; one row per trial and target, inf: never.
+    """
+    ids = frames.trials["trial_id"]
+    wanted = targets_of(frames.trials) if targets is None else list(targets)
+    parts = [pd.DataFrame({"trial_id": ids, "target": target, **_first(frames, target)}) for target in wanted]
+    empty = pd.DataFrame({"trial_id": ids[:0], "target": [], "steps": [], "seconds": []})
+    return pd.concat(parts, ignore_index=True) if parts else empty
+
+
+def _first(frames: Frames, target: float) -> dict[str, Array]:
+    """Of each trial the step and the training seconds at which it first is at the target; both (trials,)."""
+    curves, found = frames.curves, {}
+    at_target = np.flatnonzero(_floats(curves["test_accuracy"]) >= target)
+    trial = row_numbers(curves["trial_id"].iloc[at_target], frames.trials["trial_id"])
+    for name, column in (("steps", "step"), ("seconds", "train_time_s")):
+        first = np.full(len(frames.trials), np.inf)
+        values = _floats(curves[column].iloc[at_target])
+        # training seconds rise with the steps, so that both are smallest at the same evaluation
+        np.minimum.at(first, trial[trial >= 0], values[trial >= 0])
+        found[name] = first
+    return found
+
+
+def _floats(column: "pd.Series[Any]") -> Array:
+    return column.to_numpy(dtype=float, na_value=np.nan)
+
+
+def row_numbers(ids: "pd.Series[Any]", known: "pd.Series[Any]") -> "np.ndarray[Any, np.dtype[np.intp]]":
+    """The row of each id in the known ones, -1: none; a repeated known id stands for its last row."""
+    positions = pd.Series(np.arange(len(known)), index=known.to_numpy())
+    positions = positions[~positions.index.duplicated(keep="last")]
+    if isinstance(ids.dtype, pd.CategoricalDtype):
+        rows = positions.index.get_indexer(pd.Index(ids.cat.categories))
+        rows = np.where(rows >= 0, positions.to_numpy()[rows] if len(positions) else -1, -1)
+        return np.asarray(rows[ids.cat.codes.to_numpy()] if len(rows) else np.empty(0, dtype=np.intp), dtype=np.intp)
+    rows = positions.index.get_indexer(pd.Index(ids.to_numpy()))
+    return np.asarray(np.where(rows >= 0, positions.to_numpy()[rows] if len(positions) else -1, -1), dtype=np.intp)
+
+
+def budget_of(frames: Frames, unit: Unit = "steps") -> float:
+    """The budget that every scored run had: the smallest number of planned steps, or of seconds trained to the end.
+
+    NaN where no run was given its chance.
+    """
+    trials = frames.trials
+    if unit == "steps":
+        planned = trials.loc[trials["status"].isin(SCORED), "steps"]
+        return float(planned.min()) if len(planned) else float("nan")
+    # a run that diverged stopped early, which takes nothing from the budget of the others
+    trained = trials.loc[trials["status"] == "ok", "train_time_s"].dropna()
+    return float(trained.min()) if len(trained) else float("nan")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm's runs.
+
+    Attributes:
+        label: its name.
+        choices: column -> value of what tells it from the others.
+        seeds: (n,) rising.
+        times: (n,) of each seed; inf: not within the budget.
+        times_effective: (n_effective,): seeds that start from the same weights and get the same batches, or end with
+            the same weights, are one run.
+        unfinished: trials that ended as error, oom, timeout or killed, and whose seed has no other.
+        repeated: trials of a seed that has a later one.
+        mixed: whether some seed has trials of different configs, which only an unlisted choice can make.
+    """
+
+    label: str
+    choices: dict[str, Any]
+    seeds: "np.ndarray[Any, np.dtype[np.int64]]"
+    times: Array
+    times_effective: Array
+    unfinished: int
+    repeated: int
+    mixed: bool
+
+    @property
+    def n_effective(self) -> int:
+        """Number of runs that differ."""
+        return len(self.times_effective)
+
+
+def arms(frames: Frames, *, target: float, unit: Unit = "steps", by: Sequence[str] | None = None) -> list[Arm]:
+    """The arms with their times to a target, in the order of their labels.
+
+    Of several trials of one seed the last measured counts. Runs that diverged count; those that an error, a limit or
+    a signal ended say nothing about their arm and are ``unfinished``.
+
+    Args:
+        frames: results.
+        target: test accuracy.
+        unit: steps, or seconds of training.
+        by: the columns that tell arms apart; None: those that vary.
+
+    Raises:
+        UsageError: an unknown column or unit.
+    """
+    if unit not in ("steps", "seconds"):
+        raise UsageError(f"unit={unit}; choose steps or seconds")
+    names = by_or_swept(frames.trials, by)
+    runs = _runs(frames, target, unit, names)
+    return [_arm(str(label), group, names) for label, group in runs.groupby("arm", observed=True, sort=True)]
+
+
+def _runs(frames: Frames, target: float, unit: Unit, names: Sequence[str]) -> pd.DataFrame:
+    """The trials with arm, time, and whether they are scored, counted, repeated; in order of arm and seed."""
+    trials = frames.trials
+    times = _first(frames, target)[unit]
+    budget = budget_of(frames, unit)
+    scored = trials["status"].isin(SCORED)
+    keep = ["seed", "trial_key", "batches", "initial_weights_sha256", "final_weights_sha256", "measured_at", "trial_id"]
+    runs = trials[[*dict.fromkeys([*names, *keep])]].assign(
+        arm=arm_labels(trials, names).to_numpy(),
+        time=np.where(times <= budget, times, np.inf),
+        scored=scored.to_numpy(dtype=bool),
+        run=_run_ids(trials),
+    )
+    # unfinished ones first, so that the last of a seed is a scored one if there is any
+    runs = runs.sort_values(["arm", "seed", "scored", "measured_at", "trial_id"], kind="stable", ignore_index=True)
+    same = runs.duplicated(["arm", "seed"], keep="last")
+    seeds = runs.groupby(["arm", "seed"], observed=True, sort=False)
+    return runs.assign(last=~same, keys=seeds["trial_key"].transform("nunique"))
+
+
+def _run_ids(trials: pd.DataFrame) -> "np.ndarray[Any, np.dtype[np.object_]]":
+    """Equal for trials that are one run in effect: same initial weights on a fixed batch, or the same at both ends."""
+    start = trials["initial_weights_sha256"].astype(object)
+    end = trials["final_weights_sha256"].astype(object)
+    # rounding on a GPU may tell the ends of such runs apart, but no random draw does
+    end = end.where((trials["batches"] != "fixed").to_numpy(), "fixed")
+    unknown = (start.isna() | end.isna()).to_numpy()
+    ids = start.fillna("") + ":" + end.fillna("")
+    return ids.where(~unknown, trials["trial_id"].astype(object)).to_numpy()
+
+
+def _arm(label: str, group: pd.DataFrame, names: Sequence[str]) -> Arm:
+    counted = group[group["last"] & group["scored"]]
+    times = counted["time"].to_numpy(dtype=float)
+    effective = times[~counted["run"].duplicated().to_numpy()]
+    first = group.iloc[0]
+    return Arm(
+        label=label,
+        choices={name: first[name] for name in names},
+        seeds=counted["seed"].to_numpy(dtype=np.int64),
+        times=times,
+        times_effective=effective,
+        unfinished=int((group["last"] & ~group["scored"]).sum()),
+        repeated=int((group["scored"] & ~group["last"]).sum()),
+        mixed=bool((group["keys"] > 1).any()),
+    )

@@ -1,0 +1,222 @@
+"""Arms ranked by their time to a target, with what can and what cannot be said of each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.analysis.arms import Arm, Unit, arms, budget_of, by_or_swept
+from harness.analysis.comparison import can_be_significant, holm, probability_of_improvement, smallest_p
+from harness.analysis.intervals import Sampling, mean_intervals, wilson
+from harness.analysis.survival import median_time, restricted
+from harness.errors import UsageError
+from harness.reading import Frames
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Arms, best first.
+
+    Attributes:
+        target: test accuracy to reach.
+        unit: steps or seconds.
+        budget: common to all runs, in that unit.
+        reference: label of the arm that the others are compared with; empty where no run was finished.
+        picked: whether the data chose it, so that every pair of arms counts as a comparison.
+        table: one row per arm; NaN: there is none. Columns: arm, the columns that tell arms apart, n (seeds),
+            n_effective, successes, success_share, success_low, success_high, rmst, rmst_low, rmst_high, median,
+            improvement, improvement_low, improvement_high (how often it beats the reference), p, p_holm, unfinished,
+            verdict.
+        notes: what a reader has to know beside the table, a sentence each.
+    """
+
+    target: float
+    unit: str
+    budget: float
+    reference: str
+    picked: bool
+    table: pd.DataFrame
+    notes: list[str]
+
+
+def ranking(
+    frames: Frames,
+    *,
+    target: float,
+    unit: Unit = "steps",
+    by: Sequence[str] | None = None,
+    reference: str | None = None,
+    sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+) -> Ranking:
+    """Rank the arms by their restricted mean time to a target.
+
+    Verdicts: ``better`` or ``worse`` than the reference by the two-sided exact Mann-Whitney test with Holm's
+    adjustment; ``not separated``; ``n too small to tell`` where no outcome at all could have been significant;
+    ``one run in effect``; ``never in N of N``; ``no finished run``; ``reference``; ``only arm``.
+
+    Args:
+        frames: results.
+        target: test accuracy.
+        unit: steps, or seconds of training.
+        by: the columns that tell arms apart; None: those that vary.
+        reference: label of the arm to compare with; None: the best.
+        sampling: of the intervals; its level also is the tests'.
+
+    Raises:
+        UsageError: an unknown column, unit or reference.
+    """
+    names = by_or_swept(frames.trials, by)
+    found = arms(frames, target=target, unit=unit, by=names)
+    budget = budget_of(frames, unit)
+    table = _times(found, budget, sampling)
+    for name in names:
+        table.insert(1 + names.index(name), name, pd.Series([arm.choices[name] for arm in found], dtype=object))
+    order = table.assign(lost=-table["success_share"]).sort_values(["rmst", "lost", "arm"], na_position="last").index
+    table, found = table.loc[order].reset_index(drop=True), [found[index] for index in order]
+    position = _reference(found, reference)
+    if position is None:
+        table = table.assign(**dict.fromkeys(_COMPARED, np.nan), verdict="no finished run")
+        return Ranking(target, unit, budget, "", reference is None, table, _notes(found, budget, unit, table, 0))
+    count = len([arm for arm in found if len(arm.times)])
+    comparisons = comb(count, 2) if reference is None else count - 1
+    table = pd.concat([table, _compared(found, position, comparisons, sampling.level)], axis=1)
+    table["verdict"] = _verdicts(found, table, position, comparisons, sampling.level, picked=reference is None)
+    notes = _notes(found, budget, unit, table, comparisons)
+    return Ranking(target, unit, budget, found[position].label, reference is None, table, notes)
+
+
+_ALONE = [
+    *("arm", "n", "n_effective", "successes", "success_share", "success_low", "success_high"),
+    *("rmst", "rmst_low", "rmst_high", "median", "unfinished"),
+]
+_COMPARED = ("improvement", "improvement_low", "improvement_high", "p", "p_holm")
+
+
+def _times(found: Sequence[Arm], budget: float, sampling: Sampling) -> pd.DataFrame:
+    """What can be said of each arm by itself; the intervals rest on the runs that differ."""
+    rows = []
+    for arm in found:
+        successes = int(np.isfinite(arm.times_effective).sum())
+        share = wilson(successes, arm.n_effective, sampling.level)
+        median = median_time(arm.times)
+        rows.append(
+            {
+                "arm": arm.label,
+                "n": len(arm.times),
+                "n_effective": arm.n_effective,
+                "successes": int(np.isfinite(arm.times).sum()),
+                "success_share": np.isfinite(arm.times).mean() if len(arm.times) else np.nan,
+                "success_low": share.low,
+                "success_high": share.high,
+                "rmst": restricted(arm.times_effective, budget).mean() if len(arm.times) else np.nan,
+                "median": np.nan if median is None else median,
+                "unfinished": arm.unfinished,
+            }
+        )
+    low, high = _intervals(found, budget, sampling)
+    return pd.DataFrame(rows, columns=_ALONE).assign(rmst_low=low, rmst_high=high)
+
+
+def _intervals(found: Sequence[Arm], budget: float, sampling: Sampling) -> tuple[Any, Any]:
+    """BCa intervals of the restricted means; arms with equally many runs in one go."""
+    low, high = np.full(len(found), np.nan), np.full(len(found), np.nan)
+    sizes = np.array([arm.n_effective for arm in found], dtype=np.int64)
+    for size in np.unique(sizes[sizes > 1]):
+        which = np.flatnonzero(sizes == size)
+        values = np.stack([restricted(found[int(index)].times_effective, budget) for index in which])
+        low[which], high[which] = mean_intervals(values, sampling)
+    return low, high
+
+
+def _reference(found: Sequence[Arm], reference: str | None) -> int | None:
+    """Where the reference stands; None where there is no finished run."""
+    labels = [arm.label for arm in found]
+    if reference is not None:
+        if reference not in labels:
+            raise UsageError(f"reference={reference}: no such arm; choose one of: {', '.join(labels)}")
+        position = labels.index(reference)
+        if not len(found[position].times):
+            raise UsageError(f"reference={reference}: it has no finished run to compare with; choose another arm")
+        return position
+    return next((index for index, arm in enumerate(found) if len(arm.times)), None)
+
+
+def _compared(found: Sequence[Arm], position: int, comparisons: int, level: float) -> pd.DataFrame:
+    """Each arm against the reference."""
+    rows = []
+    for index, arm in enumerate(found):
+        if index == position or not len(arm.times):
+            rows.append(dict.fromkeys(_COMPARED[:-1], np.nan))
+            continue
+        found_here = probability_of_improvement(arm.times_effective, found[position].times_effective, level)
+        assert found_here.interval is not None
+        ends = (found_here.interval.low, found_here.interval.high)
+        rows.append(dict(zip(_COMPARED[:-1], (found_here.probability, *ends, found_here.p), strict=True)))
+    table = pd.DataFrame(rows, columns=list(_COMPARED[:-1]), dtype=float)
+    return table.assign(p_holm=holm(table["p"].to_numpy(), family=comparisons))
+
+
+def _verdicts(
+    found: Sequence[Arm], table: pd.DataFrame, position: int, comparisons: int, level: float, *, picked: bool
+) -> list[str]:
+    base = found[position].n_effective
+    testable = [can_be_significant(arm.n_effective, base, level, comparisons) for arm in found]
+    verdicts = []
+    for index, arm in enumerate(found):
+        if not len(arm.times):
+            verdicts.append("no finished run")
+        elif not np.isfinite(arm.times).any():
+            verdicts.append(f"never in {len(arm.times)} of {len(arm.times)}")
+        elif index == position:
+            others = [other for other in range(len(found)) if other != position and len(found[other].times)]
+            separated = [bool(table["p_holm"][other] <= 1 - level) for other in others]
+            verdicts.append(_reference_verdict(arm, separated, [testable[other] for other in others], picked=picked))
+        elif arm.n_effective == 1:
+            verdicts.append("one run in effect")
+        elif not testable[index]:
+            verdicts.append("n too small to tell")
+        elif table["p_holm"][index] > 1 - level:
+            verdicts.append("not separated")
+        else:
+            verdicts.append("better" if table["improvement"][index] > 0.5 else "worse")
+    return verdicts
+
+
+def _reference_verdict(arm: Arm, separated: list[bool], testable: list[bool], *, picked: bool) -> str:
+    """The best of the sample is called better only if it is separated from every other arm."""
+    if not separated:
+        return "only arm"
+    if not picked:
+        return "reference"
+    if all(separated):
+        return "better"
+    if arm.n_effective == 1:
+        return "one run in effect"
+    return "not separated" if any(testable) else "n too small to tell"
+
+
+def _notes(found: Sequence[Arm], budget: float, unit: str, table: pd.DataFrame, comparisons: int) -> list[str]:
+    notes = [f"Budget of every run: {budget:g} {unit}; a run that does not get there in it counts as never."]
+    if comparisons:
+        fewest = min(arm.n_effective for arm in found if len(arm.times))
+        least = smallest_p(fewest, fewest)
+        notes.append(
+            f"Fewest runs of an arm: {fewest}, which can show p = {least:.2g} at best"
+            f" ({min(1.0, least * comparisons):.2g} as one of {comparisons} comparisons)."
+        )
+    one = [arm.label for arm in found if arm.n_effective == 1 and len(arm.times) > 1]
+    if one:
+        notes.append(f"Every seed gives the same run, so n = 1 in effect: {', '.join(one)}.")
+    unfinished = int(table["unfinished"].sum())
+    if unfinished:
+        notes.append(f"Left out: {unfinished} that ended as error, oom, timeout or killed.")
+    repeated = sum(arm.repeated for arm in found)
+    if repeated:
+        notes.append(f"Left out: {repeated} that repeat an arm's seed; the last measured counts.")
+    mixed = [arm.label for arm in found if arm.mixed]
+    if mixed:
+        notes.append(f"Trials of one seed have different configs (see config), so the last counts: {', '.join(mixed)}.")
+    return notes

@@ -1,0 +1,151 @@
+"""Tables for figures and summaries: survival and convergence curves, profiles, throughput, completeness."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from harness.analysis.arms import SCORED, Unit, arm_labels, arms, budget_of, row_numbers, targets_of
+from harness.analysis.comparison import performance_profile
+from harness.analysis.survival import kaplan_meier
+from harness.reading import Frames
+
+FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+
+
+def survival_curves(
+    frames: Frames, *, target: float, unit: Unit = "steps", by: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """The share of each arm's runs that has not reached the target, as steps from 0 to the budget.
+
+    Returns:
+        columns arm, time, share, n; arms without a finished run are left out.
+    """
+    budget = budget_of(frames, unit)
+    parts = []
+    for arm in arms(frames, target=target, unit=unit, by=by):
+        if not len(arm.times):
+            continue
+        reached = np.isfinite(arm.times)
+        curve = kaplan_meier(np.where(reached, arm.times, budget), reached)
+        times, shares = np.append(curve.times, budget), np.append(curve.shares, curve.shares[-1])
+        parts.append(pd.DataFrame({"arm": arm.label, "time": times, "share": shares, "n": len(arm.times)}))
+    return _stacked(parts, ["arm", "time", "share", "n"])
+
+
+def _stacked(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(columns))
+
+
+def curve_bands(frames: Frames, metric: str = "test_accuracy", by: Sequence[str] | None = None) -> pd.DataFrame:
+    """A metric of the curves over the finished and the diverged runs of each arm, at each evaluated step.
+
+    Returns:
+        columns arm, step, n (runs with a value there), median, q25, q75, low and high (the extremes).
+    """
+    trials = frames.trials
+    labels = pd.Categorical(arm_labels(trials, by))
+    counted = np.where(trials["status"].isin(SCORED), labels.codes, -1)
+    rows = row_numbers(frames.curves["trial_id"], trials["trial_id"])
+    codes = np.where(rows >= 0, counted[rows] if len(counted) else -1, -1)
+    values = pd.DataFrame(
+        {
+            "arm": pd.Categorical.from_codes(codes, dtype=labels.dtype),
+            "step": frames.curves["step"].to_numpy(dtype=np.int64),
+            "value": frames.curves[metric].to_numpy(dtype=float, na_value=np.nan),
+        }
+    ).dropna()
+    groups = values.groupby(["arm", "step"], observed=True, sort=True)["value"]
+    bands = groups.agg(n="count", low="min", high="max")
+    for share, name in ((0.25, "q25"), (0.5, "median"), (0.75, "q75")):
+        bands[name] = groups.quantile(share)
+    found = bands.reset_index()[["arm", "step", "n", "median", "q25", "q75", "low", "high"]]
+    return found.assign(arm=found["arm"].astype(object))
+
+
+def profiles(
+    frames: Frames,
+    *,
+    unit: Unit = "steps",
+    by: Sequence[str] | None = None,
+    targets: Sequence[float] | None = None,
+    factors: Sequence[float] = FACTORS,
+) -> pd.DataFrame:
+    """Performance profiles over the tasks (target, seed).
+
+    Returns:
+        columns arm, factor, share: of the arm's tasks, those done within the factor of the best arm's time.
+    """
+    wanted = targets_of(frames.trials) if targets is None else targets
+    scores: dict[str, dict[tuple[float, int], float]] = {}
+    for target in wanted:
+        for arm in arms(frames, target=target, unit=unit, by=by):
+            own = scores.setdefault(arm.label, {})
+            own |= {(target, int(seed)): float(time) for seed, time in zip(arm.seeds, arm.times, strict=True)}
+    # an arm that lacks a task has NaN there, which is not the infinite time of one that failed it
+    table = pd.DataFrame.from_dict(scores, orient="index")
+    if table.size == 0:
+        return pd.DataFrame(columns=["arm", "factor", "share"])
+    shares = performance_profile(table.to_numpy(dtype=float), np.asarray(factors, dtype=float))
+    return pd.DataFrame(
+        {
+            "arm": np.repeat(table.index.to_numpy(dtype=object), len(factors)),
+            "factor": np.tile(np.asarray(factors, dtype=float), len(table)),
+            "share": shares.ravel(),
+        }
+    )
+
+
+def throughput(
+    trials: pd.DataFrame, by: Sequence[str] = ("device_model", "kernel", "model", "batch_size")
+) -> pd.DataFrame:
+    """Training speed by machine and kernel: quartiles over the trials' own medians.
+
+    Returns:
+        the columns of ``by``, n (trials that were timed), images_per_s_q25, _median, _q75, matmul_share_q25, _median,
+        _q75 and step_ms_median.
+    """
+    timed = trials[trials["images_per_s_median"].notna()]
+    groups = timed.groupby(list(by), observed=True, dropna=False, sort=True)
+    found = {"n": groups.size()}
+    for column, name in (("images_per_s_median", "images_per_s"), ("matmul_share", "matmul_share")):
+        for share, part in ((0.25, "q25"), (0.5, "median"), (0.75, "q75")):
+            found[f"{name}_{part}"] = groups[column].quantile(share)
+    found["step_ms_median"] = groups["step_ms_median"].median()
+    return pd.DataFrame(found).reset_index()
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """What was planned and what became of it.
+
+    Attributes:
+        sweeps: columns sweep_id (null: run from Python, or before commands had an id: planned is what there is),
+            planned, recorded, ok, failed, missing.
+        statuses: status -> trials.
+        failures: columns status, error_type, error_message, trials, example (a trial_id); most frequent first.
+    """
+
+    sweeps: pd.DataFrame
+    statuses: dict[str, int]
+    failures: pd.DataFrame
+
+
+def completeness(trials: pd.DataFrame) -> Completeness:
+    """Planned, recorded, failed and missing trials of each command, and why those that failed did."""
+    ok = trials["status"] == "ok"
+    marked = trials[["sweep_id", "sweep_size"]].assign(ok=ok.to_numpy(dtype=bool))
+    groups = marked.groupby("sweep_id", dropna=False, sort=True)
+    sweeps = groups.agg(planned=("sweep_size", "max"), recorded=("ok", "size"), ok=("ok", "sum")).reset_index()
+    planned = sweeps["planned"].fillna(sweeps["recorded"]).astype("int64")
+    sweeps = sweeps.assign(
+        planned=np.maximum(planned, sweeps["recorded"]),
+        failed=sweeps["recorded"] - sweeps["ok"],
+        missing=np.maximum(planned - sweeps["recorded"], 0),
+    )
+    failed = trials.loc[~ok, ["status", "error_type", "error_message", "trial_id"]]
+    reasons = failed.groupby(["status", "error_type", "error_message"], dropna=False, sort=True)["trial_id"]
+    failures = reasons.agg(trials="size", example="first").reset_index()
+    failures = failures.sort_values("trials", ascending=False, kind="stable", ignore_index=True)
+    return Completeness(sweeps, {str(k): int(v) for k, v in trials["status"].value_counts().items()}, failures)
