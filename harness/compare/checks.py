@@ -91,8 +91,8 @@ def _changed(measured: Sequence[Pair], named: Mapping[str, str], *, different: b
     """Where there is no noise, other weights are a change of the program."""
     noisy = [p for p in measured if p.base.reproducible is False or p.candidate.reproducible is False]
     for arm, number in _by_arm(noisy, named):
-        repeated = _count(number, "config")
-        yield f"{arm}: {repeated} ended with other weights from repetition to repetition: not deterministic."
+        configs = _count(number, "config")
+        yield f"{arm}: {configs} ended with other weights from repetition to repetition: not deterministic."
     same_program = [p for p in measured if not different and _same(p, "torch_version") and p not in noisy]
     for arm in sorted({pair.base.arm for pair in same_program}):
         pairs = [pair for pair in same_program if pair.base.arm == arm]

@@ -122,7 +122,7 @@ class _Shown:
     @property
     def detectable(self) -> float:
         differences = self.draft.differences
-        if self.draft.skip or self.draft.exact or not len(differences):
+        if not self.draft.tested:
             return math.nan
         deviation = float(differences.std(ddof=1)) if len(differences) > 1 else math.inf
         rules = self.rules

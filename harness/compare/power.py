@@ -5,6 +5,7 @@ power the sign-flip test shares but for its coarse p values, of which the smalle
 """
 
 import math
+from collections.abc import Callable
 
 from scipy import stats
 
@@ -74,14 +75,42 @@ def pairs_needed(
     """
     if effect < threshold or (effect == threshold and deviation > 0):
         return None
-    numbers = {"comparisons": comparisons, "alpha": alpha, "power": power}
-    low, high = fewest_pairs(comparisons, alpha), MOST_PAIRS
-    if high < low or reported(deviation, high, threshold=threshold, **numbers) > effect:  # type: ignore[arg-type]
+
+    def seen(pairs: int) -> bool:
+        least = reported(
+            deviation, pairs, threshold=threshold, comparisons=comparisons, alpha=alpha, power=power
+        )  # fmt: skip
+        return least <= effect
+
+    return _smallest(seen, fewest_pairs(comparisons, alpha))
+
+
+def _smallest(fits: Callable[[int], bool], low: int) -> int | None:
+    """The smallest number from ``low`` to ``MOST_PAIRS`` that fits, where all above one that fits do; None: none."""
+    high = MOST_PAIRS
+    if high < low or not fits(high):
         return None
     while low < high:
         middle = (low + high) // 2
-        if reported(deviation, middle, threshold=threshold, **numbers) <= effect:  # type: ignore[arg-type]
-            high = middle
-        else:
-            low = middle + 1
+        low, high = (low, middle) if fits(middle) else (middle + 1, high)
     return low
+
+
+def repetitions_needed(
+    deviation: float, effect: float, n: int, *, threshold: float, comparisons: int, alpha: float, power: float
+) -> int | None:
+    """How often every trial must be repeated, on both sides, that n pairs show a true difference of ``effect``.
+
+    The deviation of a pair's difference falls with the root of the repetitions, which are averaged.
+
+    Returns:
+        the number of repetitions; None if none up to ``MOST_PAIRS`` does, as where n pairs can never separate anything.
+    """
+    if n < 2 or effect < threshold or (effect == threshold and deviation > 0):
+        return None
+
+    def seen(repetitions: int) -> bool:
+        noise = deviation / math.sqrt(repetitions)
+        return reported(noise, n, threshold=threshold, comparisons=comparisons, alpha=alpha, power=power) <= effect
+
+    return _smallest(seen, 1)

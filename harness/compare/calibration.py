@@ -1,0 +1,236 @@
+"""A against A: how much two runs of one program differ, what that lets a gate see, and thresholds that follow.
+
+All folders hold the same configs and seeds, measured by the same program on the same machine. Every two of them are
+paired as base and candidate would be. For each arm and measure
+
+* the noise floor is the largest change that the folders do not exclude: the end farthest from zero of the BCa intervals
+  of all pairs of folders. A drift of the machine from one folder to the next is in it;
+* the deviation is that of the differences of pairs, over all pairs of folders (root mean square);
+* the threshold of a kind is the largest noise floor of its measures, rounded up, and at least ``Kind.floor``.
+
+The minimum detectable effect is the smallest true change that the gate calls a regression with the power of the rules.
+It counts every arm and measure that is judged as a comparison of the family. Where runs repeat bit by bit (convergence
+on a CPU) there is no noise here; what a changed program does to other seeds is then seen in a comparison alone.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from harness.analysis.comparison import paired
+from harness.compare import checks
+from harness.compare.drafts import Draft, drafts
+from harness.compare.measures import KINDS, for_people, on_scale, thresholds_with
+from harness.compare.outcome import Rules
+from harness.compare.pairs import HARDWARE, labels, pair_up, units
+from harness.compare.power import pairs_needed, repetitions_needed, reported
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMAT = "initbench thresholds 1"
+
+
+class _Numbers(TypedDict):
+    threshold: float
+    comparisons: int
+    alpha: float
+    power: float
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What one arm and measure does where nothing changed.
+
+    Attributes:
+        arm: its label.
+        measure: name.
+        kind: of the measure.
+        n: pairs, of the folders that have the fewest.
+        floor: the largest change that is not excluded, as people read it.
+        deviation: of the differences of pairs, on the scale of the measure.
+        detectable: the smallest true change that the gate reports; infinity if n can show none.
+        effect: what shall be seen.
+        pairs: seeds needed for it; None if no number will do.
+        repetitions: of every trial needed for it with n seeds; None if no number will do.
+    """
+
+    arm: str
+    measure: str
+    kind: str
+    n: int
+    floor: float
+    deviation: float
+    detectable: float
+    effect: float
+    pairs: int | None
+    repetitions: int | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The noise of all arms and measures, and the thresholds.
+
+    Attributes:
+        noise: one per arm and measure.
+        thresholds: kind -> threshold.
+        family: comparisons that the power is corrected for.
+        rules: level and power.
+        errors: why nothing was measured; then all else is empty.
+    """
+
+    noise: tuple[Noise, ...]
+    thresholds: Mapping[str, float]
+    family: int
+    rules: Rules
+    errors: tuple[str, ...] = ()
+
+
+def calibrate(
+    sides: "Sequence[pd.DataFrame]", names: Sequence[str], rules: Rules, effects: Mapping[str, float]
+) -> Calibration:
+    """Measure the noise of several runs of one program.
+
+    Args:
+        sides: the trials of at least two folders.
+        names: what to call them.
+        rules: level, power and what is judged; its thresholds are not used.
+        effects: kind -> the change that shall be seen; twice the threshold for the others.
+    """
+    found, errors = _drafts_of(sides, names, rules)
+    if errors:
+        return Calibration((), {}, 0, rules, tuple(errors))
+    floors = {key: _floor(several, rules) for key, several in found.items()}
+    thresholds = {
+        name: max(kind.floor, *(_rounded_up(floors[key]) for key in found if found[key][0].measure.kind == kind), 0.0)
+        for name, kind in KINDS.items()
+    }
+    wanted = {name: effects.get(name, 2 * threshold) for name, threshold in thresholds.items()}
+    noise = (
+        _noise(several, floors[key], rules, thresholds=thresholds, effects=wanted, family=len(found))
+        for key, several in found.items()
+    )
+    return Calibration(tuple(noise), thresholds, len(found), rules)
+
+
+def _drafts_of(
+    sides: "Sequence[pd.DataFrame]", names: Sequence[str], rules: Rules
+) -> tuple[dict[tuple[str, str], list[Draft]], list[str]]:
+    """For every arm and measure the drafts of every two folders."""
+    found: dict[tuple[str, str], list[Draft]] = defaultdict(list)
+    every = [units(side) for side in sides]
+    for one, other in combinations(range(len(sides)), 2):
+        pairing, called = pair_up(every[one], every[other]), (names[one], names[other])
+        errors = checks.incomparable(pairing, called, allow_missing=False, allow_hardware=False)
+        if errors:
+            return {}, errors
+        named = labels([pair.base for pair in pairing.pairs])
+        for draft in drafts(pairing, named, rules, across_machines=False):
+            if not draft.skip and len(draft.differences):
+                found[draft.arm, draft.measure.name].append(draft)
+    return dict(found), []
+
+
+def _floor(several: Sequence[Draft], rules: Rules) -> float:
+    """As people read it."""
+    ends = [0.0]
+    for draft in several:
+        test = paired(draft.differences, rules.level_sampling())
+        ends += [test.mean] if test.interval is None else [test.interval.low, test.interval.high]
+    return for_people(several[0].measure.kind, max(abs(end) for end in ends))
+
+
+def _rounded_up(value: float) -> float:
+    """To two digits."""
+    if value <= 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    # a value of two digits must stay as it is, although its quotient is not exact
+    return round(math.ceil(value / unit - 1e-9) * unit, 12)
+
+
+def _noise(
+    several: Sequence[Draft],
+    floor: float,
+    rules: Rules,
+    *,
+    thresholds: Mapping[str, float],
+    effects: Mapping[str, float],
+    family: int,
+) -> Noise:
+    first, n = several[0], min(len(draft.differences) for draft in several)
+    kind = first.measure.kind
+    deviation = _deviation(several)
+    threshold, effect = (on_scale(kind, of[kind.name]) for of in (thresholds, effects))
+    numbers = _Numbers(threshold=threshold, comparisons=family, alpha=rules.alpha, power=rules.power)
+    return Noise(
+        arm=first.arm,
+        measure=first.measure.name,
+        kind=kind.name,
+        n=n,
+        floor=floor,
+        deviation=deviation,
+        detectable=for_people(kind, reported(deviation, n, **numbers)) if n > 1 else math.inf,
+        effect=effects[kind.name],
+        pairs=pairs_needed(deviation, effect, **numbers),
+        repetitions=repetitions_needed(deviation, effect, n, **numbers),
+    )
+
+
+def _deviation(several: Sequence[Draft]) -> float:
+    variances = [float(draft.differences.var(ddof=1)) for draft in several if len(draft.differences) > 1]
+    return math.sqrt(np.mean(variances)) if variances else math.inf
+
+
+def as_file(found: Calibration, sides: "Sequence[pd.DataFrame]", names: Sequence[str]) -> dict[str, Any]:
+    """What is written as thresholds: the values, and by what they were measured."""
+    first = sides[0]
+    return {
+        "format": _FORMAT,
+        "thresholds": dict(found.thresholds),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "folders": list(names),
+        "hardware": {column: sorted(map(str, first[column].dropna().unique())) for column in HARDWARE},
+        "level": 1 - found.rules.alpha,
+        "noise": [{key: finite(value) for key, value in asdict(noise).items()} for noise in found.noise],
+    }
+
+
+def finite(value: Any) -> Any:  # noqa: ANN401 - whatever JSON may hold
+    """None for NaN and infinities, which JSON lacks."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_thresholds(path: Path) -> dict[str, float]:
+    """The thresholds of a file that a calibration wrote.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return thresholds_with(_checked(json.loads(path.read_text())))
+    except OSError as error:
+        raise UsageError(f"--thresholds {path}: cannot be read ({error.strerror}); --calibrate writes one") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--thresholds {path}: no thresholds of --calibrate ({reason})") from error
+
+
+def _checked(content: Mapping[str, Any]) -> dict[str, float]:
+    if content["format"] != _FORMAT:
+        raise ValueError(f"format {content['format']}, this program reads {_FORMAT}")
+    found = {str(name): float(value) for name, value in content["thresholds"].items()}
+    if unknown := sorted(set(found) - set(KINDS)):
+        raise ValueError(f"unknown {', '.join(unknown)}; known are {', '.join(KINDS)}")
+    if not all(0 < value < math.inf for value in found.values()):
+        raise ValueError("a threshold is no positive number")
+    return found

@@ -1,0 +1,191 @@
+"""The command line of ``python -m harness.compare``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from harness.compare import output
+from harness.compare.calibration import Calibration, as_file, calibrate, read_thresholds
+from harness.compare.folders import BASELINES, promote, resolve, trials_of
+from harness.compare.gate import compare_trials
+from harness.compare.junit import junit
+from harness.compare.measures import KINDS, parse_values, thresholds_with
+from harness.compare.outcome import ERROR, OK, Outcome, Rules
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_USAGE = """\
+python -m harness.compare BASE CANDIDATE [options]
+       python -m harness.compare --calibrate A1 A2 [A3 ...] [--thresholds FILE] [options]
+       python -m harness.compare promote RESULTS [--baselines DIR] [--name NAME] [--force]"""
+
+_ABOUT = """\
+Compares two results folders, paired by config and seed: steps to the targets, final test loss and accuracy,
+images/s. A change counts if it exceeds its threshold and is separated from noise (Holm over all arms and measures).
+BASE may be the name of a promoted baseline. --calibrate measures what two runs of one program differ by."""
+
+_CODES = "Exit codes: 0 ok, 1 regression, 3 inconclusive, 2 error (different hardware, missing arms, unreadable files)."
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a wrong command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; python -m harness.compare --help shows the options")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the command says; the exit code."""
+    try:
+        if arguments[:1] == ["promote"]:
+            return _promote(arguments[1:])
+        return _compare(arguments)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ERROR
+
+
+def _promote(arguments: Sequence[str]) -> int:
+    parser = _Parser(prog="python -m harness.compare promote", description="Keep a results folder as a baseline.")
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="results folder")
+    _add_baselines(parser)
+    parser.add_argument("--name", default="main", help="of the baseline (default: main)")
+    parser.add_argument("--force", action="store_true", help="replace the baseline of that name")
+    given = parser.parse_args(arguments)
+    target = promote(given.results, given.baselines, given.name, force=given.force)
+    print(f"promoted {given.results} to {target}")
+    return OK
+
+
+def _add_baselines(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--baselines", metavar="DIR", type=Path, default=BASELINES, help=f"where they are kept (default: {BASELINES})"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    kinds = ", ".join(KINDS)
+    parser = _Parser(
+        prog="python -m harness.compare", usage=_USAGE, description=_ABOUT, epilog=_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("folders", metavar="FOLDER", nargs="+", help="results folder; the first may be the name of a baseline")
+    add("--calibrate", action="store_true", help="the folders are runs of one program: measure the noise floor")
+    add("--thresholds", metavar="FILE", type=Path, help="read thresholds from here; with --calibrate, write them")
+    add("--threshold", metavar="KIND=VALUE", action="append", default=[], help=f"KIND is one of {kinds}; 5%% is 0.05")
+    add("--effect", metavar="KIND=VALUE", action="append", default=[], help="with --calibrate: what shall be seen")
+    add("--judge", metavar="KIND[,KIND]", help="judge these only and show the others (default: all)")
+    add("--alpha", type=float, default=0.05, help="chance of any false claim (default: 0.05)")
+    add("--allow-missing", action="store_true", help="judge what is there although trials of BASE are missing")
+    add("--allow-different-hardware", action="store_true", help="judge convergence only")
+    _add_baselines(parser)
+    add("--format", choices=("text", "md", "json", "junit"), default="text", help="of the output (default: text)")
+    for name in ("markdown", "json", "junit"):
+        add(f"--{name}", metavar="FILE", type=Path, help=f"write {name} there as well")
+    return parser
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    given = _parser().parse_args(arguments)
+    rules = _rules(given)
+    if given.calibrate:
+        return _calibrate(given, rules)
+    if len(given.folders) != 2:
+        raise UsageError(f"{len(given.folders)} folders given; give BASE and CANDIDATE")
+    if given.effect:
+        raise UsageError("--effect belongs to --calibrate")
+    outcome = _outcome(given, rules)
+    forms = {"text": output.text, "md": output.markdown, "json": _json_of, "junit": junit}
+    _write(given, {name: partial(form, outcome) for name, form in forms.items()}, failed=bool(outcome.errors))
+    return outcome.exit_code
+
+
+def _outcome(given: argparse.Namespace, rules: Rules) -> Outcome:
+    """What the gate says; folders that cannot be compared are an outcome too, for the reports to show."""
+    names = (given.folders[0], given.folders[1])
+    try:
+        frames, problems = _read([resolve(names[0], given.baselines), Path(names[1])])
+    except UsageError as error:
+        return Outcome(names, rules, errors=(str(error),))
+    if problems:
+        return Outcome(names, rules, errors=tuple(problems))
+    return compare_trials(
+        frames[0],
+        frames[1],
+        rules,
+        names=names,
+        allow_missing=given.allow_missing,
+        allow_different_hardware=given.allow_different_hardware,
+    )
+
+
+def _read(folders: Sequence[Path]) -> "tuple[list[pd.DataFrame], list[str]]":
+    found = [trials_of(folder) for folder in folders]
+    return [frame for frame, _ in found], [problem for _, problems in found for problem in problems]
+
+
+def _rules(given: argparse.Namespace) -> Rules:
+    if not 0 < given.alpha < 1:
+        raise UsageError(f"--alpha {given.alpha:g}: must lie between 0 and 1, e.g. 0.05")
+    judged = tuple(KINDS) if given.judge is None else tuple(given.judge.split(","))
+    if unknown := [name for name in judged if name not in KINDS]:
+        raise UsageError(f"--judge {given.judge}: no {unknown[0]!r}; give some of: {', '.join(KINDS)}")
+    kept = read_thresholds(given.thresholds) if given.thresholds and not given.calibrate else thresholds_with({})
+    changed = parse_values(given.threshold, "--threshold")
+    return Rules(thresholds={**kept, **changed}, alpha=given.alpha, judged=judged)
+
+
+def _calibrate(given: argparse.Namespace, rules: Rules) -> int:
+    if len(given.folders) < 2:
+        raise UsageError("--calibrate: one folder given; give at least two runs of the same program")
+    if given.threshold or given.format == "junit" or given.junit:
+        raise UsageError("--calibrate: takes no --threshold and writes no junit; it measures thresholds")
+    effects = parse_values(given.effect, "--effect")
+    frames, problems = _read([Path(folder) for folder in given.folders])
+    if problems:
+        found = Calibration((), {}, 0, rules, tuple(problems))
+    else:
+        found = calibrate(frames, given.folders, rules, effects)
+    content = as_file(found, frames, given.folders)
+    forms = {
+        "text": partial(output.calibration_text, found),
+        "md": partial(output.calibration_markdown, found),
+        "json": partial(_dumped, {**content, "errors": list(found.errors)}),
+    }
+    _write(given, forms, failed=bool(found.errors))
+    if found.errors:
+        return ERROR
+    if given.thresholds:
+        _write_file(given.thresholds, _dumped(content), "--thresholds")
+    return OK
+
+
+def _json_of(outcome: Outcome) -> str:
+    return _dumped(output.as_json(outcome))
+
+
+def _dumped(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _write(given: argparse.Namespace, forms: Mapping[str, Callable[[], str]], *, failed: bool) -> None:
+    """To the terminal in the format asked for, errors as lines; and into the files."""
+    # a machine reads the other formats from standard output, errors included
+    print(forms[given.format](), end="", file=sys.stderr if failed and given.format == "text" else sys.stdout)
+    for name, path in (("md", given.markdown), ("json", given.json), ("junit", given.junit)):
+        if path is not None:
+            _write_file(path, forms[name](), f"--{'markdown' if name == 'md' else name}")
+
+
+def _write_file(path: Path, content: str, option: str) -> None:
+    try:
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{option} {path}: cannot write there ({error.strerror})") from error

@@ -1,0 +1,155 @@
+"""Results folders and promoted baselines as tables of trials; what cannot be read in full is refused, line by line."""
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.compare.pairs import COLUMNS, HARDWARE, MEASURED
+from harness.errors import UsageError
+from harness.reading import files, read, require_results, to_frame
+from harness.schema import TABLES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BASELINES = Path("baselines")
+"""Where baselines are kept unless told, relative to the folder the command is typed in."""
+
+PROVENANCE = "baseline.json"
+"""The file in a baseline that says where it comes from."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def trials_of(folder: Path) -> "tuple[pd.DataFrame, list[str]]":
+    """The trials of a results folder, in the columns that a comparison needs.
+
+    Returns:
+        the trials, and one line for each file that cannot be read or is of another schema version.
+
+    Raises:
+        UsageError: it is no results folder, or it holds no trial.
+    """
+    require_results(folder)
+    try:
+        content, problems = read(folder, "trials", COLUMNS)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be read ({error.strerror})") from error
+    if not problems and len(content) == 0:
+        raise UsageError(f"{folder}: no trial in it; give the results.dir of a run that has ended")
+    return to_frame(content), [f"{problem}; remove the file, or measure its trial again" for problem in problems]
+
+
+def resolve(given: str, baselines: Path) -> Path:
+    """A results folder, or the folder of the baseline of that name.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if (Path(given) / "trials").is_dir():
+        return Path(given)
+    if _NAME.fullmatch(given) and (baselines / given / "trials").is_dir():
+        return baselines / given
+    if Path(given).is_dir():
+        require_results(Path(given))
+    known = ", ".join(names(baselines)) or "none"
+    raise UsageError(f"{given}: no results folder, and no baseline in {baselines} (there: {known})")
+
+
+def names(baselines: Path) -> list[str]:
+    """The promoted ones."""
+    return sorted(path.parent.name for path in baselines.glob(f"[!.]*/{PROVENANCE}"))
+
+
+def promote(results: Path, baselines: Path, name: str, *, force: bool) -> Path:
+    """Keep a copy of a results folder as a baseline: there in full, or not at all.
+
+    Args:
+        results: the folder.
+        baselines: where baselines are kept.
+        name: of the baseline.
+        force: replace one of that name.
+
+    Returns:
+        the folder of the baseline.
+
+    Raises:
+        UsageError: the name is none, it is taken, or the results cannot serve as a baseline.
+    """
+    target = _free(baselines, name, force=force)
+    trials, problems = trials_of(results)
+    if problems:
+        raise UsageError(problems[0])
+    if not trials["status"].isin(MEASURED).any():
+        raise UsageError(f"{results}: every trial in it failed; promote results to compare with")
+    partial = baselines / f".{name}-{uuid.uuid4().hex[:8]}"
+    try:
+        _copy(results, partial)
+        (partial / PROVENANCE).write_text(json.dumps(provenance(trials, results, name), indent=2) + "\n")
+        _put_in_place(partial, target)
+    except OSError as error:
+        raise UsageError(f"--baselines {baselines}: cannot write there ({error.strerror})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _free(baselines: Path, name: str, *, force: bool) -> Path:
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"--name {name}: give letters, digits, dots, dashes and underscores, a letter or digit first")
+    target = baselines / name
+    if target.exists() and not (target / PROVENANCE).is_file():
+        raise UsageError(f"{target}: exists and is no baseline; give another --name")
+    if target.exists() and not force:
+        raise UsageError(f"{target}: is promoted already; give another --name, or --force to replace it")
+    return target
+
+
+def _copy(results: Path, partial: Path) -> None:
+    """The files of the tables; each is flushed to the disk before the baseline gets its name."""
+    for table in TABLES:
+        (partial / table).mkdir(parents=True)
+        for path in files(results, table):
+            with path.open("rb") as source, (partial / table / path.name).open("wb") as copy:
+                shutil.copyfileobj(source, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    """By renaming: a reader sees the old baseline, or the new one, or for an instant none, but never a mixture."""
+    old = target.with_name(f"{partial.name}.old")
+    if target.exists():
+        target.rename(old)
+    try:
+        partial.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def provenance(trials: "pd.DataFrame", results: Path, name: str) -> dict[str, Any]:
+    """Where a baseline comes from: date, commits, versions, hardware, and how many trials."""
+    columns = ("git_commit", "git_dirty", "torch_version", "device", *HARDWARE)
+    return {
+        "name": name,
+        "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source": str(results),
+        "measured_from": str(trials["measured_at"].min()),
+        "measured_to": str(trials["measured_at"].max()),
+        "trials": len(trials),
+        "statuses": {str(key): int(count) for key, count in trials["status"].value_counts().items()},
+        **{column: _distinct(trials[column].dropna().unique().tolist()) for column in columns},
+    }
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    return sorted((value.item() if hasattr(value, "item") else value for value in values), key=str)

@@ -1,0 +1,220 @@
+"""What a comparison or a calibration found, as text for a terminal, Markdown and JSON."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from io import StringIO
+from typing import Any
+
+from harness.compare.calibration import Calibration, finite
+from harness.compare.measures import KINDS
+from harness.compare.outcome import Comparison, Outcome
+
+WIDTH = 120
+
+_HEAD = (
+    "arm",
+    "measure",
+    "n",
+    "base",
+    "candidate",
+    "change",
+    "interval",
+    "p, Holm",
+    "threshold",
+    "detectable",
+    "verdict",
+)
+_NOISE_HEAD = (
+    "arm",
+    "measure",
+    "n",
+    "noise floor",
+    "threshold",
+    "detectable",
+    "effect",
+    "pairs needed",
+    "or repetitions",
+)
+_EXPLAINED = (
+    "detectable: the smallest true change separated from zero with {power:.0%} probability; "
+    "interval: BCa, {level:.0%}; p: sign flips of paired differences, adjusted by Holm."
+)
+_NOISE_EXPLAINED = (
+    "detectable: the smallest true change that the gate calls a regression with {power:.0%} probability at the level "
+    "{alpha:g}, counted as one of {family} comparisons; pairs needed (seeds), or repetitions of every trial with "
+    "these n: for the effect. Between bit-equal runs there is no noise; how the seeds' answers to a changed program "
+    "differ is not in it."
+)
+
+Table = tuple[Sequence[str], list[list[str]]]
+
+
+def text(outcome: Outcome) -> str:
+    """For a terminal: the table, what is not as it was and why, what is on one side only, notes, and the verdict."""
+    if outcome.errors:
+        return "".join(f"error: {line}\n" for line in outcome.errors)
+    return _rich(table(outcome)) + "\n".join([*_lines(outcome), _last_line(outcome), ""])
+
+
+def _rich(shown: Table) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    head, rows = shown
+    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for position, title in enumerate(head):
+        drawn.add_column(title, justify="left" if position < 2 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    printed = StringIO()
+    Console(file=printed, width=WIDTH, highlight=False, color_system=None).print(drawn)
+    return printed.getvalue()
+
+
+def table(outcome: Outcome) -> Table:
+    """Head and rows, one per arm and measure."""
+    return _HEAD, [_row(one) for one in outcome.comparisons]
+
+
+def _row(one: Comparison) -> list[str]:
+    pairs = str(one.n) if one.effective == one.n else f"{one.n} ({one.effective})"
+    ends = (
+        "-"
+        if one.interval is None
+        else f"{change(one.kind, one.interval.low)} to {change(one.kind, one.interval.high)}"
+    )
+    return [
+        one.arm, one.measure, pairs, number(one.base), number(one.candidate), change(one.kind, one.change), ends,
+        "-" if math.isnan(one.p_holm) else f"{one.p_holm:.2g}", size(one.kind, one.threshold),
+        size(one.kind, one.detectable), one.verdict,
+    ]  # fmt: skip
+
+
+def number(value: float) -> str:
+    """Four digits."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def change(kind: str, value: float) -> str:
+    """With its sign; in percent, of accuracy as a difference."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:+.4f}" if KINDS[kind].scale == "absolute" else f"{value:+.1%}"
+
+
+def size(kind: str, value: float) -> str:
+    """The same without a sign; infinite: none."""
+    if math.isinf(value):
+        return "none"
+    return change(kind, value).removeprefix("+")
+
+
+def _lines(outcome: Outcome) -> Iterator[str]:
+    yield _EXPLAINED.format(power=outcome.rules.power, level=1 - outcome.rules.alpha)
+    for failure in outcome.failures:
+        yield f"failed in {outcome.names[1]} alone: {failure.arm} seed={failure.seed}: {failure.message}"
+    for one in sorted(outcome.comparisons, key=lambda one: one.verdict != "regression"):
+        if one.verdict != "ok":
+            yield f"{one.verdict}: {one.arm}, {one.measure}: {one.why}"
+    for name, listed in zip(outcome.names, (outcome.only_base, outcome.only_candidate), strict=True):
+        yield from (f"only in {name}: {trial}" for trial in listed)
+    yield from (f"note: {note}" for note in outcome.notes)
+
+
+def _last_line(outcome: Outcome) -> str:
+    counts: dict[str, int] = {}
+    for one in outcome.comparisons:
+        counts[one.verdict] = counts.get(one.verdict, 0) + 1
+    parts = [f"{count} {verdict}" for verdict, count in sorted(counts.items())]
+    failed = [f"{len(outcome.failures)} failed trials"] if outcome.failures else []
+    base, candidate = outcome.names
+    return f"{outcome.verdict}: {candidate} against {base}: {', '.join([*failed, *parts]) or 'nothing to compare'}"
+
+
+def markdown(outcome: Outcome) -> str:
+    """For a job's summary: the verdict first."""
+    if outcome.errors:
+        return "\n".join(["## Comparison: error", "", *(f"- {escaped(line)}" for line in outcome.errors), ""])
+    lines = [f"## Comparison: {outcome.verdict}", "", escaped(_last_line(outcome)), ""]
+    items = [f"- {escaped(line)}" for line in _lines(outcome)]
+    return "\n".join([*lines, *_markdown_table(table(outcome)), "", *items, ""])
+
+
+def _markdown_table(shown: Table) -> Iterator[str]:
+    head, rows = shown
+    yield f"| {' | '.join(head)} |"
+    yield "|---|---|" + "---:|" * (len(head) - 2)
+    for row in rows:
+        yield f"| {' | '.join(escaped(cell) for cell in row)} |"
+
+
+def escaped(text_: str) -> str:
+    """Text that Markdown shows as it is: on one line, no markup of its own or of HTML."""
+    plain = " ".join(text_.split())
+    return "".join(f"\\{char}" if char in "\\`*_[]|<>#~$" else char for char in plain).replace("&", "&amp;")
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """Everything, with null for what is not a finite number."""
+    return {
+        "verdict": outcome.verdict,
+        "exit_code": outcome.exit_code,
+        "base": outcome.names[0],
+        "candidate": outcome.names[1],
+        "errors": list(outcome.errors),
+        "alpha": outcome.rules.alpha,
+        "power": outcome.rules.power,
+        "thresholds": dict(outcome.rules.thresholds),
+        "comparisons": [_plain(asdict(one)) for one in outcome.comparisons],
+        "failures": [asdict(failure) for failure in outcome.failures],
+        "only_base": list(outcome.only_base),
+        "only_candidate": list(outcome.only_candidate),
+        "notes": list(outcome.notes),
+    }
+
+
+def _plain(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: _plain(value) if isinstance(value, dict) else finite(value) for key, value in found.items()}
+
+
+def calibration_text(found: Calibration) -> str:
+    """The noise of every arm and measure, and the thresholds, for a terminal."""
+    if found.errors:
+        return "".join(f"error: {line}\n" for line in found.errors)
+    return _rich(calibration_table(found)) + "\n".join([*_calibration_lines(found), ""])
+
+
+def calibration_table(found: Calibration) -> Table:
+    """Head and rows."""
+    rows = [
+        [
+            one.arm, one.measure, str(one.n), size(one.kind, one.floor), size(one.kind, found.thresholds[one.kind]),
+            size(one.kind, one.detectable), size(one.kind, one.effect), _needed(one.pairs), _needed(one.repetitions),
+        ]
+        for one in found.noise
+    ]  # fmt: skip
+    return _NOISE_HEAD, rows
+
+
+def _needed(count: int | None) -> str:
+    return "none will do" if count is None else f"{count:,}"
+
+
+def _calibration_lines(found: Calibration) -> Iterable[str]:
+    rules = found.rules
+    yield _NOISE_EXPLAINED.format(power=rules.power, alpha=rules.alpha, family=found.family)
+    shown = (f"{name} {size(name, value)}" for name, value in found.thresholds.items())
+    yield f"thresholds: {', '.join(shown)}"
+
+
+def calibration_markdown(found: Calibration) -> str:
+    """The same for a job's summary."""
+    if found.errors:
+        return "\n".join(["## Calibration: error", "", *(f"- {escaped(line)}" for line in found.errors), ""])
+    lines = [f"- {escaped(line)}" for line in _calibration_lines(found)]
+    return "\n".join(["## Calibration", "", *_markdown_table(calibration_table(found)), "", *lines, ""])
