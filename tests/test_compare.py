@@ -1,0 +1,314 @@
+"""The gate on tables of trials: its rule, its pairs, and what it says of machines, failures and what is missing."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from made_trials import Row, frame, trial
+
+from harness.analysis.comparison import paired
+from harness.compare import Comparison, Outcome, Rules, compare_trials
+from harness.compare.measures import KINDS, for_people, on_scale, parse_values, thresholds_with
+from harness.compare.pairs import units
+from harness.compare.power import detectable, fewest_pairs, pairs_needed, repetitions_needed, reported
+from harness.errors import UsageError
+
+LOSS = Rules(judged=("test_loss",))
+SPEED = Rules(judged=("images_per_s",))
+NOISE = (-0.011, 0.007, 0.002, -0.005, 0.013, -0.008, 0.004, 0.001, -0.003, 0.006)
+
+
+def sides(n: int, column: str, change: Callable[[int], float], base: float = 0.5) -> tuple[list[Row], list[Row]]:
+    """Base and candidate with n seeds; the candidate's column is the base's times 1 + change(seed)."""
+    ours = [trial(seed, **{column: base * (1 + 0.3 * seed)}) for seed in range(n)]
+    theirs = [trial(seed, **{column: base * (1 + 0.3 * seed) * (1 + change(seed))}) for seed in range(n)]
+    return ours, theirs
+
+
+def compared(base: Sequence[Row], candidate: Sequence[Row], rules: Rules = LOSS, **options: Any) -> Outcome:
+    return compare_trials(frame(base), frame(candidate), rules, **options)
+
+
+def only(outcome: Outcome, measure: str = "test loss") -> Comparison:
+    (found,) = [one for one in outcome.comparisons if one.measure == measure]
+    return found
+
+
+def test_worse_by_more_than_the_threshold_and_separated_is_a_regression() -> None:
+    outcome = compared(*sides(10, "test_loss_last", lambda seed: 0.2 + NOISE[seed]))
+    assert (only(outcome).verdict, outcome.exit_code, outcome.verdict) == ("regression", 1, "regression")
+    assert only(outcome).change == pytest.approx(0.2, abs=0.01)
+    assert only(outcome).p_holm == 2**-9
+
+
+def test_a_small_separated_change_is_none() -> None:
+    outcome = compared(*sides(10, "test_loss_last", lambda seed: 0.02 + NOISE[seed] / 10))
+    assert (only(outcome).verdict, outcome.exit_code) == ("ok", 0)
+    assert only(outcome).p_holm < 0.05
+
+
+def test_a_large_change_that_is_not_separated_is_inconclusive() -> None:
+    outcome = compared(*sides(10, "test_loss_last", lambda seed: 0.2 + 100 * NOISE[seed]))
+    assert (only(outcome).verdict, outcome.exit_code, outcome.verdict) == ("inconclusive", 3, "inconclusive")
+    assert only(outcome).change > only(outcome).threshold
+    assert "not separated" in only(outcome).why
+
+
+def test_ok_needs_that_a_regression_is_excluded_or_would_have_been_seen() -> None:
+    """Equal on average, with noise far above the threshold: nothing is known."""
+    noisy = only(compared(*sides(10, "test_loss_last", lambda seed: 50 * (NOISE[seed] - 0.0006))))
+    assert noisy.interval is not None
+    assert abs(noisy.change) < noisy.threshold < min(noisy.interval.high, noisy.detectable)
+    assert noisy.verdict == "inconclusive"
+    quiet = only(compared(*sides(10, "test_loss_last", lambda seed: NOISE[seed])))
+    assert quiet.verdict == "ok"
+
+
+@pytest.mark.parametrize(("kind", "column", "base"), [
+    ("test_loss", "test_loss_last", 0.5), ("images_per_s", "images_per_s_median", 5000.0),
+])  # fmt: skip
+@pytest.mark.parametrize("factor", [-0.4, 0.4])
+def test_direction_of_each_measure(kind: str, column: str, base: float, factor: float) -> None:
+    outcome = compared(*sides(8, column, lambda seed: factor + NOISE[seed], base), Rules(judged=(kind,)))
+    worse = (factor > 0) == (kind == "test_loss")
+    names = {"test_loss": "test loss", "images_per_s": "images/s"}
+    assert only(outcome, names[kind]).verdict == ("regression" if worse else "improvement")
+    assert outcome.exit_code == (1 if worse else 0)
+
+
+@pytest.mark.parametrize("change", [-0.05, 0.05])
+def test_accuracy_is_better_when_larger(change: float) -> None:
+    ours = [trial(seed, test_accuracy_last=0.8) for seed in range(8)]
+    theirs = [trial(seed, test_accuracy_last=0.8 + change + NOISE[seed] / 10) for seed in range(8)]
+    found = only(compared(ours, theirs, Rules(judged=("test_accuracy",))), "test accuracy")
+    assert found.verdict == ("improvement" if change > 0 else "regression")
+    assert found.change == pytest.approx(change, abs=0.002)
+
+
+@pytest.mark.parametrize("later", [-100, 100])
+def test_steps_to_a_target_are_better_when_fewer_and_never_is_the_budget(later: int) -> None:
+    ours = [trial(seed, steps_to_target=[300, 500, 800, None]) for seed in range(8)]
+    theirs = [trial(seed, steps_to_target=[300, 500, 800 + later, None]) for seed in range(8)]
+    outcome = compared(ours, theirs, Rules(judged=("steps",)))
+    assert only(outcome, "steps to 0.9").verdict == ("regression" if later > 0 else "improvement")
+    never = only(outcome, "steps to 0.95")
+    assert (never.base, never.candidate, never.change) == (1000, 1000, 0)
+
+
+@pytest.mark.parametrize("n", range(1, 6))
+def test_pairs_that_can_never_be_separated_are_inconclusive(n: int) -> None:
+    outcome = compared(*sides(n, "test_loss_last", lambda seed: NOISE[seed] / 100))
+    assert (only(outcome).verdict, outcome.exit_code) == ("inconclusive", 3)
+    assert f"{n} pairs can never separate" in only(outcome).why
+
+
+def test_holm_counts_every_comparison_that_could_reject() -> None:
+    """Two arms with 6 pairs: the smallest p is 1/32 each, 1/16 adjusted; one arm alone is separated."""
+    both: list[list[Row]] = [[], []]
+    for init in ("init=glorot", "init=he"):
+        for side, factor in zip(both, (1.0, 1.5), strict=True):
+            side += [trial(seed, init, test_loss_last=(1 + seed) * (factor + NOISE[seed])) for seed in range(6)]
+    together = compared(*both)
+    assert {one.p_holm for one in together.comparisons if one.measure == "test loss"} == {1 / 16}
+    assert together.exit_code == 3
+    assert compared(*(side[:6] for side in both)).exit_code == 1
+
+
+def test_seeds_are_paired_by_key_and_not_by_position() -> None:
+    ours, theirs = sides(8, "test_loss_last", lambda seed: 0.2 + NOISE[seed])
+    shuffled = [theirs[place] for place in (3, 1, 7, 0, 6, 2, 5, 4)]
+    assert only(compared(ours, shuffled)) == only(compared(ours, theirs))
+
+
+def test_the_same_key_on_another_device_is_no_partner() -> None:
+    """device=auto is part of the key as typed."""
+    ours, theirs = sides(8, "test_loss_last", lambda _: 0.0)
+    moved = [{**row, "device": "cuda"} for row in theirs]
+    outcome = compared(ours, moved)
+    assert outcome.exit_code == 2
+    assert "no trial in common" in outcome.errors[0]
+
+
+def test_repetitions_are_averaged_within_the_pair_and_add_no_pairs() -> None:
+    ours = [trial(seed, test_loss_last=loss) for seed in range(8) for loss in (0.4, 0.8)]
+    theirs = [trial(seed, test_loss_last=0.6) for seed in range(8)]
+    found = only(compared(ours, theirs))
+    assert (found.n, found.base) == (8, pytest.approx(0.6))
+    assert found.change == pytest.approx(0, abs=1e-12)
+
+
+def test_throughput_of_repetitions_is_their_median() -> None:
+    (unit,) = units(frame([trial(0, images_per_s_median=rate) for rate in (10.0, 4000.0, 4100.0)]))
+    assert unit.values["images/s"] == 4000
+
+
+def test_throughput_is_a_ratio() -> None:
+    ours, theirs = sides(8, "images_per_s_median", lambda _: -0.5, base=1000.0)
+    found = only(compared(ours, theirs, SPEED), "images/s")
+    assert found.change == pytest.approx(-0.5)
+
+
+def test_the_same_bits_are_ok_with_any_number_of_seeds() -> None:
+    ours = [trial(seed, final_weights_sha256=str(seed)) for seed in range(2)]
+    outcome = compared(ours, ours)
+    assert only(outcome).why == "the same bits in all 2 pairs"
+    assert outcome.exit_code == 0
+
+
+def test_a_change_of_a_deterministic_program_is_said_to_be_real() -> None:
+    ours = [trial(seed, final_weights_sha256=f"a{seed}") for seed in range(8) for _ in range(2)]
+    theirs = [trial(seed, final_weights_sha256=f"b{seed}") for seed in range(8) for _ in range(2)]
+    (note,) = [note for note in compared(ours, theirs).notes if "other weights" in note]
+    assert "8 of 8 trials" in note
+    assert "repetitions give the same bits, so the program changed and this is no noise" in note
+    assert "other seeds" in note
+    newer = [{**row, "torch_version": "2.16.0"} for row in theirs]
+    notes = compared(ours, newer).notes
+    assert not any("other weights" in note for note in notes)
+    assert "torch: BASE 2.15.0, CANDIDATE 2.16.0." in notes
+
+
+def test_what_differs_between_repetitions_is_not_deterministic() -> None:
+    ours = [trial(seed) for seed in range(8) for _ in range(2)]
+    notes = compared(ours, [trial(seed) for seed in range(8)]).notes
+    assert any("not deterministic" in note for note in notes)
+    assert not any("program changed" in note for note in notes)
+
+
+def test_weights_that_no_seed_changes_are_one_run_in_effect() -> None:
+    ours = [trial(seed, final_weights_sha256="a", test_loss_last=0.5) for seed in range(10)]
+    theirs = [trial(seed, final_weights_sha256="b", test_loss_last=0.8) for seed in range(10)]
+    found = only(compared(ours, theirs))
+    assert (found.n, found.effective, found.interval, found.verdict) == (10, 1, None, "regression")
+    assert math.isnan(found.p)
+    assert "n = 1 in effect" in found.why
+    nearly = [{**row, "test_loss_last": 0.51} for row in theirs]
+    assert only(compared(ours, nearly)).verdict == "ok"
+
+
+def test_a_constant_change_over_seeds_gets_no_interval() -> None:
+    ours = [trial(seed, test_loss_last=0.5) for seed in range(8)]
+    theirs = [trial(seed, test_loss_last=0.6) for seed in range(8)]
+    assert only(compared(ours, theirs)).interval is None
+
+
+@pytest.mark.parametrize("column", ["device_model", "cpu_model", "threads"])
+def test_different_hardware_is_an_error_unless_allowed(column: str) -> None:
+    ours, theirs = sides(8, "images_per_s_median", lambda seed: -0.5 + NOISE[seed], 5000.0)
+    other = [{**row, column: 7 if column == "threads" else "Chip 10"} for row in theirs]
+    refused = compared(ours, other, SPEED)
+    assert refused.exit_code == 2
+    (line,) = refused.errors
+    assert column in line
+    assert "--allow-different-hardware" in line
+    allowed = compared(ours, other, SPEED, allow_different_hardware=True)
+    assert (only(allowed, "images/s").verdict, allowed.exit_code) == ("not judged", 0)
+    assert only(allowed, "images/s").why == "different hardware"
+    assert any("Throughput is not judged" in note for note in allowed.notes)
+    assert compared(ours, theirs, SPEED).exit_code == 1
+
+
+def test_missing_arms_and_seeds_are_an_error_unless_allowed() -> None:
+    glorot, he = ([trial(seed, f"init={init}") for seed in range(8)] for init in ("glorot", "he"))
+    refused = compared([*glorot, *he], glorot[:7])
+    assert refused.exit_code == 2
+    assert [line.partition(";")[0] for line in refused.errors] == [
+        "CANDIDATE lacks 1 arm of BASE: init=he",
+        "CANDIDATE lacks 1 trial of BASE: init=glorot seed=7",
+    ]
+    allowed = compared([*glorot, *he], glorot[:7], allow_missing=True)
+    assert allowed.exit_code == 0
+    assert "init=he seed=3" in allowed.only_base
+
+
+def test_what_only_the_candidate_has_is_listed_and_no_error() -> None:
+    glorot, he = ([trial(seed, f"init={init}") for seed in range(8)] for init in ("glorot", "he"))
+    outcome = compared(glorot, [*glorot, *he])
+    assert (outcome.exit_code, len(outcome.only_candidate)) == (0, 8)
+    assert outcome.only_base == ()
+
+
+@pytest.mark.parametrize("status", ["error", "oom", "timeout"])
+def test_a_trial_that_fails_in_the_candidate_alone_is_a_regression(status: str) -> None:
+    ours = [trial(seed) for seed in range(8)]
+    theirs = [*ours[:7], trial(7, status=status, error_type="Trouble", error_message="of a kind")]
+    outcome = compared(ours, theirs)
+    assert outcome.exit_code == 1
+    (failure,) = outcome.failures
+    assert (failure.seed, failure.message) == (7, f"{status}: Trouble: of a kind")
+    assert compared(theirs, ours).exit_code == 0
+
+
+def test_a_trial_that_diverges_counts_as_never_and_as_chance() -> None:
+    ours = [trial(seed, test_accuracy_last=0.8) for seed in range(8)]
+    theirs = [trial(seed, status="diverged", steps_to_target=[None] * 4, test_loss_last=math.nan) for seed in range(8)]
+    outcome = compared(ours, theirs, Rules())
+    assert only(outcome, "test accuracy").candidate == pytest.approx(0.1)
+    assert only(outcome, "steps to 0.5").verdict == "regression"
+    assert only(outcome, "test loss").why == "no pair has this measure on both sides"
+    assert any("8 trials diverged in the candidate alone" in note for note in outcome.notes)
+    assert outcome.exit_code == 1
+
+
+def test_arms_that_no_column_tells_apart_have_labels_of_their_own() -> None:
+    ours = [
+        trial(seed, f"+init.options.std={std}", "init=normal", init="normal") for seed in range(8) for std in (1, 2)
+    ]
+    assert len({one.arm for one in compared(ours, ours).comparisons}) == 2
+
+
+def test_a_measure_that_is_not_judged_is_shown() -> None:
+    outcome = compared(*sides(8, "images_per_s_median", lambda _: -0.5, 5000.0), LOSS)
+    assert (only(outcome, "images/s").verdict, outcome.exit_code) == ("not judged", 0)
+
+
+def test_values_are_read_with_and_without_percent() -> None:
+    assert parse_values(["steps=5%", "test_loss=0.2"], "--threshold") == {"steps": 0.05, "test_loss": 0.2}
+    assert set(thresholds_with({})) == set(KINDS)
+
+
+@pytest.mark.parametrize("text", ["speed=1", "steps", "steps=", "steps=-1", "steps=0", "steps=nan", "steps=inf", "=1"])
+def test_values_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=f"--threshold {text}"):
+        parse_values([text], "--threshold")
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_scales_and_their_reverse(kind: Any) -> None:
+    assert for_people(kind, on_scale(kind, 0.07)) == pytest.approx(0.07)
+
+
+def test_more_comparisons_need_more_pairs() -> None:
+    assert [fewest_pairs(k, 0.05) for k in (1, 2, 20)] == [6, 7, 10]
+    assert detectable(1.0, 5, comparisons=1, alpha=0.05, power=0.8) == math.inf
+
+
+def test_detectable_is_what_the_test_separates_four_times_in_five() -> None:
+    """Against the test itself, not the formula: 400 draws, and five standard errors below."""
+    generator, n = np.random.default_rng(5), 12
+    smallest = detectable(1.0, n, comparisons=1, alpha=0.05, power=0.8)
+    drawn = generator.normal(smallest, 1.0, size=(400, n))
+    power = np.mean([paired(differences).p <= 0.05 for differences in drawn])
+    assert 0.7 < power < 0.9
+
+
+def test_pairs_and_repetitions_needed_are_the_fewest() -> None:
+    common = {"threshold": 0.05, "comparisons": 4, "alpha": 0.05, "power": 0.8}
+    n = pairs_needed(0.1, 0.12, **common)
+    assert n is not None
+    assert reported(0.1, n, **common) <= 0.12 < reported(0.1, n - 1, **common)
+    times = repetitions_needed(0.1, 0.12, 10, **common)
+    assert times is not None
+    assert reported(0.1 / math.sqrt(times), 10, **common) <= 0.12 < reported(0.1 / math.sqrt(times - 1), 10, **common)
+    assert pairs_needed(0.1, 0.05, **common) is None
+    assert repetitions_needed(0.1, 0.12, 5, **common) is None
+
+
+def test_a_draft_that_cannot_reject_is_not_in_the_family() -> None:
+    ours = [trial(seed) for seed in range(8)]
+    outcome = compared(ours, [{**row, "test_loss_last": 0.6 + NOISE[row["seed"]]} for row in ours], Rules())
+    tested = [one for one in outcome.comparisons if not math.isnan(one.p)]
+    assert [one.measure for one in tested] == ["test loss"]
+    assert tested[0].p_holm == tested[0].p
