@@ -143,19 +143,27 @@ def read(
     raise UsageError(f"{folder}: files of {table} vanish while they are read; wait until nothing changes the folder")
 
 
-def _read_listed(
-    paths: Sequence[Path], table: str, columns: Sequence[str] | None, dictionary: Sequence[str]
-) -> tuple[pa.Table, list[str]]:
-    def attempt(path: Path) -> pa.Table | str:
+def read_files(
+    paths: Sequence[Path], table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()
+) -> list[pa.Table | UnreadableError]:
+    """What :func:`read_file` returns or raises for each file; an error that means that files moved is raised."""
+
+    def attempt(path: Path) -> pa.Table | UnreadableError:
         try:
             return read_file(path, table, columns, dictionary)
         except UnreadableError as error:
-            return str(error)
+            return error
 
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(attempt, paths))
+        return list(pool.map(attempt, paths))
+
+
+def _read_listed(
+    paths: Sequence[Path], table: str, columns: Sequence[str] | None, dictionary: Sequence[str]
+) -> tuple[pa.Table, list[str]]:
+    found = read_files(paths, table, columns, dictionary)
     good = [item for item in found if isinstance(item, pa.Table)]
-    problems = [item for item in found if isinstance(item, str)]
+    problems = [str(item) for item in found if isinstance(item, UnreadableError)]
     return pa.concat_tables([target(table, columns, dictionary).empty_table(), *good]), problems
 
 

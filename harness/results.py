@@ -2,7 +2,7 @@
 
 Below the results folder: ``trials``, ``curves`` and ``layers`` with one immutable file per trial, and ``.running``
 with one file per trial that has begun and not ended. A trial that was killed outright leaves the last, from which its
-row is written later.
+row is written later. ``python -m harness.results compact`` merges the files of each table into one.
 """
 
 import json
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from harness import compaction
 from harness.errors import UsageError
 from harness.reading import Frames, load, read, require_results
 from harness.schema import STATUSES, TABLES, schema
@@ -34,7 +36,9 @@ def new_trial_id() -> str:
 
 
 def prepare(folder: Path) -> list[str]:
-    """Make the results folder, check that files can be made in it, and :func:`recover` what was killed earlier.
+    """Make the results folder, check that it can be written, and set right what was killed earlier.
+
+    That is :func:`recover` and :func:`harness.compaction.finish`.
 
     Returns:
         the ids of the recovered trials.
@@ -52,6 +56,7 @@ def prepare(folder: Path) -> list[str]:
         raise UsageError(
             f"results.dir={folder}: cannot write there ({error.strerror}); give a folder that you may write"
         ) from error
+    compaction.finish(folder)
     return recover(folder)
 
 
@@ -160,14 +165,22 @@ def problems_in(folder: Path) -> list[str]:
     require_results(folder)
     lines: list[str] = []
     tables = {}
-    for table in TABLES:
-        tables[table], unreadable = read(folder, table)
+    for table, names in _KEYS.items():
+        tables[table], unreadable = read(folder, table, names)
         lines += unreadable
     return [*lines, *_key_problems(tables), *_unfinished(folder)]
 
 
+_KEYS = {
+    "trials": ("trial_id", "status"),
+    "curves": ("trial_id", "step"),
+    "layers": ("trial_id", "step", "parameter"),
+}
+"""Table -> what is looked at; in the last two, what only one row may have."""
+
+
 def _key_problems(tables: dict[str, pa.Table]) -> Iterator[str]:
-    trials = tables["trials"].select(["trial_id", "status"]).to_pylist()
+    trials = tables["trials"].to_pylist()
     ids = [row["trial_id"] for row in trials]
     for trial_id, count in Counter(ids).items():
         if count > 1:
@@ -175,27 +188,27 @@ def _key_problems(tables: dict[str, pa.Table]) -> Iterator[str]:
     for row in trials:
         if row["status"] not in STATUSES:
             yield f"trials: the trial {row['trial_id']} has the unknown status '{row['status']}'"
-    for table, key in (("curves", ["trial_id", "step"]), ("layers", ["trial_id", "step", "parameter"])):
-        yield from _detail_problems(table, tables[table].select(key).to_pylist(), set(ids))
+    for table in ("curves", "layers"):
+        yield from _detail_problems(table, tables[table], tables["trials"]["trial_id"].combine_chunks())
     lacking = {row["trial_id"] for row in trials if row["status"] == "ok"} - set(
-        tables["curves"]["trial_id"].to_pylist()
+        pc.unique(tables["curves"]["trial_id"]).to_pylist()
     )
     for trial_id in sorted(lacking):
         yield f"curves: the trial {trial_id} is ok and has no rows"
 
 
-def _detail_problems(table: str, keys: list[dict[str, Any]], trial_ids: set[str]) -> Iterator[str]:
-    seen: set[tuple[Any, ...]] = set()
-    for key in keys:
-        row = tuple(key.values())
-        if row in seen:
-            yield f"{table}: more than one row for {', '.join(f'{name}={value}' for name, value in key.items())}"
-        seen.add(row)
-    for trial_id in sorted({key["trial_id"] for key in keys} - trial_ids):
+def _detail_problems(table: str, keys: pa.Table, trial_ids: pa.Array) -> Iterator[str]:
+    counts = keys.group_by(keys.schema.names, use_threads=False).aggregate([([], "count_all")])
+    for row in counts.filter(pc.greater(counts["count_all"], 1)).drop_columns(["count_all"]).to_pylist():
+        yield f"{table}: more than one row for {', '.join(f'{name}={value}' for name, value in row.items())}"
+    ids = pc.unique(keys["trial_id"])
+    for trial_id in sorted(ids.filter(pc.invert(pc.is_in(ids, value_set=trial_ids))).to_pylist()):
         yield f"{table}: the trial {trial_id} has no terminal row in trials (its writer was killed)"
 
 
 def _unfinished(folder: Path) -> Iterator[str]:
+    for table in compaction.interrupted(folder):
+        yield f"{table}: a merging was cut short; the next run or `compact` of this folder finishes it"
     for path in sorted((folder / ".running").glob("*.json")):
         try:
             with FileLock(path.with_suffix(".lock"), timeout=0):
@@ -205,27 +218,44 @@ def _unfinished(folder: Path) -> Iterator[str]:
             continue
 
 
-_USAGE = "usage: python -m harness.results validate DIR"
+_USAGE = "usage: python -m harness.results validate|compact DIR"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``validate DIR``: 0 if all is sound, 1 with a line per problem, 2 if the command is wrong."""
+    """``validate DIR`` or ``compact DIR``: 0 if all is sound, 1 with a line per problem, 2 if the command is wrong."""
     match arguments:
         case ["validate", folder]:
-            pass
+            command = _validate
+        case ["compact", folder]:
+            command = _compact
         case _:
             print(_USAGE, file=sys.stderr)
             return 2
     try:
-        lines = problems_in(Path(folder))
+        return command(Path(folder))
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _validate(folder: Path) -> int:
+    lines = problems_in(folder)
     for line in lines:
         print(line)
-    count = len(list((Path(folder) / "trials").glob("*.parquet")))
-    print(f"{folder}: {count} trial files, {f'{len(lines)} problems' if lines else 'all sound'}")
+    count = len(read(folder, "trials", ["trial_id"])[0])
+    print(f"{folder}: trials: {count:,}, {f'problems: {len(lines)}' if lines else 'all sound'}")
     return 1 if lines else 0
+
+
+def _compact(folder: Path) -> int:
+    problems = []
+    for merged in compaction.compact(folder):
+        problems += merged.problems
+        done = f"{merged.files:,} files with {merged.rows:,} rows are one now" if merged.files else "nothing to merge"
+        print(f"{merged.table}: {done}")
+    for line in problems:
+        print(f"left alone: {line}")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ LAYERS = [
     {"models", "data", "timing", "article", "usage"},
     {"analysis"},
     {"activations", "results", "device"},
+    {"compaction"},
     {"reading"},
     {"config", "schema"},
     {"validation"},

@@ -294,7 +294,7 @@ INCONSISTENT = [two_trial_rows, two_curve_rows, two_layer_rows, no_terminal_row,
 def test_sound_folder_is_sound(real: tuple[Path, TrialResult]) -> None:
     done = validate("validate", real[0])
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{real[0]}: 1 trial files, all sound\n"
+    assert done.stdout == f"{real[0]}: trials: 1, all sound\n"
 
 
 @pytest.mark.parametrize("fault", [*UNREADABLE, *INCONSISTENT], ids=lambda fault: fault.__name__)
@@ -304,7 +304,7 @@ def test_validator_names_each_fault(folder: Path, fault: Fault, capsys: pytest.C
     printed = capsys.readouterr()
     *lines, summary = printed.out.splitlines()
     assert sum(line.startswith(expected) for line in lines) == 1, printed.out
-    assert summary.endswith(f", {len(lines)} problems")
+    assert summary.endswith(f", problems: {len(lines)}")
     assert printed.err == ""
 
 
@@ -327,7 +327,7 @@ def test_a_trial_that_is_running_is_no_fault(folder: Path) -> None:
 @pytest.mark.parametrize("arguments", [[], ["validate"], ["check", "."], ["validate", ".", "."]], ids=str)
 def test_wrong_arguments_show_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert results.main(arguments) == 2
-    assert capsys.readouterr() == ("", "usage: python -m harness.results validate DIR\n")
+    assert capsys.readouterr() == ("", "usage: python -m harness.results validate|compact DIR\n")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "file"])
