@@ -1,0 +1,237 @@
+"""What analysis costs: seconds and memory for 100,000 trials, and for 10,000 that still lie in files of their own.
+
+Usage: python scripts/bench_analysis.py [--quick]     (about five minutes on two cores; exit code 0: all met, 1: not)
+
+The results are made up, in a temporary folder, by the schema and the writer of the project. Reading and analysis run
+in a process of their own, whose peak memory is measured; the analysis is that of the report's ranking: every target
+set beforehand, times to it, restricted means with bootstrap intervals, exact tests with Holm's adjustment.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from harness import analysis, compaction, results
+from harness.schema import COLUMNS
+
+MOST_ANALYSIS_S, MOST_MEMORY_GB, MOST_SINGLE_S = 30.0, 4.0, 60.0
+TARGETS = (0.5, 0.8, 0.9, 0.95)
+SEEDS = 10
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is made up: trials in merged files, evaluated steps of each, trials in files of their own."""
+
+    trials: int
+    evaluations: int
+    single_trials: int
+    single_evaluations: int
+
+
+FULL = Effort(trials=100_000, evaluations=100, single_trials=10_000, single_evaluations=11)
+QUICK = Effort(trials=200, evaluations=5, single_trials=20, single_evaluations=3)
+_PART = 2_000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A line of the table; ``met`` is None where nothing is required."""
+
+    name: str
+    value: str
+    required: str = ""
+    met: bool | None = None
+
+
+def _trial(index: int, steps: int) -> dict[str, Any]:
+    """A row of trials with every required column; ten seeds an arm."""
+    blank = {pa.string(): "x", pa.int64(): 1, pa.float64(): 1.0, pa.bool_(): True}
+    row = {column.name: blank.get(column.type) if column.required else None for column in COLUMNS["trials"]}
+    arm = index // SEEDS
+    own = {
+        "trial_id": f"20260101T000000-{index:08x}",
+        "trial_key": f"{index:016x}",
+        "status": "ok",
+        "measured_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=index),
+        "init": f"init{arm % 100}",
+        "lr": float(f"{0.001 * (1 + arm // 100):.4g}"),
+        "seed": index % SEEDS,
+        "device": "cpu",
+        "batches": "epochs",
+        "steps": steps,
+        "targets": list(TARGETS),
+        "train_time_s": float(steps),
+        "config": json.dumps({"made": "up" * 800}),
+        "initial_weights_sha256": f"{index:064x}",
+        "final_weights_sha256": f"{index:064x}",
+        "images_per_s_median": 5000.0 + index % 97,
+        "matmul_share": 0.5,
+        "step_ms_median": 10.0,
+        "device_model": "made up",
+    }
+    return row | own
+
+
+def _curve(index: int, evaluations: int) -> list[dict[str, Any]]:
+    """Accuracy that rises at a pace of its own, with every tenth arm never leaving the ground."""
+    generator = np.random.default_rng(index)
+    step = np.arange(evaluations) * 10
+    pace = 0 if (index // SEEDS) % 10 == 0 else generator.lognormal(0, 0.5) * (1 + (index // SEEDS) % 7 / 7)
+    accuracy = 0.1 + 0.88 * (1 - np.exp(-3 * pace * step / max(1, step[-1])))
+    return [
+        {
+            "trial_id": f"20260101T000000-{index:08x}",
+            "step": int(at),
+            "train_time_s": float(at),
+            "train_loss": 1.0,
+            "train_accuracy": float(value),
+            "test_loss": 1.0,
+            "test_accuracy": float(value),
+        }
+        for at, value in zip(step, accuracy, strict=True)
+    ]
+
+
+def _make(folder: Path, indices: Sequence[int], evaluations: int) -> None:
+    """One file a table with these trials."""
+    name, steps = f"part-{indices[0]:08x}", 10 * (evaluations - 1)
+    curves = [row for index in indices for row in _curve(index, evaluations)]
+    rows = {"curves": curves, "layers": [], "trials": [_trial(index, steps) for index in indices]}
+    for table, own in rows.items():
+        results._write_table(folder, table, name, own)  # noqa: SLF001 - the writer itself, with many trials to a file
+
+
+def make(folder: Path, trials: int, evaluations: int, *, part: int) -> None:
+    """A results folder with so many trials, ``part`` of them in a file."""
+    results.prepare(folder)
+    parts = [range(start, min(start + part, trials)) for start in range(0, trials, part)]
+    # the disk's flush is waited for, which several can do at once
+    with ThreadPoolExecutor(1 if part > 1 else 8) as pool:
+        list(pool.map(lambda indices: _make(folder, indices, evaluations), parts))
+
+
+def analyse(folder: Path) -> dict[str, float]:
+    """Seconds of each part of the analysis and the peak memory of this process; run in a process of its own."""
+    found = {}
+    start = time.perf_counter()
+
+    def lap(name: str, work: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it returns
+        before = time.perf_counter()
+        done = work()
+        found[name] = time.perf_counter() - before
+        return done
+
+    frames = lap("read", lambda: analysis.read(folder))
+    lap("times", lambda: analysis.times_to_targets(frames))
+    rankings = lap("rank", lambda: [analysis.ranking(frames, target=target) for target in TARGETS])
+    lap("tables", lambda: (analysis.throughput(frames.trials), analysis.completeness(frames.trials)))
+    assert "torch" not in sys.modules
+    unit = 1 if platform.system() == "Darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    whole = time.perf_counter() - start
+    sizes = {"trials": len(frames.trials), "curve_rows": len(frames.curves), "arms": len(rankings[0].table)}
+    return {**found, "whole": whole, "peak_gb": peak / 1e9, **sizes}
+
+
+def load_all(folder: Path) -> dict[str, float]:
+    """Seconds until all three tables are there as frames."""
+    start = time.perf_counter()
+    frames = results.load(folder, categories=True)
+    return {"load": time.perf_counter() - start, "trials": len(frames.trials), "curve_rows": len(frames.curves)}
+
+
+def _apart(work: str, folder: Path) -> dict[str, float]:
+    """One of the above in a process of its own."""
+    command = [sys.executable, __file__, "--inside", work, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def measure(effort: Effort, folder: Path) -> Iterator[Figure]:
+    """Everything; the requirements are on the whole."""
+    merged, single = folder / "merged", folder / "single"
+    make(merged, effort.trials, effort.evaluations, part=_PART)
+    compaction.compact(merged)
+    found = _apart("analyse", merged)
+    assert found["trials"] == effort.trials
+    yield Figure("trials", f"{found['trials']:,.0f}")
+    yield Figure("curve rows", f"{found['curve_rows']:,.0f}")
+    yield Figure("arms", f"{found['arms']:,.0f}")
+    yield Figure("read, s", f"{found['read']:.1f}")
+    yield Figure(f"times to {len(TARGETS)} targets, s", f"{found['times']:.1f}")
+    yield Figure(f"{len(TARGETS)} rankings with intervals, s", f"{found['rank']:.1f}")
+    yield Figure("throughput and completeness, s", f"{found['tables']:.1f}")
+    whole, peak = found["whole"], found["peak_gb"]
+    yield Figure("analysis in all, s", f"{whole:.1f}", f"under {MOST_ANALYSIS_S:g}", whole < MOST_ANALYSIS_S)
+    yield Figure("its peak memory, GB", f"{peak:.2f}", f"under {MOST_MEMORY_GB:g}", peak < MOST_MEMORY_GB)
+    make(single, effort.single_trials, effort.single_evaluations, part=1)
+    yield from _single(effort, single)
+
+
+def _single(effort: Effort, folder: Path) -> Iterator[Figure]:
+    """Trials as they are written, before and after merging."""
+    loaded = _apart("load_all", folder)
+    assert loaded["trials"] == effort.single_trials
+    name = f"harness.load of {effort.single_trials:,} trials, a file each, s"
+    met = loaded["load"] < MOST_SINGLE_S
+    yield Figure(name, f"{loaded['load']:.1f}", f"under {MOST_SINGLE_S:g}", met)
+    start = time.perf_counter()
+    compaction.compact(folder)
+    yield Figure("merging them, s", f"{time.perf_counter() - start:.1f}")
+    again = _apart("load_all", folder)
+    assert again["curve_rows"] == loaded["curve_rows"]
+    yield Figure("harness.load after merging, s", f"{again['load']:.1f}")
+
+
+def show(figures: Sequence[Figure]) -> None:
+    """One table, in Markdown."""
+    met = {True: "yes", False: "NO", None: ""}
+    table = pd.DataFrame([(f.name, f.value, f.required, met[f.met]) for f in figures])
+    lines = [["figure", "value", "required", "met"], *table.to_numpy().tolist()]
+    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    lines.insert(1, ["-" * width for width in widths])
+    for line in lines:
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make up, measure, print; 0 if every requirement is met, else 1."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smoke test of seconds; its numbers mean nothing")
+    parser.add_argument("--inside", nargs=2, metavar=("WORK", "DIR"), help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.inside:
+        work, folder = given.inside
+        print(json.dumps({"analyse": analyse, "load_all": load_all}[work](Path(folder))))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="initbench-") as scratch:
+        figures = list(measure(QUICK if given.quick else FULL, Path(scratch)))
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, pandas {pd.__version__},")
+    print(f"pyarrow {pa.__version__}; n = 1 each; results made up, {SEEDS} seeds an arm\n")
+    if given.quick:
+        print("--quick: a smoke test, NOT FOR QUOTING\n")
+    show(figures)
+    missed = [figure.name for figure in figures if figure.met is False]
+    print("\nmissed: " + "; ".join(missed) if missed else "\nevery requirement is met")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

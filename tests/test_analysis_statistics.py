@@ -1,0 +1,406 @@
+"""Statistics: hand-computed cases, independent implementations, laws, coverage."""
+
+from fractions import Fraction
+from itertools import combinations, product
+from math import comb, inf, isnan, nan
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.duration.survfunc import SurvfuncRight, survdiff
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from harness.analysis import comparison, intervals, survival
+from harness.analysis.intervals import Interval, Sampling
+
+quick = settings(max_examples=40)
+TIMES = st.lists(st.sampled_from([0.0, 10.0, 20.0, 30.0, 40.0, inf]), min_size=1, max_size=9)
+NUMBERS = st.lists(st.integers(-20, 20).map(float), min_size=2, max_size=12)
+
+
+# shares
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (1, 3), (7, 10), (10, 10), (29, 30), (500, 1000)])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_wilson_is_that_of_statsmodels(successes: int, n: int, level: float) -> None:
+    found = intervals.wilson(successes, n, level)
+    expected = proportion_confint(successes, n, alpha=1 - level, method="wilson")
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-12)
+
+
+def test_wilson_of_none_of_ten_by_hand() -> None:
+    """0 of 10: from 0 to z^2/(n + z^2)."""
+    assert intervals.wilson(0, 10) == Interval(0.0, pytest.approx(1.959964**2 / (10 + 1.959964**2), abs=1e-6))
+    assert intervals.wilson(0, 0) == Interval(0.0, 1.0)
+
+
+@given(n=st.integers(1, 200), data=st.data())
+@quick
+def test_wilson_holds_the_share_and_mirrors(n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(0, n))
+    found, mirrored = intervals.wilson(k, n), intervals.wilson(n - k, n)
+    assert 0 <= found.low <= k / n <= found.high <= 1
+    assert found.low < found.high
+    assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((found.low, found.high))
+
+
+@pytest.mark.parametrize("n", [10, 30])
+def test_wilson_covers_near_its_level(n: int) -> None:
+    """Computed, not drawn: averaged over the true share, and never far off away from the ends."""
+    ends = [intervals.wilson(k, n) for k in range(n + 1)]
+    shares = np.linspace(0.05, 0.95, 181)
+    held = np.array([[end.low <= share <= end.high for end in ends] for share in shares])
+    coverage = (stats.binom.pmf(np.arange(n + 1), n, shares[:, None]) * held).sum(axis=1)
+    assert coverage.mean() == pytest.approx(0.95, abs=0.01)
+    assert coverage.min() > 0.83
+
+
+@pytest.mark.parametrize(("given", "words"), [((11, 10, 0.95), "11 of n=10"), ((1, 2, 1.0), "level=1.0")])
+def test_impossible_shares_and_levels_are_refused(given: tuple[int, int, float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        intervals.wilson(*given)
+
+
+# survival
+
+
+def test_kaplan_meier_by_hand() -> None:
+    """Four runs: two reach at 10, one is lost from sight at 15, one reaches at 20."""
+    curve = survival.kaplan_meier([10, 20, 10, 15], [True, True, True, False])
+    assert curve.times.tolist() == [0, 10, 20]
+    assert curve.shares.tolist() == pytest.approx([1, 0.5, 0])
+
+
+@given(data=st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=15))
+@quick
+def test_kaplan_meier_is_that_of_statsmodels(data: list[tuple[int, bool]]) -> None:
+    times, reached = (list(part) for part in zip(*data, strict=True))
+    assume(any(reached))
+    curve, expected = survival.kaplan_meier(times, reached), SurvfuncRight(times, [int(r) for r in reached])
+    assert curve.times[1:].tolist() == expected.surv_times.tolist()
+    assert curve.shares[1:] == pytest.approx(expected.surv_prob)
+
+
+def test_arm_that_never_reaches_is_a_flat_curve() -> None:
+    curve = survival.kaplan_meier([100, 100], [False, False])
+    assert (curve.times.tolist(), curve.shares.tolist()) == ([0], [1])
+
+
+@pytest.mark.parametrize(
+    ("times", "median"),
+    [([10, 20, 30], 20), ([10, 20, inf], 20), ([10, 20, inf, inf], None), ([10, 20, 30, inf], 25), ([inf], None)],
+    ids=str,
+)
+def test_median_needs_more_than_half(times: list[float], median: float | None) -> None:
+    assert survival.median_time(times) == median
+
+
+def test_restricted_mean_by_hand_and_from_the_curve() -> None:
+    """(10 + 30 + 100 + 100) / 4, which is the area below Kaplan and Meier's curve."""
+    times = np.array([10, 30, inf, 200])
+    found = survival.rmst(times, 100)
+    assert (found.value, found.n) == (60, 4)
+    reached = times <= 100
+    curve = survival.kaplan_meier(np.minimum(times, 100), reached)
+    assert (np.diff([*curve.times, 100]) * curve.shares).sum() == pytest.approx(60)
+
+
+def test_restricted_mean_refuses_what_hides_a_run() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        survival.rmst([10, nan], 100)
+    with pytest.raises(ValueError, match="budget"):
+        survival.rmst([10], inf)
+
+
+@given(times=TIMES, factor=st.sampled_from([0.5, 3.0]), seed=st.integers(0, 5))
+@quick
+def test_restricted_mean_scales_and_ignores_order(times: list[float], factor: float, seed: int) -> None:
+    found = survival.rmst(times, 35)
+    scaled = survival.rmst([factor * time for time in times], factor * 35)
+    shuffled = survival.rmst(np.random.default_rng(seed).permutation(times), 35)
+    assert scaled.value == pytest.approx(factor * found.value)
+    assert shuffled.value == pytest.approx(found.value)
+    if found.interval is not None:
+        assert found.interval.low <= found.value <= found.interval.high
+        assert scaled.interval is not None
+        assert (scaled.interval.low, scaled.interval.high) == pytest.approx(
+            (factor * found.interval.low, factor * found.interval.high)
+        )
+
+
+@given(times=TIMES, later=st.sampled_from([5.0, inf]))
+@quick
+def test_restricted_mean_grows_with_a_later_time(times: list[float], later: float) -> None:
+    assert survival.rmst([times[0] + later, *times[1:]], 35).value >= survival.rmst(times, 35).value
+
+
+@pytest.mark.parametrize("times", [[10.0], [inf, inf, inf], [20.0, 20.0]], ids=str)
+def test_no_interval_where_runs_do_not_differ(times: list[float]) -> None:
+    assert survival.rmst(times, 100).interval is None
+
+
+SAMPLES = [
+    np.array([10.0, 20, 20, 50, 90, 100, 100, 30]),
+    np.random.default_rng(0).exponential(size=25),
+    np.random.default_rng(1).normal(size=40),
+]
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=len)
+def test_interval_of_a_mean_is_scipys(sample: np.ndarray) -> None:
+    """Within what two draws of the resamples differ by."""
+    found = intervals.mean_estimate(sample, Sampling(resamples=20_000, seed=1)).interval
+    theirs = stats.bootstrap((sample,), np.mean, n_resamples=20_000, method="BCa", rng=2).confidence_interval
+    assert found is not None
+    tolerance = 0.06 * (theirs.high - theirs.low)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=tolerance)
+    shifted = np.percentile(np.random.default_rng(3).choice(sample, (20_000, len(sample))).mean(axis=1), [2.5, 97.5])
+    if len(sample) == 25:
+        assert found.high > shifted[1] + tolerance / 2, "the plain percentiles miss the skew"
+
+
+def test_interval_of_a_difference_is_scipys() -> None:
+    a, b = SAMPLES[1], SAMPLES[2][:12]
+    found = intervals.difference_estimate(a, b, Sampling(resamples=20_000))
+    theirs = stats.bootstrap(
+        (a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), n_resamples=20_000, method="BCa", rng=2
+    ).confidence_interval
+    assert found.value == pytest.approx(a.mean() - b.mean())
+    assert found.interval is not None
+    tolerance = 0.04 * (theirs.high - theirs.low)
+    assert (found.interval.low, found.interval.high) == pytest.approx((theirs.low, theirs.high), abs=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["mean", "difference", "paired"])
+def test_seed_reaches_the_sampler(kind: str) -> None:
+    """The same seed gives the same bits, another one another interval."""
+
+    def draw(seed: int) -> Interval | None:
+        sampling, sample = Sampling(seed=seed), SAMPLES[1]
+        if kind == "mean":
+            return survival.rmst(sample, 2.0, sampling).interval
+        if kind == "difference":
+            return survival.rmst_difference(sample, sample[:9], 2.0, sampling).interval
+        return comparison.paired(sample, sampling).interval
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_arms_in_one_go_get_the_interval_they_get_alone() -> None:
+    values = np.random.default_rng(0).exponential(size=(7, 10))
+    low, high = intervals.mean_intervals(values, Sampling())
+    for row, ends in zip(values, zip(low, high, strict=True), strict=True):
+        alone = intervals.mean_estimate(row, Sampling()).interval
+        assert alone is not None
+        assert ends == pytest.approx((alone.low, alone.high), rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "n"), [("normal", 50), ("exponential", 100)])
+def test_bootstrap_covers_near_its_level(name: str, n: int) -> None:
+    """4,000 samples; the bounds are four standard errors beyond what so many runs lose to the nominal 95%."""
+    draw = np.random.default_rng(7)
+    values = draw.normal(size=(4000, n)) if name == "normal" else draw.exponential(size=(4000, n)) - 1
+    low, high = intervals.mean_intervals(values, Sampling(resamples=1000))
+    error = 4 * np.sqrt(0.95 * 0.05 / 4000)
+    assert 0.935 - error < ((low <= 0) & (high >= 0)).mean() < 0.95 + error
+
+
+@given(a=TIMES, b=TIMES)
+@quick
+def test_logrank_is_that_of_statsmodels(a: list[float], b: list[float]) -> None:
+    """Theirs is the chi-squared form of the same test."""
+    assume(any(time <= 35 for time in a + b))
+    times = np.minimum(a + b, 35)
+    status = (np.array(a + b) <= 35).astype(int)
+    with np.errstate(all="ignore"):
+        expected = survdiff(times, status, np.repeat([0, 1], [len(a), len(b)]))[1] if len({*a, *b}) > 1 else nan
+    found = survival.logrank(a, b, 35)
+    assert found == pytest.approx(1.0 if isnan(expected) else expected, abs=1e-9)
+
+
+def test_two_arms_that_never_reach_do_not_differ() -> None:
+    assert survival.logrank([inf, inf], [inf] * 3, 100) == 1
+
+
+# comparisons
+
+
+def test_improvement_by_hand() -> None:
+    """Of the six pairs a wins two, and one is a tie."""
+    found = comparison.probability_of_improvement([1, 3], [2, 3, 0])
+    assert found.probability == pytest.approx(2.5 / 6)
+    assert (found.m, found.n) == (2, 3)
+
+
+@given(a=TIMES, b=TIMES)
+@quick
+def test_improvement_counts_pairs_and_turns_round(a: list[float], b: list[float]) -> None:
+    found, turned = comparison.probability_of_improvement(a, b), comparison.probability_of_improvement(b, a)
+    wins = [Fraction(int(x < y)) + Fraction(int(x == y), 2) for x, y in product(a, b)]
+    assert found.probability == pytest.approx(float(sum(wins) / len(wins)), abs=1e-12)
+    assert turned.probability == pytest.approx(1 - found.probability)
+    assert turned.p == pytest.approx(found.p)
+    assert found.interval is not None
+    assert turned.interval is not None
+    assert found.interval.low <= found.probability <= found.interval.high
+    assert (1 - turned.interval.high, 1 - turned.interval.low) == pytest.approx(
+        (found.interval.low, found.interval.high), abs=1e-9
+    )
+
+
+@given(a=TIMES, b=TIMES)
+@quick
+def test_p_of_improvement_counts_all_deals_of_the_runs(a: list[float], b: list[float]) -> None:
+    """By enumeration, ties and all: twice the smaller tail of U."""
+    assume(comb(len(a) + len(b), len(a)) <= 2000)
+    runs = np.array(a + b)
+    wins = (runs[:, None] < runs).astype(float) + (runs[:, None] == runs) / 2
+
+    def u(chosen: tuple[int, ...]) -> float:
+        others = [index for index in range(len(runs)) if index not in chosen]
+        return float(wins[np.ix_(chosen, others)].sum())
+
+    dealt = np.array([u(chosen) for chosen in combinations(range(len(runs)), len(a))])
+    observed = u(tuple(range(len(a))))
+    expected = min(1, 2 * min((dealt <= observed).mean(), (dealt >= observed).mean()))
+    assert comparison.probability_of_improvement(a, b).p == pytest.approx(expected, abs=1e-12)
+    assert expected >= comparison.smallest_p(len(a), len(b)) - 1e-12
+
+
+@pytest.mark.parametrize(("m", "n"), [(10, 10), (7, 13), (30, 30), (40, 35)])
+def test_p_of_improvement_is_scipys(m: int, n: int) -> None:
+    """Without ties scipy's exact one; beyond ``EXACT_RUNS`` its approximation with ties."""
+    draw = np.random.default_rng(m)
+    a, b = draw.normal(size=m), draw.normal(size=n) + 0.7
+    method = "exact" if m + n <= comparison.EXACT_RUNS else "asymptotic"
+    expected = stats.mannwhitneyu(a, b, method=method).pvalue
+    assert comparison.probability_of_improvement(a, b).p == pytest.approx(expected, rel=1e-9)
+
+
+def test_score_interval_solves_its_equation_and_keeps_a_width() -> None:
+    separated = comparison.probability_of_improvement(range(5), range(10, 15)).interval
+    assert separated is not None
+    assert (separated.high, separated.low) == (1, pytest.approx(0.655, abs=0.03))
+    low, high = intervals.newcombe([0.7], 20, 15)
+    for theta in (low[0], high[0]):
+        pairs = 1 + (17.5 - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        distance = 1.959964 * np.sqrt(theta * (1 - theta) * pairs / 300)
+        assert abs(0.7 - theta) == pytest.approx(distance, abs=1e-5)
+
+
+@pytest.mark.parametrize(("shift", "n"), [(0.0, 10), (1.0, 10), (2.0, 30)])
+def test_score_interval_covers_near_its_level(shift: float, n: int) -> None:
+    draw, truth = np.random.default_rng(3), stats.norm.cdf(shift / np.sqrt(2))
+    a, b = draw.normal(size=(3000, n, 1)), draw.normal(size=(3000, 1, n)) + shift
+    low, high = intervals.newcombe((a < b).mean(axis=(1, 2)), n, n)
+    coverage = ((low <= truth) & (truth <= high)).mean()
+    assert coverage == pytest.approx(0.95, abs=0.025 + 4 * np.sqrt(0.95 * 0.05 / 3000))
+
+
+@pytest.mark.parametrize(("n", "p"), [(3, 0.10), (4, 0.0286), (5, 0.0079), (6, 0.00216), (10, 1.1e-5)])
+def test_smallest_p_is_that_of_full_separation(n: int, p: float) -> None:
+    assert comparison.smallest_p(n, n) == pytest.approx(p, rel=0.02)
+    assert comparison.probability_of_improvement(range(n), range(n, 2 * n)).p == pytest.approx(
+        comparison.smallest_p(n, n)
+    )
+
+
+def test_three_runs_never_show_anything_and_twenty_comparisons_need_six() -> None:
+    assert not comparison.can_be_significant(3, 3)
+    assert comparison.can_be_significant(4, 4)
+    assert [comparison.can_be_significant(n, n, comparisons=20) for n in (4, 5, 6)] == [False, False, True]
+    assert comparison.smallest_p(0, 9) == 1
+
+
+@given(n=st.integers(1, 12), data=st.data())
+@quick
+def test_smallest_p_of_pairs_is_attained_and_never_beaten(n: int, data: st.DataObject) -> None:
+    differences = data.draw(st.lists(st.integers(-9, 9), min_size=n, max_size=n))
+    assert comparison.paired(np.arange(1, n + 1)).p == pytest.approx(comparison.smallest_p_paired(n))
+    assert comparison.paired(differences).p >= comparison.smallest_p_paired(n)
+
+
+def test_five_pairs_never_show_anything() -> None:
+    assert [comparison.can_be_significant_paired(n) for n in (5, 6)] == [False, True]
+
+
+def test_paired_by_hand() -> None:
+    """1, 2, 4: of the eight patterns of signs only the seen one and its mirror are as far from 0; with -1 four are."""
+    assert comparison.paired([1, 2, 4]).p == 2 / 8
+    assert comparison.paired([-1, 2, 4]).p == 4 / 8
+    assert comparison.paired([0, 0]).p == 1
+    assert comparison.paired([1, 2, 6]).mean == 3
+    assert comparison.paired([2, 2]).interval is None
+
+
+@given(differences=NUMBERS)
+@quick
+def test_paired_p_is_scipys(differences: list[float]) -> None:
+    with np.errstate(all="ignore"):
+        theirs = stats.permutation_test(
+            (np.array(differences),), np.sum, permutation_type="samples", vectorized=False, n_resamples=5000
+        ).pvalue
+    assert comparison.paired(differences).p == pytest.approx(theirs, abs=1e-9)
+    assert comparison.paired([-value for value in differences]).p == pytest.approx(theirs, abs=1e-9)
+
+
+def test_random_sign_flips_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    differences = np.random.default_rng(0).normal(size=16) + 0.4
+    exact = comparison.paired(differences).p
+    monkeypatch.setattr(comparison, "EXACT_DIFFERENCES", 10)
+    drawn = comparison.paired(differences)
+    assert drawn.p == pytest.approx(exact, abs=5 * np.sqrt(exact / comparison.SIGN_FLIPS))
+    assert drawn == comparison.paired(differences)
+    assert comparison.paired(np.arange(1, 60)).p == comparison.smallest_p_paired(59), "never 0"
+
+
+def test_paired_refuses_times_without_end() -> None:
+    with pytest.raises(ValueError, match="budget"):
+        comparison.paired([1, inf])
+
+
+@given(p_values=st.lists(st.floats(0, 1), min_size=1, max_size=12))
+@quick
+def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
+    assert comparison.holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+
+
+def test_holm_by_hand() -> None:
+    """In order 0.01, 0.02, 0.03, 0.04: times 4, 3, 2, 1, and never smaller than the one before."""
+    assert comparison.holm([0.04, 0.01, 0.03, 0.02]).tolist() == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert comparison.holm([0.01, nan, 0.5]).tolist() == pytest.approx([0.02, nan, 0.5], nan_ok=True)
+    assert comparison.holm([0.001, 0.01], family=10).tolist() == pytest.approx([0.01, 0.09])
+    assert comparison.holm([]).tolist() == []
+    with pytest.raises(ValueError, match="family=1"):
+        comparison.holm([0.1, 0.2], family=1)
+
+
+@given(p_values=st.lists(st.floats(0, 1), min_size=2, max_size=6), chosen=st.integers(1, 5))
+@quick
+def test_holm_of_some_chosen_comparisons_is_at_least_that_of_all(p_values: list[float], chosen: int) -> None:
+    """So the choice may depend on the data."""
+    some = p_values[:chosen]
+    assert (comparison.holm(some, family=len(p_values)) >= comparison.holm(p_values)[:chosen] - 1e-12).all()
+
+
+def test_performance_profile_by_hand() -> None:
+    """Three tasks: the first arm is best in one, fails one and did not run the third."""
+    scores = [[10, inf, nan], [20, 30, inf]]
+    found = comparison.performance_profile(scores, [1, 2])
+    assert found.tolist() == pytest.approx(np.array([[1 / 2, 1 / 2], [1 / 3, 2 / 3]]))
+
+
+@given(scores=st.lists(st.lists(st.sampled_from([0.0, 1, 2, 5, inf, nan]), min_size=3, max_size=3), min_size=1))
+@quick
+def test_performance_profile_rises_to_the_success_share(scores: list[list[float]]) -> None:
+    shares = comparison.performance_profile(scores, [1, 2, 4, 1e9])
+    assert (np.diff(shares, axis=1) >= 0).all()
+    for row, share in zip(np.array(scores), shares[:, -1], strict=True):
+        run = row[~np.isnan(row)]
+        # a best of 0 leaves no factor to the others
+        assert share <= (np.isfinite(run).mean() if len(run) else 0) + 1e-12
