@@ -7,7 +7,8 @@ power the sign-flip test shares but for its coarse p values, of which the smalle
 import math
 from collections.abc import Callable
 
-from scipy import stats
+import numpy as np
+from scipy import optimize, stats
 
 from harness.analysis.comparison import can_be_significant_paired, smallest_p_paired
 
@@ -43,7 +44,7 @@ def detectable(deviation: float, n: int, *, comparisons: int, alpha: float, powe
 
 
 def reported(deviation: float, n: int, *, threshold: float, comparisons: int, alpha: float, power: float) -> float:
-    """The smallest true difference that is called a regression with this power: it must exceed the threshold as well.
+    """A true difference that is called a regression with at least this power: the mean must exceed the threshold too.
 
     Args:
         deviation: standard deviation of the differences.
@@ -54,9 +55,19 @@ def reported(deviation: float, n: int, *, threshold: float, comparisons: int, al
         power: wanted.
     """
     separated = detectable(deviation, n, comparisons=comparisons, alpha=alpha, power=power)
-    if math.isinf(separated):
-        return separated
-    return max(separated, threshold + float(stats.t.ppf(power, n - 1)) * deviation / math.sqrt(n))
+    error = deviation / math.sqrt(n)
+    if math.isinf(separated) or error == 0:
+        return max(separated, threshold)
+    margin = float(stats.t.ppf(power, n - 1)) * error
+    bars = np.array([separated - margin, threshold])
+
+    def too_often_missed(difference: float) -> float:
+        # a difference is missed at either bar; the two events overlap, so their sum is never too small
+        return float(stats.t.cdf((bars - difference) / error, n - 1).sum()) - (1 - power)
+
+    low = float(bars.max()) + margin
+    high = float(bars.max()) + float(stats.t.ppf((1 + power) / 2, n - 1)) * error
+    return float(optimize.brentq(too_often_missed, low, high))
 
 
 def fewest_pairs(comparisons: int, alpha: float) -> int:

@@ -1,0 +1,182 @@
+"""How often the gate is wrong, by simulation through the code of the command, and wrong gates that this must catch.
+
+Bounds: with 200 draws, a gate whose chance of a false claim is 5% claims in more than ``MOST_CLAIMS`` of them with
+probability below 0.001, and one that sees an effect with 80% does so in fewer than ``FEWEST_SEEN`` with probability
+below 0.001 (binomial quantiles).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from made_trials import Row, frame, trial
+from scipy import stats
+
+from harness.analysis.intervals import Array, Sampling
+from harness.compare import Outcome, Rules, compare_trials, gate, measures
+from harness.compare.calibration import calibrate
+from harness.compare.measures import KINDS, Kind, for_people
+from harness.compare.power import reported
+
+DRAWS, ALPHA, POWER = 200, 0.05, 0.8
+MOST_CLAIMS = int(stats.binom.ppf(0.999, DRAWS, ALPHA))
+FEWEST_SEEN = int(stats.binom.ppf(0.001, DRAWS, POWER))
+SEEDS, INITS = 10, ("init=glorot", "init=he", "init=lecun")
+SEED_SPREAD, NOISE = 0.3, 0.06
+# the bootstrap's ends need no more than this here
+QUICK = Sampling(resamples=400)
+NOTHING = dict.fromkeys(KINDS, 1e-9)
+
+
+def draw(generator: np.random.Generator, *, arms: Sequence[str] = INITS, shift: float = 0.0) -> tuple[Any, Any]:
+    """Base and candidate: seeds differ far more than repetitions; the shift slows the first arm down."""
+    made: tuple[list[Row], list[Row]] = ([], [])
+    for arm in arms:
+        of_seed = generator.normal(0, SEED_SPREAD, size=(SEEDS, 1))
+        log = of_seed + generator.normal(0, NOISE / np.sqrt(2), size=(SEEDS, 2))
+        log[:, 1] += shift if arm == arms[0] else 0.0
+        for side in (0, 1):
+            made[side].extend(_trial(seed, arm, log[seed, side]) for seed in range(SEEDS))
+    return frame(made[0]), frame(made[1])
+
+
+def _trial(seed: int, arm: str, log: float) -> Row:
+    """Every measure is worse where ``log`` is larger."""
+    return trial(
+        seed,
+        arm,
+        steps_to_target=[int(300 * np.exp(log)), None, None, None],
+        test_loss_last=0.5 * np.exp(log),
+        test_accuracy_last=0.8 - 0.2 * log,
+        images_per_s_median=5000 * np.exp(-log),
+    )
+
+
+def claims(outcome: Outcome) -> bool:
+    return any(one.verdict in ("regression", "improvement") for one in outcome.comparisons)
+
+
+def no_false_alarm(rules: Rules, seed: int, draws: int = DRAWS) -> None:
+    generator, false = np.random.default_rng(seed), 0
+    for number in range(draws):
+        false += claims(compare_trials(*draw(generator), rules))
+        assert false <= MOST_CLAIMS, f"{false} false claims in {number + 1} draws"
+
+
+def test_false_alarms_are_at_or_under_the_level() -> None:
+    """A against A, 3 arms by 4 kinds of measure, with thresholds that let everything pass: the level alone holds."""
+    no_false_alarm(Rules(thresholds=NOTHING, alpha=ALPHA, sampling=QUICK), 11)
+
+
+def test_false_alarms_with_the_usual_thresholds() -> None:
+    """Noise of 2% of the mean against thresholds of 5 and 10%: no draw is red."""
+    generator = np.random.default_rng(12)
+    rules = Rules(alpha=ALPHA, sampling=QUICK)
+    assert not any(claims(compare_trials(*draw(generator), rules)) for _ in range(40))
+
+
+SPEED = Rules(judged=("images_per_s",), alpha=ALPHA, power=POWER, sampling=QUICK)
+EFFECT = reported(NOISE, SEEDS, threshold=np.log1p(0.05), comparisons=2, alpha=ALPHA, power=POWER)
+
+
+def verdicts_at(effect: float, seed: int, draws: int = DRAWS) -> Iterator[str]:
+    """Of the arm that became slower; the other one did not."""
+    generator = np.random.default_rng(seed)
+    for _ in range(draws):
+        outcome = compare_trials(*draw(generator, arms=INITS[:2], shift=effect), SPEED)
+        yield from (one.verdict for one in outcome.comparisons if (one.arm, one.measure) == (INITS[0], "images/s"))
+
+
+def test_power_at_the_stated_effect() -> None:
+    """The smallest effect that ``power.reported`` states is called a regression in 80% of the draws."""
+    missed = 0
+    for verdict in verdicts_at(EFFECT, 13):
+        missed += verdict != "regression"
+        assert missed <= DRAWS - FEWEST_SEEN
+
+
+def test_a_regression_of_the_threshold_is_seldom_passed() -> None:
+    """One of 0.9 standard errors above it, which is Student's 80% point, as the rule in the package's text says."""
+    found = list(verdicts_at(np.log1p(0.05) + 0.9 * NOISE / np.sqrt(SEEDS), 14, draws=100))
+    assert found.count("ok") <= stats.binom.ppf(0.999, 100, 1 - POWER)
+
+
+def test_calibration_measures_the_noise_that_is_there() -> None:
+    sides = draw(np.random.default_rng(15), arms=INITS[:2])
+    found = calibrate(sides, ["A1", "A2"], SPEED, {"images_per_s": 0.2})
+    assert found.family == 2
+    for noise in found.noise:
+        # a sample deviation of 10 pairs lies within these of the true one but for 1 in 1,000
+        low, high = (np.sqrt(stats.chi2.ppf(q, SEEDS - 1) / (SEEDS - 1)) for q in (0.0005, 0.9995))
+        assert low * NOISE <= noise.deviation <= high * NOISE
+        assert noise.pairs is not None
+        assert found.thresholds["images_per_s"] >= noise.floor
+        common = {"comparisons": 2, "alpha": ALPHA, "power": POWER}
+        threshold = np.log1p(found.thresholds["images_per_s"])
+        kind = KINDS["images_per_s"]
+        assert noise.detectable == for_people(kind, reported(noise.deviation, SEEDS, threshold=threshold, **common))
+
+
+def test_thresholds_of_a_calibration_pass_the_runs_it_measured() -> None:
+    generator = np.random.default_rng(16)
+    sides = draw(generator)
+    found = calibrate(sides, ["A1", "A2"], Rules(sampling=QUICK), {})
+    rules = Rules(thresholds=found.thresholds, sampling=QUICK)
+    assert compare_trials(*sides, rules).exit_code == 0
+
+
+def test_small_and_separated_is_ok() -> None:
+    base, _ = draw(np.random.default_rng(17))
+    candidate = base.assign(test_loss_last=base["test_loss_last"] * (1.01 + 0.001 * (base["seed"] % 3)))
+    outcome = compare_trials(base, candidate, Rules(judged=("test_loss",), sampling=QUICK))
+    assert outcome.exit_code == 0
+
+
+def test_larger_loss_is_worse() -> None:
+    base, _ = draw(np.random.default_rng(18))
+    candidate = base.assign(test_loss_last=base["test_loss_last"] * (1.5 + 0.01 * (base["seed"] % 3)))
+    assert compare_trials(base, candidate, Rules(judged=("test_loss",), sampling=QUICK)).exit_code == 1
+    assert compare_trials(candidate, base, Rules(judged=("test_loss",), sampling=QUICK)).exit_code == 0
+
+
+def _unpaired(base: Array, candidate: Array) -> Array:
+    """The candidate's values against the base's of other seeds."""
+    return np.asarray(np.log(np.roll(candidate, 1) / base))
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A wrong gate: what it replaces, and the test above that passes without it and must fail with it."""
+
+    owner: Any
+    name: str
+    wrong: Any
+    oracle: Callable[[], None]
+
+
+_loss = KINDS["test_loss"]
+MUTANTS = {
+    "threshold only": Wrong(gate, "separated", lambda *_: True, test_false_alarms_are_at_or_under_the_level),
+    "significance only": Wrong(gate, "exceeds", lambda change, _: change > 0, test_small_and_separated_is_ok),
+    "unpaired": Wrong(measures.SCALES, "log", _unpaired, test_power_at_the_stated_effect),
+    "wrong direction": Wrong(
+        KINDS,
+        "test_loss",
+        Kind("test_loss", -1, _loss.scale, _loss.threshold, _loss.floor, learning=True),
+        test_larger_loss_is_worse,
+    ),
+    "Holm left out": Wrong(gate, "adjusted", np.asarray, test_false_alarms_are_at_or_under_the_level),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_gate_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant = MUTANTS[name]
+    if isinstance(mutant.owner, dict):
+        monkeypatch.setitem(mutant.owner, mutant.name, mutant.wrong)
+    else:
+        monkeypatch.setattr(mutant.owner, mutant.name, mutant.wrong)
+    with pytest.raises(AssertionError):
+        mutant.oracle()
