@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = "forward", "input_gradient", "weight_gradient"
-DIRECT, FMA, MATRIX, HALF = "direct", "fma", "matrix", "half"
-"""How products are made: without a dot; by ordinary multiply-adds (ieee); by matrix units from 4- or 2-byte numbers."""
+DIRECT, FMA, TF32, TF32X3, HALF = "direct", "fma", "tf32", "tf32x3", "half"
+"""How products are made: without a dot; by ordinary multiply-adds (ieee); by matrix units, of float32 numbers in one
+step or in three, or of 2-byte numbers."""
 
 DIRECT_DEPTH = 16
 """Up to this depth, the least a matrix unit takes, an outer product for each tap wastes nothing."""
@@ -33,21 +34,27 @@ class Choice(NamedTuple):
 
 
 _TABLE: dict[tuple[str, str], Choice] = {
-    # conv1 and depthwise: 9 taps in registers, no shared memory, the wider the more loads in flight
-    (FORWARD, DIRECT): Choice(Tile(128, 32, 1), 4, 1),
-    # exact float32 is bound by arithmetic: a thread keeps 16 sums and reuses each number it loads 4 times
-    (FORWARD, FMA): Choice(Tile(64, 32, 32), 4, 2),
-    # memory-bound: 128 pixels share one read of the 32 x 32 filter slice; 3 stages hide its latency
-    (FORWARD, MATRIX): Choice(Tile(128, 64, 32), 4, 3),
-    (FORWARD, HALF): Choice(Tile(128, 64, 32), 4, 3),
+    # conv1 and depthwise: 9 taps in registers; a thread keeps 8 sums, for 16 took 223 registers and 32 spilled
+    (FORWARD, DIRECT): Choice(Tile(64, 32, 1), 8, 1),
+    # exact float32 is bound by arithmetic; 8 warps, for a thread of 4 spilled with pooling
+    (FORWARD, FMA): Choice(Tile(64, 32, 32), 8, 2),
+    # memory-bound: 64 pixels share one read of the 32 x 32 filter slice, 3 stages hide its latency; 128 spilled with
+    # pooling, on sm_80 in 4 warps and on gfx942 in 8
+    (FORWARD, TF32): Choice(Tile(64, 64, 32), 4, 3),
+    # three products from two parts of each number: narrower, or it spills
+    (FORWARD, TF32X3): Choice(Tile(64, 32, 32), 4, 2),
+    (FORWARD, HALF): Choice(Tile(64, 64, 32), 4, 3),
     # the same product with the roles of C and K swapped
-    (INPUT_GRADIENT, DIRECT): Choice(Tile(128, 32, 1), 4, 1),
-    (INPUT_GRADIENT, FMA): Choice(Tile(64, 32, 32), 4, 2),
-    (INPUT_GRADIENT, MATRIX): Choice(Tile(128, 64, 32), 4, 3),
-    (INPUT_GRADIENT, HALF): Choice(Tile(128, 64, 32), 4, 3),
+    (INPUT_GRADIENT, DIRECT): Choice(Tile(64, 32, 1), 8, 1),
+    (INPUT_GRADIENT, FMA): Choice(Tile(64, 32, 32), 8, 2),
+    # reading through the gate takes registers: 128 rows spilled
+    (INPUT_GRADIENT, TF32): Choice(Tile(64, 64, 32), 4, 2),
+    (INPUT_GRADIENT, TF32X3): Choice(Tile(64, 32, 32), 4, 2),
+    (INPUT_GRADIENT, HALF): Choice(Tile(64, 64, 32), 4, 3),
     # every column tile reads dy again (from L2): 128 columns are 4 taps of 32 channels, so it is read 3 times, not 9
     (WEIGHT_GRADIENT, FMA): Choice(Tile(32, 64, 32), 4, 2),
-    (WEIGHT_GRADIENT, MATRIX): Choice(Tile(32, 128, 32), 4, 2),
+    (WEIGHT_GRADIENT, TF32): Choice(Tile(32, 128, 32), 4, 2),
+    (WEIGHT_GRADIENT, TF32X3): Choice(Tile(32, 32, 32), 8, 2),
     (WEIGHT_GRADIENT, HALF): Choice(Tile(32, 128, 32), 4, 3),
 }
 _LEAST_COLUMNS = 16
@@ -76,7 +83,7 @@ def arithmetic(operation: str, depth: int, *, element_bytes: int, precision: str
         return DIRECT
     if element_bytes < 4:
         return HALF
-    return FMA if precision == "ieee" else MATRIX
+    return {"ieee": FMA, "tf32": TF32, "tf32x3": TF32X3}[precision]
 
 
 def choose(operation: str, kind: str, *, rows: int, columns: int) -> Choice:

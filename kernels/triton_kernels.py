@@ -107,8 +107,10 @@ def _add_product(total, left, right, DEPTH: tl.constexpr, PRECISION: tl.constexp
         # the interpreter multiplies 16-bit numbers wrongly, for numpy has no bfloat16
         left, right = left.to(tl.float32), right.to(tl.float32)
     if DEPTH == 1:
-        return total + left * tl.trans(right)
-    return tl.dot(left, tl.trans(right), total, input_precision=PRECISION)
+        total += left * tl.trans(right)
+    else:
+        total = tl.dot(left, tl.trans(right), total, input_precision=PRECISION)
+    return total
 
 
 @triton.jit

@@ -1,0 +1,332 @@
+"""Compile every Triton kernel for GPUs that need not be there, and show what each costs: registers, spills, memory.
+
+Usage: python scripts/compile_kernels.py [--quick] [--targets sm_90,gfx942] [--markdown FILE]
+Exit code: 0 all fit, 1 one does not (it spills, takes too much shared memory or leaves matrix units unused), 2 wrong
+command. The launches are recorded from ``kernels.launch`` itself, on tensors without data, for shapes from which every
+tile in ``kernels.tiles`` follows: what is compiled here is what a GPU would be asked to run. All of it takes about ten
+minutes on two cores, --quick (the article's network) one.
+"""
+
+import argparse
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels import geometry, launch, tiles, triton_kernels
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+"""Name -> what Triton compiles for: A100, H100 and H200, B200, MI300."""
+
+SHARED_LIMIT_BYTES = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
+"""Shared memory a block can have (CUDA programming guide; LDS of a CDNA3 workgroup)."""
+
+_MATRIX_INSTRUCTIONS = ("wgmma.mma_async", "tcgen05.mma", "mma.sync", "v_mfma")
+_TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8"}
+_ARITHMETIC: list[tuple[torch.dtype, str]] = [
+    (torch.float32, "ieee"),
+    (torch.float32, "tf32"),
+    (torch.float32, "tf32x3"),
+    (torch.float16, "ieee"),
+    (torch.bfloat16, "ieee"),
+]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution to record: channels, image, filters, taps, and how it moves."""
+
+    c: int
+    size: int
+    k: int
+    taps: int = 3
+    stride: int = 1
+    groups: int = 1
+    models: int = 1
+    images: int = 50
+    bias: bool = True
+    channels_last: bool = True
+
+
+ARTICLE = (Layer(1, 28, 32), Layer(32, 14, 32))
+"""conv1, and conv2 to conv4."""
+
+_OTHERS = (
+    Layer(32, 14, 32, channels_last=False),
+    Layer(3, 32, 64, taps=7, stride=2),
+    Layer(32, 14, 32, groups=32, bias=False),
+    Layer(64, 7, 10, taps=5, groups=2),
+    Layer(32, 14, 32, models=8),
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One compiled thing: everything that the compiler is told."""
+
+    kernel: str
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    aligned: tuple[int, ...]
+    choice: tiles.Choice
+    kind: str
+
+    @property
+    def precision(self) -> str:
+        """Of its float32 products, or its type."""
+        kinds = {tiles.DIRECT: "exact", tiles.FMA: "ieee", tiles.HALF: "16-bit"}
+        return kinds.get(self.kind, self.kind)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a launch became on a target.
+
+    Attributes:
+        registers: of a thread.
+        spilled_bytes: of a thread, stores and loads of registers that did not fit.
+        shared_bytes: of a block.
+        matrix: the matrix instruction that is used, or an empty string.
+    """
+
+    launch: Launch
+    target: str
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    matrix: str
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with it, in words."""
+        found = []
+        if self.spilled_bytes:
+            found.append(f"spills {self.spilled_bytes} bytes")
+        if self.shared_bytes > SHARED_LIMIT_BYTES[self.target]:
+            found.append(
+                f"takes {self.shared_bytes} bytes of shared memory, {self.target} has {SHARED_LIMIT_BYTES[self.target]}"
+            )
+        if self.launch.kind in (tiles.TF32, tiles.TF32X3, tiles.HALF) and not self.matrix:
+            found.append("uses no matrix instruction")
+        return found
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Within, launches are noted and not made; tensors may be without data."""
+    found: list[Launch] = []
+
+    def note(kernel: Any, _programs: int, choice: tiles.Choice, *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
+        found.append(_launch(kernel, choice, arguments, constants))
+
+    with mock.patch.object(launch, "_start", note), mock.patch.object(launch, "require_device", lambda _device: None):
+        yield found
+
+
+def _launch(kernel: Any, choice: tiles.Choice, arguments: tuple[Any, ...], constants: dict[str, Any]) -> Launch:  # noqa: ANN401
+    """What Triton would specialise on: types, constants, which addresses and numbers are multiples of 16."""
+    signature, fixed, aligned = {}, dict(constants), []
+    for index, (name, value) in enumerate(zip(kernel.arg_names, arguments, strict=False)):
+        if value is None or (isinstance(value, int) and value == 1):
+            fixed[name] = value
+        elif isinstance(value, int):
+            signature[name] = "i32"
+            aligned += [index] * (value % 16 == 0)
+        else:
+            signature[name] = _TYPES[value.dtype]
+            aligned.append(index)
+    dtype = next(value.dtype for value in arguments if isinstance(value, torch.Tensor))
+    kind = _kind(kernel.fn.__name__, choice, dtype, str(constants.get("PRECISION", "ieee")))
+    in_order = tuple((name, signature.get(name, "constexpr")) for name in kernel.arg_names)
+    return Launch(kernel.fn.__name__, in_order, tuple(sorted(fixed.items())), tuple(aligned), choice, kind)
+
+
+def _kind(kernel: str, choice: tiles.Choice, dtype: torch.dtype, precision: str) -> str:
+    if choice.tile.K == 1:
+        return tiles.DIRECT
+    operation = tiles.WEIGHT_GRADIENT if kernel.startswith("weight") else tiles.FORWARD
+    return tiles.arithmetic(operation, choice.tile.K, element_bytes=dtype.itemsize, precision=precision)
+
+
+def launches(layers: Sequence[Layer]) -> list[Launch]:
+    """Every different launch that training these layers makes, in every arithmetic, with every epilogue."""
+    with recorded() as found:
+        for layer, (dtype, precision), epilogue in itertools.product(layers, _ARITHMETIC, launch.EPILOGUES.values()):
+            _train(layer, dtype, precision, epilogue)
+    return list(dict.fromkeys(found))
+
+
+def _train(layer: Layer, dtype: torch.dtype, precision: str, epilogue: int) -> None:
+    """One forward and backward pass on tensors without data."""
+    window = geometry.window((layer.taps,) * 2, layer.stride, layer.taps // 2, 1, layer.groups)
+    like = torch.empty(0, dtype=dtype, device="meta")
+    last = layer.channels_last
+    x = launch.allocate((layer.models, layer.images, layer.c, layer.size, layer.size), like, channels_last=last)
+    filters = (layer.k, layer.c // layer.groups, layer.taps, layer.taps)
+    weight = launch.allocate((layer.models, *filters), like, channels_last=last)
+    bias = like.new_empty((layer.models, layer.k)) if layer.bias else None
+    y, winner = launch.forward(x, weight, bias, window, precision=precision, epilogue=epilogue)
+    gate = {"none": None, "relu": y, "pool_relu": winner}[list(launch.EPILOGUES)[epilogue]]
+    settings = {"precision": precision, "epilogue": epilogue}
+    image = (layer.size, layer.size)
+    launch.input_gradient(y, gate, weight, image, window, shared=False, channels_last=last, **settings)  # type: ignore[arg-type]
+    needs = (True, layer.bias)
+    launch.weight_gradient(x, y, gate, filters, window, channels_last=last, needs=needs, **settings)  # type: ignore[arg-type]
+
+
+def all_layers() -> list[Layer]:
+    """Layers from which every tile of the table follows, and the special cases."""
+    widths = [2**power for power in range(8)]
+    wide = [Layer(c, 14, k, taps=1) for c, k in itertools.product((16, 32, 64, 128), (16, 32, 64))]
+    shallow = [Layer(1, 14, k) for k in widths] + [Layer(c, 14, 1) for c in widths]
+    return [*ARTICLE, *_OTHERS, *wide, *shallow]
+
+
+def compile_one(task: tuple[Launch, str]) -> Outcome | str | None:
+    """Compile for a target.
+
+    Returns:
+        the outcome; None where the operator refuses the precision on such a target; else the compiler's complaint.
+    """
+    wanted, target = task
+    if wanted.kind == tiles.TF32X3 and TARGETS[target].backend == "hip":
+        return None
+    kernel = getattr(triton_kernels, wanted.kernel)
+    source = ASTSource(
+        kernel,
+        signature=dict(wanted.signature),
+        constexprs=dict(wanted.constants),
+        attrs={(index,): [["tt.divisibility", 16]] for index in wanted.aligned},
+    )
+    options = {"num_warps": wanted.choice.warps, "num_stages": wanted.choice.stages, "enable_fp_fusion": True}
+    try:
+        found = triton.compile(source, target=TARGETS[target], options=options)
+    except Exception as error:  # noqa: BLE001 - the compiler raises all sorts; each is a line of the report
+        cause = error.__cause__ or error
+        return f"{_describe(wanted)} on {target}: {type(cause).__name__}: {str(cause).splitlines()[-1][:200]}"
+    measure = _measure_cuda if TARGETS[target].backend == "cuda" else _measure_hip
+    registers, spilled_bytes, text = measure(found.asm, target)
+    matrix = next((name for name in _MATRIX_INSTRUCTIONS if name in text), "")
+    return Outcome(wanted, target, registers, spilled_bytes, found.metadata.shared, matrix)
+
+
+def _measure_cuda(asm: Any, target: str) -> tuple[int, int, str]:  # noqa: ANN401 - Triton's own mapping
+    """Registers and spilled bytes as ptxas reports them, and the PTX."""
+    ptxas = (
+        Path(triton.__file__).parent / "backends/nvidia/bin" / ("ptxas-blackwell" if target == "sm_100" else "ptxas")
+    )
+    if not ptxas.exists():
+        ptxas = ptxas.with_name("ptxas")
+    architecture = re.search(r"\.target (\w+)", asm["ptx"])
+    assert architecture is not None
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(asm["ptx"])
+        command = [str(ptxas), "-v", f"--gpu-name={architecture[1]}", str(source), "-o", os.devnull]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    registers = re.search(r"Used (\d+) registers", said)
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    assert registers is not None
+    assert spills is not None
+    return int(registers[1]), int(spills[1]) + int(spills[2]), asm["ptx"]
+
+
+def _measure_hip(asm: Any, _target: str) -> tuple[int, int, str]:  # noqa: ANN401 - Triton's own mapping
+    """Registers and spilled bytes from the code object's metadata, and the assembly."""
+    text = asm["amdgcn"]
+
+    def metadata(key: str) -> int:
+        found = re.search(rf"\.{key}: +(\d+)", text)
+        assert found is not None
+        return int(found[1])
+
+    # scalar registers are spilled to lanes of vector registers, which costs no memory
+    return metadata("vgpr_count"), 4 * metadata("vgpr_spill_count"), text
+
+
+def _describe(wanted: Launch) -> str:
+    constants = dict(wanted.constants)
+    epilogue = list(launch.EPILOGUES)[constants["EPILOGUE"]] if "EPILOGUE" in constants else "-"
+    tile = "x".join(str(size) for size in wanted.choice.tile)
+    return f"{wanted.kernel} {wanted.precision} {epilogue} tile {tile}, {wanted.choice.warps} warps"
+
+
+def compile_all(wanted: Sequence[Launch], targets: Sequence[str], *, processes: int) -> tuple[list[Outcome], list[str]]:
+    """Compile each for each target; returns outcomes, and complaints of the compiler."""
+    tasks = [(one, target) for target in targets for one in wanted]
+    outcomes: list[Outcome] = []
+    complaints: list[str] = []
+    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, {"TRITON_CACHE_DIR": cache}):
+        with ProcessPoolExecutor(processes) as pool:
+            for count, found in enumerate(pool.map(compile_one, tasks, chunksize=4), start=1):
+                if sys.stderr.isatty():
+                    print(f"{count} of {len(tasks)}", end="\r", file=sys.stderr, flush=True)
+                if isinstance(found, str):
+                    complaints.append(found)
+                elif found is not None:
+                    outcomes.append(found)
+    return outcomes, complaints
+
+
+def table(outcomes: Sequence[Outcome]) -> list[str]:
+    """Lines of a Markdown table: one for each kernel, arithmetic, epilogue and tile; the worst of its shapes."""
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault((_describe(outcome.launch), outcome.target), []).append(outcome)
+    lines = ["| kernel | target | shapes | registers | spilled, B | shared, B | matrix unit |", "| --- " * 7 + "|"]
+    for (what, target), group in sorted(groups.items()):
+        matrix = sorted({outcome.matrix or "-" for outcome in group})
+        numbers = (max(getattr(o, name) for o in group) for name in ("registers", "spilled_bytes", "shared_bytes"))
+        lines.append(f"| {what} | {target} | {len(group)} | {' | '.join(map(str, numbers))} | {', '.join(matrix)} |")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compile, print the table and what is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the article's network only")
+    parser.add_argument("--targets", default=",".join(TARGETS), help=f"some of {','.join(TARGETS)}")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file too")
+    given = parser.parse_args(arguments)
+    targets = given.targets.split(",")
+    if unknown := [name for name in targets if name not in TARGETS]:
+        parser.error(f"--targets: {', '.join(unknown)} given; choose from {', '.join(TARGETS)}")
+    if triton_kernels.INTERPRETED:
+        parser.error("TRITON_INTERPRET is set, and an interpreted kernel cannot be compiled; unset it")
+    wanted = launches(ARTICLE if given.quick else all_layers())
+    outcomes, complaints = compile_all(wanted, targets, processes=os.cpu_count() or 1)
+    lines = [
+        f"Triton {triton.__version__}, torch {torch.__version__}; {len(outcomes)} kernels compiled",
+        "",
+        *table(outcomes),
+    ]
+    print("\n".join(lines))
+    if given.markdown:
+        given.markdown.write_text("\n".join(lines) + "\n")
+    faults = [f"{_describe(o.launch)} on {o.target}: {fault}" for o in outcomes for fault in o.faults] + complaints
+    for fault in dict.fromkeys(faults):
+        print(f"fault: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
