@@ -65,8 +65,9 @@ def reported(deviation: float, n: int, *, threshold: float, comparisons: int, al
         # a difference is missed at either bar; the two events overlap, so their sum is never too small
         return float(stats.t.cdf((bars - difference) / error, n - 1).sum()) - (1 - power)
 
-    low = float(bars.max()) + margin
-    high = float(bars.max()) + float(stats.t.ppf((1 + power) / 2, n - 1)) * error
+    # a little more than the two must hold between, for rounding
+    low = float(bars.max()) + margin - 1e-6 * error
+    high = float(bars.max()) + (float(stats.t.ppf((1 + power) / 2, n - 1)) + 1e-6) * error
     return float(optimize.brentq(too_often_missed, low, high))
 
 
