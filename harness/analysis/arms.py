@@ -1,6 +1,6 @@
 """Which trials make one arm, and the times of its runs: one per seed, and one in all where seeds change nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -241,11 +241,20 @@ def arms(frames: Frames, *, target: float, unit: Unit = "steps", by: Sequence[st
         raise UsageError(f"unit={unit}; choose steps or seconds")
     names = by_or_swept(frames.trials, by)
     runs = _runs(frames, target, unit, names)
-    return [_arm(str(label), group, names) for label, group in runs.groupby("arm", observed=True, sort=True)]
+    starts = np.flatnonzero(~runs["arm"].duplicated().to_numpy())
+    # one array a column, sliced by arm: a frame for each of many arms would take most of the time
+    columns = {name: runs[name].to_numpy() for name in ("arm", "seed", "time", "run", "counted", "unfinished")}
+    columns |= {name: runs[name].to_numpy() for name in ("repeated", "mixed")}
+    first = runs.iloc[starts]
+    choices = [first[name].astype(object).tolist() for name in names]
+    return [
+        _arm({name: column[start:end] for name, column in columns.items()}, dict(zip(names, values, strict=True)))
+        for start, end, *values in zip(starts, [*starts[1:], len(runs)], *choices, strict=True)
+    ]
 
 
 def _runs(frames: Frames, target: float, unit: Unit, names: Sequence[str]) -> pd.DataFrame:
-    """The trials with arm, time, and whether they are scored, counted, repeated; in order of arm and seed."""
+    """The trials in order of arm and seed, with the time of each and what it counts as."""
     trials = frames.trials
     times = _first(frames, target)[unit]
     budget = budget_of(frames, unit)
@@ -259,9 +268,15 @@ def _runs(frames: Frames, target: float, unit: Unit, names: Sequence[str]) -> pd
     )
     # unfinished ones first, so that the last of a seed is a scored one if there is any
     runs = runs.sort_values(["arm", "seed", "scored", "measured_at", "trial_id"], kind="stable", ignore_index=True)
-    same = runs.duplicated(["arm", "seed"], keep="last")
-    seeds = runs.groupby(["arm", "seed"], observed=True, sort=False)
-    return runs.assign(last=~same, keys=seeds["trial_key"].transform("nunique"))
+    last = ~runs.duplicated(["arm", "seed"], keep="last")
+    keys = runs.groupby(["arm", "seed"], observed=True, sort=False)["trial_key"].transform("nunique")
+    return runs.assign(
+        counted=last & runs["scored"],
+        unfinished=last & ~runs["scored"],
+        repeated=~last & runs["scored"],
+        mixed=keys > 1,
+        seed=runs["seed"].to_numpy(dtype=np.int64),
+    )
 
 
 def _run_ids(trials: pd.DataFrame) -> "np.ndarray[Any, np.dtype[np.object_]]":
@@ -275,18 +290,18 @@ def _run_ids(trials: pd.DataFrame) -> "np.ndarray[Any, np.dtype[np.object_]]":
     return ids.where(~unknown, trials["trial_id"].astype(object)).to_numpy()
 
 
-def _arm(label: str, group: pd.DataFrame, names: Sequence[str]) -> Arm:
-    counted = group[group["last"] & group["scored"]]
-    times = counted["time"].to_numpy(dtype=float)
-    effective = times[~counted["run"].duplicated().to_numpy()]
-    first = group.iloc[0]
+def _arm(runs: Mapping[str, Any], choices: dict[str, Any]) -> Arm:
+    """From the columns of one arm's trials."""
+    counted = runs["counted"]
+    times, ids = runs["time"][counted], runs["run"][counted]
+    _, distinct = np.unique(ids.astype(str), return_index=True)
     return Arm(
-        label=label,
-        choices={name: first[name] for name in names},
-        seeds=counted["seed"].to_numpy(dtype=np.int64),
+        label=str(runs["arm"][0]),
+        choices=choices,
+        seeds=runs["seed"][counted],
         times=times,
-        times_effective=effective,
-        unfinished=int((group["last"] & ~group["scored"]).sum()),
-        repeated=int((group["scored"] & ~group["last"]).sum()),
-        mixed=bool((group["keys"] > 1).any()),
+        times_effective=times[np.sort(distinct)],
+        unfinished=int(runs["unfinished"].sum()),
+        repeated=int(runs["repeated"].sum()),
+        mixed=bool(runs["mixed"].any()),
     )

@@ -50,37 +50,49 @@ def probability_of_improvement(a: Numbers, b: Numbers, level: float = 0.95) -> I
         b: (n,).
         level: of the interval.
     """
-    left, right = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    m, n = len(left), len(right)
+    m, n = np.size(a), np.size(b)
     if m == 0 or n == 0:
         return Improvement(float("nan"), None, 1.0, m, n)
-    ranks = stats.rankdata(np.concatenate([left, right]))
+    shares, p_values = wins(np.asarray(a, dtype=float)[None], b)
+    low, high = newcombe(shares, m, n, level)
+    return Improvement(float(shares[0]), Interval(float(low[0]), float(high[0])), float(p_values[0]), m, n)
+
+
+def wins(a: Array, b: Numbers) -> tuple[Array, Array]:
+    """Share of pairs in which a run of an arm is smaller than one of b, ties half, and its p value, for many arms.
+
+    Args:
+        a: (A, m), m at least 1.
+        b: (n,), n at least 1.
+
+    Returns:
+        shares and p values, each (A,).
+    """
+    right = np.asarray(b, dtype=float)
+    (arms, m), n = a.shape, len(right)
+    ranks = stats.rankdata(np.concatenate([a, np.broadcast_to(right, (arms, n))], axis=1), axis=1)
     # U counts the pairs in which a run of b is larger
-    u = float(m * n + m * (m + 1) / 2 - ranks[:m].sum())
-    probability = u / (m * n)
-    low, high = newcombe(np.array([probability]), m, n, level)
-    interval = Interval(float(low[0]), float(high[0]))
-    return Improvement(probability, interval, _mann_whitney_p(ranks, m), m, n)
+    u = m * n + m * (m + 1) / 2 - ranks[:, :m].sum(axis=1)
+    return u / (m * n), np.array([_mann_whitney_p(row, m) for row in ranks])
 
 
 def _mann_whitney_p(ranks: Array, m: int) -> float:
     """Two-sided: twice the smaller tail, at most 1."""
     n = len(ranks) - m
-    # midranks are halves, so that twice a midrank is whole
-    doubled = np.rint(2 * ranks).astype(np.int64)
-    observed = int(doubled[:m].sum())
     if m + n <= EXACT_RUNS:
+        # midranks are halves, so that twice a midrank is whole
+        doubled = (2 * ranks).astype(np.int64)
         # the smaller arm has the shorter table
-        few = doubled[:m] if m <= n else doubled[m:]
-        shares = _rank_sum_distribution(tuple(np.sort(doubled).tolist()), len(few))
-        observed = int(few.sum())
+        observed = int(doubled[:m].sum() if m <= n else doubled[m:].sum())
+        doubled.sort()
+        shares = _rank_sum_distribution(tuple(doubled.tolist()), min(m, n))
         tails = shares[: observed + 1].sum(), shares[observed:].sum()
         return float(min(1.0, 2 * min(tails)))
     p = stats.mannwhitneyu(ranks[:m], ranks[m:], method="asymptotic").pvalue
     return 1.0 if np.isnan(p) else max(float(p), smallest_p(m, n))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _rank_sum_distribution(doubled: tuple[int, ...], m: int) -> Array:
     """Share of all choices of m of these numbers with each sum; index: the sum."""
     ways = np.zeros((m + 1, sum(doubled[len(doubled) - m :]) + 1))

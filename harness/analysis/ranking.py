@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.arms import Arm, Unit, arms, budget_of, by_or_swept
-from harness.analysis.comparison import can_be_significant, holm, probability_of_improvement, smallest_p
-from harness.analysis.intervals import Sampling, mean_intervals, wilson
+from harness.analysis.comparison import can_be_significant, holm, smallest_p, wins
+from harness.analysis.intervals import Sampling, mean_intervals, newcombe, wilson
 from harness.analysis.survival import median_time, restricted
 from harness.errors import UsageError
 from harness.reading import Frames
@@ -123,12 +123,16 @@ def _times(found: Sequence[Arm], budget: float, sampling: Sampling) -> pd.DataFr
 def _intervals(found: Sequence[Arm], budget: float, sampling: Sampling) -> tuple[Any, Any]:
     """BCa intervals of the restricted means; arms with equally many runs in one go."""
     low, high = np.full(len(found), np.nan), np.full(len(found), np.nan)
-    sizes = np.array([arm.n_effective for arm in found], dtype=np.int64)
-    for size in np.unique(sizes[sizes > 1]):
-        which = np.flatnonzero(sizes == size)
-        values = np.stack([restricted(found[int(index)].times_effective, budget) for index in which])
-        low[which], high[which] = mean_intervals(values, sampling)
+    for which in _by_size(found).values():
+        values = np.stack([found[index].times_effective for index in which])
+        low[which], high[which] = mean_intervals(restricted(values, budget), sampling)
     return low, high
+
+
+def _by_size(found: Sequence[Arm]) -> dict[int, Any]:
+    """Number of runs that differ, if any -> the arms that have so many: what is done to them is done in one go."""
+    sizes = np.array([arm.n_effective for arm in found], dtype=np.int64)
+    return {int(size): np.flatnonzero(sizes == size) for size in np.unique(sizes[sizes > 0])}
 
 
 def _reference(found: Sequence[Arm], reference: str | None) -> int | None:
@@ -146,43 +150,48 @@ def _reference(found: Sequence[Arm], reference: str | None) -> int | None:
 
 def _compared(found: Sequence[Arm], position: int, comparisons: int, level: float) -> pd.DataFrame:
     """Each arm against the reference."""
-    rows = []
-    for index, arm in enumerate(found):
-        if index == position or not len(arm.times):
-            rows.append(dict.fromkeys(_COMPARED[:-1], np.nan))
-            continue
-        found_here = probability_of_improvement(arm.times_effective, found[position].times_effective, level)
-        assert found_here.interval is not None
-        ends = (found_here.interval.low, found_here.interval.high)
-        rows.append(dict(zip(_COMPARED[:-1], (found_here.probability, *ends, found_here.p), strict=True)))
-    table = pd.DataFrame(rows, columns=list(_COMPARED[:-1]), dtype=float)
-    return table.assign(p_holm=holm(table["p"].to_numpy(), family=comparisons))
+    base, table = found[position].times_effective, np.full((len(found), len(_COMPARED)), np.nan)
+    for size, which in _by_size(found).items():
+        others = which[which != position]
+        if len(others):
+            shares, p_values = wins(np.stack([found[index].times_effective for index in others]), base)
+            ends = newcombe(shares, size, len(base), level)
+            table[others, :4] = np.column_stack([shares, *ends, p_values])
+    table[:, 4] = holm(table[:, 3], family=comparisons)
+    return pd.DataFrame(table, columns=list(_COMPARED))
 
 
 def _verdicts(
     found: Sequence[Arm], table: pd.DataFrame, position: int, comparisons: int, level: float, *, picked: bool
 ) -> list[str]:
-    base = found[position].n_effective
+    """The word for each arm."""
+    base, p_holm, share = found[position].n_effective, table["p_holm"].to_numpy(), table["improvement"].to_numpy()
     testable = [can_be_significant(arm.n_effective, base, level, comparisons) for arm in found]
-    verdicts = []
-    for index, arm in enumerate(found):
-        if not len(arm.times):
-            verdicts.append("no finished run")
-        elif not np.isfinite(arm.times).any():
-            verdicts.append(f"never in {len(arm.times)} of {len(arm.times)}")
-        elif index == position:
-            others = [other for other in range(len(found)) if other != position and len(found[other].times)]
-            separated = [bool(table["p_holm"][other] <= 1 - level) for other in others]
-            verdicts.append(_reference_verdict(arm, separated, [testable[other] for other in others], picked=picked))
-        elif arm.n_effective == 1:
-            verdicts.append("one run in effect")
-        elif not testable[index]:
-            verdicts.append("n too small to tell")
-        elif table["p_holm"][index] > 1 - level:
-            verdicts.append("not separated")
-        else:
-            verdicts.append("better" if table["improvement"][index] > 0.5 else "worse")
+    separated = p_holm <= 1 - level
+    verdicts = [
+        _verdict(arm, testable=can, separated=apart, better=part > 0.5)
+        for arm, can, apart, part in zip(found, testable, separated.tolist(), share.tolist(), strict=True)
+    ]
+    if not verdicts[position].startswith("never"):
+        others = [index for index, arm in enumerate(found) if index != position and len(arm.times)]
+        verdicts[position] = _reference_verdict(
+            found[position], [bool(separated[i]) for i in others], [testable[i] for i in others], picked=picked
+        )
     return verdicts
+
+
+def _verdict(arm: Arm, *, testable: bool, separated: bool, better: bool) -> str:
+    if not len(arm.times):
+        return "no finished run"
+    if not np.isfinite(arm.times).any():
+        return f"never in {len(arm.times)} of {len(arm.times)}"
+    if arm.n_effective == 1:
+        return "one run in effect"
+    if not testable:
+        return "n too small to tell"
+    if not separated:
+        return "not separated"
+    return "better" if better else "worse"
 
 
 def _reference_verdict(arm: Arm, separated: list[bool], testable: list[bool], *, picked: bool) -> str:
