@@ -159,8 +159,8 @@ def _check(case: _Case, function: Conv2d, reference: Conv2d, draw: Draw, allowed
         # not error > limit, which no NaN is
         if not error <= limit:
             raise WrongKernelError(
-                f"kernel check: the {name} of {case.name} {tuple(case.shape)} differs from torch's by {error:.3g} of the "
-                f"largest value, {limit:.3g} is allowed; train with kernel=torch and report this"
+                f"kernel check: the {name} of {case.name} {tuple(case.shape)} differs from torch's by {error:.3g} of "
+                f"the largest value, {limit:.3g} is allowed; train with kernel=torch and report this"
             )
         worst = max(worst, error)
     return worst

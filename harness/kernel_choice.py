@@ -26,7 +26,7 @@ def check(config: TrialConfig, target: torch.device) -> None:
             f"kernel={name}: Triton is not installed ({error}); install triton (Linux), or choose kernel=torch"
         ) from error
     try:
-        launch.require_device(target)
+        launch.require_device(target, precision(config))
     except RuntimeError as error:
         raise UsageError(f"kernel={name} device={target.type}: {error}; or choose kernel=torch") from error
 

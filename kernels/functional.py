@@ -38,7 +38,7 @@ def conv2d(
         padding: zeros at each side: one number, a pair, ``"valid"`` or ``"same"``.
         dilation: one number or a pair.
         groups: number of independent parts of the channels.
-        precision: of float32 products: ``ieee`` (exact but for rounding), ``tf32``, ``tf32x3``; no matter for other types.
+        precision: of float32 products: ``ieee`` (exact but for rounding), ``tf32`` or ``tf32x3``.
 
     Returns:
         (N, K, P, Q) or (K, P, Q), in the layout that torch would give.

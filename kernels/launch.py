@@ -21,12 +21,14 @@ EPILOGUES = {"none": 0, "relu": 1, "pool_relu": 2}
 _LARGEST = 2**31 - 1
 
 
-def require_device(device: torch.device) -> None:
+def require_device(device: torch.device, precision: str) -> None:
     """Refuse a device that the kernels do not run on.
 
     Raises:
-        ConvolutionError: neither a GPU nor, under the interpreter, a CPU.
+        ConvolutionError: neither a GPU nor, under the interpreter, a CPU; or a precision that the GPU has not.
     """
+    if device.type == "cuda" and torch.version.hip and precision == "tf32x3":
+        raise ConvolutionError("precision=tf32x3 is not there on AMD GPUs; choose ieee or tf32")
     if device.type == "cuda" or (device.type == "cpu" and tk.INTERPRETED):
         return
     raise ConvolutionError(
@@ -62,7 +64,7 @@ def forward(
     Returns:
         y (M, N, K, P, Q), halved by pooling, and the winners uint8 of the same shape if there is pooling.
     """
-    require_device(x.device)
+    require_device(x.device, precision)
     shape, channels_last = output_shape(x, weight, window, epilogue), output_channels_last(x, weight)
     y = allocate(shape, x, channels_last=channels_last)
     pools = epilogue == EPILOGUES["pool_relu"]
@@ -110,7 +112,7 @@ def input_gradient(
     Returns:
         dx (M, N, C, H, W), or (1, N, C, H, W) if shared.
     """
-    require_device(dy.device)
+    require_device(dy.device, precision)
     models, images, channels = max(dy.shape[0], weight.shape[0]), dy.shape[1], weight.shape[2] * window.groups
     add_up = shared and models > 1
     shape = (models, images, channels, *image)
@@ -124,8 +126,8 @@ def input_gradient(
     if grid:
         _start(
             tk.input_gradient_kernel, grid, choice, dy, gate, packed, dx, images, _model_stride(dy),
-            _model_stride(gate), _model_stride(packed), G=geometry, DY=_image_strides(dy), GATE=_image_strides(gate), DX=_image_strides(dx),
-            TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision,
+            _model_stride(gate), _model_stride(packed), G=geometry, DY=_image_strides(dy),
+            GATE=_image_strides(gate), DX=_image_strides(dx), TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision,
         )  # fmt: skip
     if not add_up:
         return dx
@@ -162,7 +164,7 @@ def weight_gradient(
     Returns:
         (M, K, C / groups, R, S) and (M, K).
     """
-    require_device(x.device)
+    require_device(x.device, precision)
     models = max(x.shape[0], dy.shape[0])
     shape = (models, *filters)
     weight_out = allocate(shape, dy, channels_last=channels_last) if needs[0] else None

@@ -9,6 +9,7 @@ minutes on two cores, --quick (the article's network) one.
 
 import argparse
 import itertools
+import multiprocessing
 import os
 import re
 import subprocess
@@ -138,7 +139,7 @@ def recorded() -> Iterator[list[Launch]]:
     def note(kernel: Any, _programs: int, choice: tiles.Choice, *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
         found.append(_launch(kernel, choice, arguments, constants))
 
-    with mock.patch.object(launch, "_start", note), mock.patch.object(launch, "require_device", lambda _device: None):
+    with mock.patch.object(launch, "_start", note), mock.patch.object(launch, "require_device", return_value=None):
         yield found
 
 
@@ -275,15 +276,18 @@ def compile_all(wanted: Sequence[Launch], targets: Sequence[str], *, processes: 
     tasks = [(one, target) for target in targets for one in wanted]
     outcomes: list[Outcome] = []
     complaints: list[str] = []
-    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, {"TRITON_CACHE_DIR": cache}):
-        with ProcessPoolExecutor(processes) as pool:
-            for count, found in enumerate(pool.map(compile_one, tasks, chunksize=4), start=1):
-                if sys.stderr.isatty():
-                    print(f"{count} of {len(tasks)}", end="\r", file=sys.stderr, flush=True)
-                if isinstance(found, str):
-                    complaints.append(found)
-                elif found is not None:
-                    outcomes.append(found)
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        mock.patch.dict(os.environ, {"TRITON_CACHE_DIR": cache}),
+        ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool,
+    ):
+        for count, found in enumerate(pool.map(compile_one, tasks, chunksize=4), start=1):
+            if sys.stderr.isatty():
+                print(f"{count} of {len(tasks)}", end="\r", file=sys.stderr, flush=True)
+            if isinstance(found, str):
+                complaints.append(found)
+            elif found is not None:
+                outcomes.append(found)
     return outcomes, complaints
 
 

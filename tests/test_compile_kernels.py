@@ -1,0 +1,75 @@
+"""Every kernel compiles for GPUs that are not here, without spills, within their memory, on their matrix units."""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kernels import tiles
+
+ROOT = Path(__file__).parent.parent
+pytest.importorskip("triton", reason="Triton is there for Linux only")
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    yield importlib.import_module("compile_kernels")
+    sys.path.remove(str(ROOT / "scripts"))
+
+
+def faults(script: ModuleType, launches: list, targets: list[str]) -> list[str]:
+    outcomes, complaints = script.compile_all(launches, targets, processes=1)
+    expected = sum(1 for one in launches for target in targets if (one.kind, target) != (tiles.TF32X3, "gfx942"))
+    assert len(outcomes) + len(complaints) == expected
+    return complaints + [f"{script._describe(o.launch)} on {o.target}: {f}" for o in outcomes for f in o.faults]
+
+
+def few(script: ModuleType) -> list:
+    """Of the article's network, the launches of conv2 with pooling, in every arithmetic: they need most registers."""
+    layer = script.ARTICLE[1]
+    return [one for one in script.launches([layer]) if dict(one.constants).get("EPILOGUE") == 2]
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+def test_the_hungriest_kernels_fit_each_gpu(script: ModuleType, target: str) -> None:
+    launches = few(script)
+    assert {one.kind for one in launches} == {tiles.FMA, tiles.TF32, tiles.TF32X3, tiles.HALF}
+    assert {one.kernel for one in launches} == {"forward_kernel", "input_gradient_kernel", "weight_gradient_kernel"}
+    assert faults(script, launches, [target]) == []
+
+
+@pytest.mark.slow
+def test_every_kernel_fits_every_gpu(script: ModuleType) -> None:
+    assert faults(script, script.launches(script.all_layers()), list(script.TARGETS)) == []
+
+
+def test_every_tile_of_the_table_is_compiled(script: ModuleType) -> None:
+    """The shapes that are recorded call for each choice that there is."""
+    kernels = {
+        tiles.FORWARD: "forward_kernel",
+        tiles.INPUT_GRADIENT: "input_gradient_kernel",
+        tiles.WEIGHT_GRADIENT: "weight_gradient_kernel",
+    }
+    wanted = {(kernels[operation], kind, choice) for operation, kind, choice in tiles.choices()}
+    recorded = {(one.kernel, one.kind, one.choice) for one in script.launches(script.all_layers())}
+    assert wanted <= recorded, wanted - recorded
+
+
+def test_a_tile_that_is_too_large_is_noticed(script: ModuleType) -> None:
+    (launch, *_) = [one for one in few(script) if one.kernel == "input_gradient_kernel" and one.kind == tiles.TF32]
+    large = tiles.Choice(tiles.Tile(256, 32, 128), 4, 4)
+    constants = tuple((name, large.tile if name == "TILE" else value) for name, value in launch.constants)
+    found = faults(script, [dataclasses.replace(launch, choice=large, constants=constants)], ["sm_80"])
+    assert any("spills" in fault for fault in found), found
+
+
+def test_unused_matrix_units_are_noticed(script: ModuleType) -> None:
+    (launch, *_) = [one for one in few(script) if one.kernel == "forward_kernel" and one.kind == tiles.TF32]
+    exact = tuple((name, "ieee" if name == "PRECISION" else value) for name, value in launch.constants)
+    found = faults(script, [dataclasses.replace(launch, constants=exact)], ["sm_90"])
+    assert any("matrix" in fault for fault in found), found
