@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +143,7 @@ def _unit(key: str, device: str, rows: Sequence[Row]) -> Unit:
     )
 
 
+@lru_cache(maxsize=100_000)
 def arm_of(config: str, device: str) -> str:
     """Hash of a trial's config (JSON) without its seed, its names and what does not change its result."""
     parts = json.loads(config)

@@ -56,7 +56,8 @@ def reported(deviation: float, n: int, *, threshold: float, comparisons: int, al
     """
     separated = detectable(deviation, n, comparisons=comparisons, alpha=alpha, power=power)
     error = deviation / math.sqrt(n)
-    if math.isinf(separated) or error == 0:
+    if math.isinf(separated) or error <= 1e-9 * threshold:
+        # no noise, or that of rounding
         return max(separated, threshold)
     margin = float(stats.t.ppf(power, n - 1)) * error
     bars = np.array([separated - margin, threshold])
