@@ -47,7 +47,7 @@ def text_of(value: Any) -> str:  # noqa: ANN401 - whatever a column of choices h
     """A choice as a reader sees it: numbers short, null as ``none``."""
     if pd.isna(value):
         return "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def described(arms: Arms) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def _diagnosis(group: pd.DataFrame) -> str:
     of_kind = group[group["verdict"] == kind]
     reason = of_kind["verdict_reason"].dropna()
     text = f"{kind}: {reason.mode().iloc[0]}" if len(reason) else str(kind)
-    return text if len(text) <= _MOST_REASON else f"{text[:_MOST_REASON - 3]}..."
+    return text if len(text) <= _MOST_REASON else f"{text[: _MOST_REASON - 3]}..."
 
 
 def filters(arms: Arms, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -141,7 +141,7 @@ function drawSurvival(arms, all) {
     const names = never.slice(0, 12).map((arm) => escaped(shortened(arm.name))).join("<br>");
     const rest = never.length > 12 ? `<br>and ${never.length - 12} more` : "";
     traces.push({
-      x: [0, Math.max(...ends, 0) || entry.budget || 1], y: [1, 1], mode: "lines", name: "never",
+      x: [0, Math.max(...ends, 0) || 1], y: [1, 1], mode: "lines", name: "never",
       line: { color: cssColour("--soft"), width: 5 }, opacity: 0.55,
       hovertemplate: `<b>never within the budget: ${never.length}</b><br>${names}${rest}<extra></extra>`,
     });

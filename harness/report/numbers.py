@@ -14,7 +14,9 @@ Number = float | int | None
 
 def kept(values: Iterable[Any], digits: int = _KEPT_DIGITS) -> list[Number]:
     """Numbers for JSON: ``digits`` significant ones, whole numbers as such, None for NaN, infinities and nulls."""
-    return [_rounded(value, digits) for value in pd.array(list(values), dtype="Float64").to_numpy(float, na_value=math.nan)]
+    return [
+        _rounded(value, digits) for value in pd.array(list(values), dtype="Float64").to_numpy(float, na_value=math.nan)
+    ]
 
 
 def one(value: Any, digits: int = _KEPT_DIGITS) -> Number:  # noqa: ANN401 - numbers and nulls of Python, numpy, pandas

@@ -148,7 +148,7 @@ function rankingRow(row, arm, isDrawn, scale, reference) {
     "tr",
     { class: isDrawn ? "drawn" : "undrawn", "data-arm": arm.id },
     element("td", { class: "key" }, element("label", {}, box, swatch(arm))),
-    element("td", { class: "number" }, String(row.rank)),
+    element("td", { class: "number" }, shown(row.rank)),
     element("th", { scope: "row", class: "name" }, arm.name),
     element("td", { class: `verdict ${row.kind}` }, row.verdict),
     element("td", { class: "number" }, `${row.reached} of ${row.n}`),

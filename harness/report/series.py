@@ -105,7 +105,11 @@ def heat(frames: Frames, arms: Arms) -> tuple[dict[int, dict[str, Any]], tuple[i
         powers = np.log10(cells["ratio"].to_numpy()).clip(_LOWEST_POWER, _HIGHEST_POWER)
     cells = cells.assign(power=powers)
     finite = powers[np.isfinite(powers)]
-    span = (math.floor(finite.min()), max(math.ceil(finite.max()), math.floor(finite.min()) + 1)) if len(finite) else (-1, 0)
+    span = (
+        (math.floor(finite.min()), max(math.ceil(finite.max()), math.floor(finite.min()) + 1))
+        if len(finite)
+        else (-1, 0)
+    )
     return {arm: _heat_of(rows) for arm, rows in _by_arm(cells)}, span
 
 

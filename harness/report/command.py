@@ -1,0 +1,65 @@
+"""The report as it is typed: a folder in, one file or standard output."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.report.content import content
+from harness.report.folder import read
+from harness.report.page import html
+from harness.report.text import as_json, markdown
+
+_FORMS = {"html": html, "md": markdown, "json": as_json}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.report",
+        description="Report what a results folder shows: ranking, curves, speed, causes, completeness.",
+        epilog="Exit codes: 0 ok, 2 nothing to report or a wrong command. What cannot be read is named on standard error.",
+    )
+    parser.add_argument("folder", nargs="?", default="results", metavar="DIR", help="results.dir of a run (results)")
+    parser.add_argument(
+        "--format", choices=list(_FORMS), default="html", help="html: one self-contained page (default)"
+    )
+    parser.add_argument("--output", metavar="FILE", help="default: DIR/report.html; md and json: standard output")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns its exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        _run(Path(options.folder), options.format, options.output)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(folder: Path, form: str, output: str | None) -> None:
+    frames, problems = read(folder)
+    for line in problems:
+        print(f"warning: {line}", file=sys.stderr)
+    text = _FORMS[form](content(frames, folder, problems))
+    if output is None and form != "html":
+        print(text, end="")
+        return
+    path = Path(output) if output is not None else folder / "report.html"
+    _write(path, text)
+    print(path)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(
+            f"--output {path}: cannot be written ({reason}); name a file in a folder that exists"
+        ) from error

@@ -1,0 +1,55 @@
+"""A results folder read for a report, with a line for each thing in it that could not be used or needs care."""
+
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.errors import UsageError
+from harness.reading import Frames, files, load
+from harness.schema import SCHEMA_VERSION, schema
+
+_CURVES = ("trial_id", "step", "train_time_s", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+_LAYERS = (
+    *("trial_id", "parameter", "step", "weight_norm", "update_norm", "bit_equal"),
+    *("output_moment", "output_moment_theory", "gradient_gain", "gradient_gain_theory"),
+)
+
+
+def read(folder: Path) -> tuple[Frames, list[str]]:
+    """The frames of a folder, and what is wrong with its files, a line each.
+
+    Raises:
+        UsageError: there is nothing to report.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; give the results.dir of a run")
+    trials = [name for name in schema("trials").names if name != "config"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        frames = load(folder, columns={"trials": trials, "curves": _CURVES, "layers": _LAYERS}, categories=True)
+    problems = [" ".join(str(item.message).split()) for item in caught]
+    if frames.trials.empty:
+        unread = f" ({len(problems)} of its files cannot be read: {problems[0]})" if problems else ""
+        raise UsageError(f"{folder}: no readable trial in it{unread}; give the results.dir of a run that has ended")
+    return frames, problems + _versions(folder)
+
+
+def _versions(folder: Path) -> list[str]:
+    """A line if files of several schema versions are read together."""
+    counts = Counter(version for path in files(folder, "trials") if (version := _version(path)) is not None)
+    if len(counts) < 2:
+        return []
+    found = ", ".join(f"{count} of version {version}" for version, count in sorted(counts.items()))
+    return [f"{folder}: mixed schema versions in trials ({found}); columns that a version lacks are empty"]
+
+
+def _version(path: Path) -> int | None:
+    """None for a file that is skipped anyway."""
+    try:
+        text = (pq.read_metadata(path).metadata or {}).get(b"initbench.schema_version", b"").decode()
+    except (pa.ArrowException, OSError):
+        return None
+    return int(text) if text.isdigit() and 1 <= int(text) <= SCHEMA_VERSION else None
