@@ -5,7 +5,13 @@ BIN := $(VENV)/bin
 # Both learning rates of the article: 1e-4 is in its listing, 1e-6 is what its printed figures need.
 RUN_ARGS ?= experiment=article init=zero,glorot optimizer.lr=1e-4,1e-6
 
-.PHONY: run test lint clean
+# make nightly: on the GPU; NIGHTLY_DEVICE=cpu NIGHTLY_SIZE=small tests the job itself.
+NIGHTLY_DEVICE ?= cuda
+NIGHTLY_SIZE ?= full
+NIGHTLY_FOLDER ?= outputs/nightly
+NIGHTLY_BASELINES ?= outputs/baselines
+
+.PHONY: run test lint nightly clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m harness.run -m $(RUN_ARGS)
@@ -17,6 +23,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+nightly: $(VENV)/.installed-dev
+	$(BIN)/python scripts/nightly.py --device "$(NIGHTLY_DEVICE)" --size "$(NIGHTLY_SIZE)" \
+		--folder "$(NIGHTLY_FOLDER)" --baselines "$(NIGHTLY_BASELINES)"
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "error: no '$(PYTHON)' found; install Python 3.11, 3.12 or 3.13, or name one: make PYTHON=python3.12"; exit 2; }

@@ -1,0 +1,147 @@
+"""The nightly job: acceptance of the GPU, a sweep, the comparison with the promoted baseline, the report.
+
+Usage: python scripts/nightly.py [--device cuda|cpu] [--size full|small] [--folder DIR] [--baselines DIR] [--name NAME]
+
+Each night gets a folder of its own below --folder: results, report.html, summary.md, comparison.json and junit.xml. The
+first night has nothing to compare with and becomes the baseline; `python -m harness.compare promote RESULTS --force`
+replaces it when a change is wanted. Thresholds that `python -m harness.compare --calibrate` wrote are used if they
+lie beside the baseline as NAME.thresholds.json. On GitHub the summary becomes the job's.
+
+Exit code 0: nothing got worse, or that cannot be told (a warning says so); 1: something got worse or failed; 2: an
+error, such as another machine than the baseline's. ``--size small`` is for testing this script: a small network, and
+speed that counts from a factor of four.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PYTHON = sys.executable
+OK, WORSE, ERROR, INCONCLUSIVE = 0, 1, 2, 3
+# full: 4 arms (2 on a CPU, which has no Triton) of 6 measures each need 10 seeds to be separated at all
+SWEEPS = {
+    "full": ["init=glorot,he", "seed=range(0,12)"],
+    "small": ["init=glorot,he", "seed=range(0,8)", "model=mlp", "train.steps=12", "train.batch_size=50"],
+}
+KERNELS = {"cuda": "kernel=torch,triton_fused", "cpu": "kernel=torch"}
+SMALL_THRESHOLD = "images_per_s=300%"
+
+
+@dataclass(frozen=True)
+class Night:
+    """What was asked for, and where this night's files go."""
+
+    device: str
+    size: str
+    folder: Path
+    baselines: Path
+    name: str
+
+    @property
+    def results(self) -> Path:
+        """The results folder."""
+        return self.folder / "results"
+
+
+def call(*arguments: object) -> int:
+    """Python with these arguments; its exit code."""
+    print(f"$ python {' '.join(map(str, arguments))}", flush=True)
+    return subprocess.run([PYTHON, *map(str, arguments)], check=False).returncode
+
+
+def accept(night: Night) -> int:
+    """The GPU's acceptance; skipped, and said so, where there is none to accept."""
+    if night.device == "cpu":
+        print("SKIPPED gpu_acceptance: --device cpu, no GPU is accepted tonight", flush=True)
+        return OK
+    return call(ROOT / "scripts/gpu_acceptance.py", "--device", night.device)
+
+
+def sweep(night: Night) -> int:
+    """The trials."""
+    line = ["experiment=nightly", f"device={night.device}", KERNELS[night.device], *SWEEPS[night.size]]
+    return call("-m", "harness.run", "-m", *line, f"results.dir={night.results}")
+
+
+def report(night: Night) -> int:
+    """The page, and its short form for the summary; whatever goes wrong with them is an error."""
+    page = call("-m", "harness.report", night.results, "--output", night.folder / "report.html")
+    short = call("-m", "harness.report", night.results, "--format", "md", "--output", night.folder / "report.md")
+    return ERROR if page or short else OK
+
+
+def compare(night: Night) -> int:
+    """Against the baseline; the first night becomes it."""
+    place = ["--baselines", night.baselines]
+    if not (night.baselines / night.name).exists():
+        code = call("-m", "harness.compare", "promote", night.results, *place, "--name", night.name)
+        said = f"## Comparison: none\n\nThe first night: these results are now the baseline {night.name}.\n"
+        (night.folder / "comparison.md").write_text(said if code == OK else "## Comparison: error\n")
+        print(said if code == OK else "no baseline was made", flush=True)
+        return code
+    kept = night.baselines / f"{night.name}.thresholds.json"
+    options: list[object] = ["--thresholds", kept] if kept.exists() else []
+    options += ["--threshold", SMALL_THRESHOLD] if night.size == "small" else []
+    for form, file in (("markdown", "comparison.md"), ("json", "comparison.json"), ("junit", "junit.xml")):
+        options += [f"--{form}", night.folder / file]
+    return call("-m", "harness.compare", night.name, night.results, *place, *options)
+
+
+def summarise(night: Night, codes: dict[str, int]) -> None:
+    """The steps, the comparison and the report as Markdown: a file, and the job's summary on GitHub."""
+    parts = ["# Nightly", "\n".join(f"- {step}: exit code {code}" for step, code in codes.items())]
+    parts += [path.read_text() for name in ("comparison.md", "report.md") if (path := night.folder / name).exists()]
+    text = "\n\n".join(parts) + "\n"
+    (night.folder / "summary.md").write_text(text)
+    if job := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(job).open("a") as file:
+            file.write(text)
+
+
+def verdict(codes: dict[str, int]) -> int:
+    """The exit code of the job: an error outweighs what got worse, and what cannot be told is green with a warning."""
+    if codes.get("comparison") == INCONCLUSIVE:
+        print("::warning title=Nightly comparison::inconclusive: neither shown to be worse nor to be as good")
+    red = {code for step, code in codes.items() if not (step == "comparison" and code == INCONCLUSIVE)} - {OK}
+    return OK if not red else WORSE if red == {WORSE} else ERROR
+
+
+def run(night: Night) -> int:
+    """All of it; a step that fails does not keep what was measured from being shown."""
+    codes = {"acceptance": accept(night)}
+    if codes["acceptance"] != ERROR:
+        codes["sweep"] = sweep(night)
+    if codes.get("sweep") in (OK, WORSE):
+        first = not (night.baselines / night.name).exists()
+        if not (first and any(codes.values())):
+            codes["comparison"] = compare(night)
+        codes["report"] = report(night)
+    summarise(night, codes)
+    code = verdict(codes)
+    print(f"nightly: {', '.join(f'{step} {found}' for step, found in codes.items())}: exit code {code}")
+    return code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command and run; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--size", choices=tuple(SWEEPS), default="full")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/nightly"), help="default: outputs/nightly")
+    parser.add_argument("--baselines", type=Path, default=Path("outputs/baselines"), help="default: outputs/baselines")
+    parser.add_argument("--name", help="of the baseline (default: nightly-DEVICE-SIZE)")
+    given = parser.parse_args(arguments)
+    folder = given.folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    folder.mkdir(parents=True)
+    name = given.name or f"nightly-{given.device}-{given.size}"
+    return run(Night(given.device, given.size, folder, given.baselines, name))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
