@@ -115,8 +115,9 @@ def failures(arms: Arms) -> list[dict[str, Any]]:
     bad = arms.trials[arms.trials["status"] != "ok"]
     rows = []
     keys = ["arm", "status", "error_type", "error_message"]
-    for (arm, status, kind, message), group in bad.groupby(keys, dropna=False, sort=True):
-        words = [str(part) for part in (kind, message) if not pd.isna(part)]
+    for key, group in bad.groupby(keys, dropna=False, sort=True):
+        arm, status, *reasons = _parts(key)
+        words = [str(part) for part in reasons if not pd.isna(part)]
         seeds = sorted({one(seed) or 0 for seed in group["seed"]})
         rows.append(
             {
@@ -129,6 +130,10 @@ def failures(arms: Arms) -> list[dict[str, Any]]:
             }
         )
     return sorted(rows, key=lambda row: (-row["n"], STATUSES.index(row["status"]) if row["status"] in STATUSES else 9))
+
+
+def _parts(key: Any) -> list[Any]:  # noqa: ANN401 - a group's key has the columns' types
+    return list(key)
 
 
 def _seeds(seeds: Sequence[float]) -> str:

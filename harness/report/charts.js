@@ -3,8 +3,8 @@
 
 const PRINT_WIDTH_PX = 660;
 const CONFIG = {
-  responsive: true, displaylogo: false, showTips: false,
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+  responsive: true, displaylogo: false, showTips: false, displayModeBar: "hover",
+  modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
 };
 // after Okabe and Ito, each darkened or lightened to stand out from the page by 3 to 1
 const COLOURS = {
@@ -63,6 +63,7 @@ function axis(title, more = {}) {
 function layout(x, y, more = {}) {
   return {
     xaxis: x, yaxis: y, showlegend: false, hovermode: "closest", dragmode: "zoom",
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: cssColour("--soft"), activecolor: cssColour("--ink") },
     margin: { l: 58, r: 12, t: 12, b: 48 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: cssColour("--ink") },
     hoverlabel: { bgcolor: cssColour("--panel"), bordercolor: cssColour("--line"), font: { color: cssColour("--ink"), size: 13 }, align: "left", namelength: -1 },
@@ -109,7 +110,7 @@ function drawCurves(arms) {
   const target = DATA.ranking[state.target].value;
   const line = { type: "line", xref: "paper", x0: 0, x1: 1, y0: target, y1: target, line: { color: cssColour("--soft"), width: 1, dash: "dot" } };
   const mark = {
-    text: `target ${target}`, xref: "paper", x: 1, xanchor: "right", y: byId("log-y").checked ? Math.log10(target) : target, yanchor: "bottom",
+    text: `target ${target}`, xref: "paper", x: 0, xanchor: "left", y: byId("log-y").checked ? Math.log10(target) : target, yanchor: "bottom",
     showarrow: false, font: { size: 12, color: cssColour("--soft") },
   };
   const aimed = metric === "test_accuracy" ? { shapes: [line], annotations: [mark] } : {};

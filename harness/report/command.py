@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from harness.errors import UsageError
 from harness.report.content import content
@@ -14,11 +15,18 @@ from harness.report.text import as_json, markdown
 _FORMS = {"html": html, "md": markdown, "json": as_json}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """One line for a wrong command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; python -m harness.report --help shows the options")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
         prog="python -m harness.report",
         description="Report what a results folder shows: ranking, curves, speed, causes, completeness.",
-        epilog="Exit codes: 0 ok, 2 nothing to report or a wrong command. What cannot be read is named on standard error.",
+        epilog="Exit codes: 0 ok, 2 nothing to report or a wrong command. What cannot be read is named on stderr.",
     )
     parser.add_argument("folder", nargs="?", default="results", metavar="DIR", help="results.dir of a run (results)")
     parser.add_argument(
@@ -32,9 +40,6 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     try:
         options = _parser().parse_args(arguments)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    try:
         _run(Path(options.folder), options.format, options.output)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)

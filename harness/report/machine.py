@@ -22,7 +22,7 @@ def _timed(arms: Arms) -> pd.DataFrame:
 
 def _group_columns(trials: pd.DataFrame) -> list[str]:
     """Device and kernel, and of the others those that vary."""
-    return [name for name in _GROUPS if name in _ALWAYS or trials[name].nunique(dropna=False) > 1]
+    return [name for name in _GROUPS if name in _ALWAYS or len(trials[name].unique()) > 1]
 
 
 def _label(values: Sequence[Any], columns: Sequence[str]) -> str:

@@ -75,5 +75,5 @@ def listed(names: Sequence[str], most: int = 4) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """ "1 arm", "1,000 arms"."""
+    """Such as: 1 arm; 1,000 arms."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

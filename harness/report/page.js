@@ -174,6 +174,7 @@ function drawRanking(arms, selected) {
   byId("ranking").replaceChildren(...arms.map((arm) => rankingRow(rows.get(arm.id), arm, chosen.has(arm.id), scale, best)));
   byId("ranking-empty").hidden = arms.length > 0;
   byId("ranking-caption").textContent = entry.caption;
+  byId("ranking-notes").textContent = entry.notes.join(" ");
   byId("conclusion").textContent = entry.conclusion;
   byId("printed").textContent = `Target: ${entry.label}. Drawn: ${selected.length} of ${arms.length} arms that pass the filters, ${DATA.arms.length} in all.`;
 }

@@ -5,7 +5,6 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
-import plotly
 from markupsafe import Markup
 
 # nothing may be fetched, whatever a name in the results holds
@@ -48,7 +47,7 @@ def _own(name: str) -> str:
 
 def _plotly() -> str:
     """The smallest bundle that the installed package has; it must not end the script element either."""
-    folder = files(plotly) / "package_data"
+    folder = files("plotly") / "package_data"
     bundles = [
         entry for entry in folder.iterdir() if entry.name.startswith("plotly") and entry.name.endswith(".min.js")
     ]

@@ -1,4 +1,4 @@
-"""What the figures show, per arm: convergence, movement of tensors, signals by layer; thinned so that a page stays small."""
+"""What the figures show, per arm: convergence, movement of tensors, signals by layer; thinned to keep a page small."""
 
 import math
 from collections.abc import Iterator, Sequence

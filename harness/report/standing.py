@@ -1,6 +1,6 @@
 """The ranking of every target as the page shows it: rows of numbers, a verdict and its reason."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ def _differences(frames: Frames, entry: Ranking, by: Sequence[str]) -> dict[str,
     return differences
 
 
-def _verdict(row: dict[str, Any], entry: Ranking) -> str:
+def _verdict(row: Mapping[Any, Any], entry: Ranking) -> str:
     """The analysis' verdict; that of the best says that it is the best."""
     verdict = str(row["verdict"])
     if row["arm"] != entry.reference or verdict in ("only arm", "reference") or not row["successes"]:
@@ -105,7 +105,7 @@ def _kind(verdict: str) -> str:
     return "never" if verdict.startswith("never") else _KINDS.get(verdict, "unclear")
 
 
-def _why(row: dict[str, Any], own: dict[str, Any]) -> str:
+def _why(row: Mapping[Any, Any], own: dict[str, Any]) -> str:
     """The diagnosis, and how runs ended that did not end well."""
     bad = [f"{count} {status}" for status, count in own["statuses"].items() if status != "ok"]
     one_run = ["every seed gives the same run"] if row["n_effective"] == 1 < row["n"] else []

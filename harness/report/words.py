@@ -12,14 +12,15 @@ from harness.report.numbers import counted, listed, probability, shown, to
 
 METHOD = (
     "Mean steps to target: restricted mean, in which a run that never gets there counts with the whole budget. "
-    "Verdicts: two-sided exact Mann-Whitney tests against the best arm, adjusted by Holm for all pairs of arms, because "
-    "the data chose the best; level 0.05. Sooner than best: share of pairs of runs in which this arm is first, ties half."
+    "Verdicts: two-sided exact Mann-Whitney tests against the best arm, adjusted by Holm for all pairs of arms, for "
+    "the data chose the best; level 0.05. Sooner than best: share of pairs of runs in which this arm is first, ties "
+    "half."
 )
 
 
 def caption(entry: Ranking) -> str:
     """Above the ranking of a target."""
-    return f"Time to test accuracy {entry.target:g}, soonest first. {' '.join(entry.notes)}"
+    return f"Time to test accuracy {entry.target:g} in {entry.unit}, soonest first."
 
 
 def conclusion(entry: Ranking, every: Sequence[Ranking]) -> str:
@@ -36,10 +37,11 @@ def _winner(entry: Ranking) -> str:
     if not best["successes"]:
         return f"No arm reaches test accuracy {entry.target:g} {within}."
     interval = to(best["rmst_low"], best["rmst_high"])
+    runs = f"{best['successes']} of {counted(int(best['n']), 'run')}"
     sure = f" (95 % interval {interval})" if interval else " (no interval: its runs are all alike or only one)"
     return (
-        f"{entry.reference} is first to test accuracy {entry.target:g}: {best['successes']} of "
-        f"{counted(int(best['n']), 'run')} get there {within}, after {shown(best['rmst'])} {entry.unit} on average{sure}."
+        f"{entry.reference} is first to test accuracy {entry.target:g}: {runs} get there {within}, "
+        f"after {shown(best['rmst'])} {entry.unit} on average{sure}."
     )
 
 
@@ -58,8 +60,8 @@ def _sureness(entry: Ranking) -> str:
     possible = analysis.can_be_significant(fewest, fewest, comparisons=comparisons)
     least = min(1.0, analysis.smallest_p(fewest, fewest) * comparisons)
     limit = (
-        f"With as few as {counted(fewest, 'distinct run')} in an arm and {counted(comparisons, 'comparison')}, the smallest "
-        f"adjusted p is {probability(least)}"
+        f"With as few as {counted(fewest, 'distinct run')} in an arm and {counted(comparisons, 'comparison')}, "
+        f"the smallest possible adjusted p is {probability(least)}"
     )
     if not separated:
         return f"{limit}: {_cannot(possible=possible)}."
@@ -120,8 +122,8 @@ def planned(found: analysis.Completeness) -> list[str]:
     if len(named):
         total = {name: int(named[name].sum()) for name in ("planned", "recorded", "ok", "missing")}
         lines.append(
-            f"{counted(len(named), 'command')} planned {counted(total['planned'], 'trial')}: {total['recorded']:,} recorded, "
-            f"{total['ok']:,} ok, {total['missing']:,} missing."
+            f"{counted(len(named), 'command')} planned {counted(total['planned'], 'trial')}: "
+            f"{total['recorded']:,} recorded, {total['ok']:,} ok, {total['missing']:,} missing."
         )
     loose = int(sweeps.loc[sweeps["sweep_id"].isna(), "recorded"].sum())
     if loose:
