@@ -241,6 +241,19 @@ def test_a_trial_that_fails_in_the_candidate_alone_is_a_regression(status: str) 
     assert compared(theirs, ours).exit_code == 0
 
 
+def test_a_candidate_of_failures_alone_is_a_regression() -> None:
+    ours = [trial(seed) for seed in range(8)]
+    outcome = compared(ours, [{**row, "status": "error"} for row in ours])
+    assert (outcome.exit_code, len(outcome.failures), outcome.comparisons) == (1, 8, ())
+
+
+def test_a_candidate_that_was_killed_is_missing() -> None:
+    ours = [trial(seed) for seed in range(8)]
+    outcome = compared(ours, [*ours[:7], {**ours[7], "status": "killed"}])
+    assert outcome.exit_code == 2
+    assert "lacks 1 trial of BASE: init=glorot seed=7" in outcome.errors[0]
+
+
 def test_a_trial_that_diverges_counts_as_never_and_as_chance() -> None:
     ours = [trial(seed, test_accuracy_last=0.8) for seed in range(8)]
     theirs = [trial(seed, status="diverged", steps_to_target=[None] * 4, test_loss_last=math.nan) for seed in range(8)]

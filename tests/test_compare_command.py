@@ -334,3 +334,14 @@ def test_as_a_module_it_prints_its_help(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "Exit codes: 0 ok, 1 regression, 3 inconclusive, 2 error" in done.stdout
     assert "promote RESULTS" in done.stdout
+
+
+def test_a_bug_is_an_error_and_no_regression() -> None:
+    """Python itself would exit with 1."""
+    code = (
+        "import runpy, sys, harness.compare.command as command; command.resolve = None; "
+        "sys.argv[1:] = ['a', 'b']; runpy.run_module('harness.compare', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "TypeError" in done.stderr

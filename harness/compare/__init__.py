@@ -28,6 +28,10 @@ an arm's weights do not depend on the seed, its difference is exact (n = 1 in ef
 Where a program that gives the same bits in every repetition gives others now, that is a change of the program and no
 noise, and is said so; whether it is worse over other seeds is still judged by the rule above.
 
+What the test cannot know. Pairs of one night share the state of the machine: if it was slower that night, it was so for
+every seed, and no number of seeds tells that from a slower program. The level holds for noise that differs from pair
+to pair; a threshold for throughput must come from ``--calibrate`` over runs of several nights, whose drift it covers.
+
 A comparison without any difference cannot reject and is not counted by Holm, which costs no level: the test conditions
 on the sizes of the differences.
 

@@ -79,7 +79,7 @@ def notes(pairing: Pairing, names: Names, named: Mapping[str, str], *, different
     if different:
         lines = "; ".join(hardware_differences(pairing, names))
         yield f"{lines}. Throughput is not judged, and what changed in convergence may come from the machine."
-    for column, what in (("torch_version", "torch"), ("git_commit", "commit")):
+    for column, what in (("torch_version", "torch"), ("gpu_driver", "GPU driver"), ("git_commit", "commit")):
         base, candidate = (_values(units, column) for units in _sides(measured))
         if base != candidate:
             yield f"{what}: {names[0]} {' and '.join(base)}, {names[1]} {' and '.join(candidate)}."

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from harness.compare.pairs import COLUMNS, HARDWARE, MEASURED
 from harness.errors import UsageError
@@ -116,10 +116,17 @@ def _copy(results: Path, partial: Path) -> None:
     for table in TABLES:
         (partial / table).mkdir(parents=True)
         for path in files(results, table):
-            with path.open("rb") as source, (partial / table / path.name).open("wb") as copy:
+            with _opened(path) as source, (partial / table / path.name).open("wb") as copy:
                 shutil.copyfileobj(source, copy)
                 copy.flush()
                 os.fsync(copy.fileno())
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); wait until nothing changes the folder") from error
 
 
 def _put_in_place(partial: Path, target: Path) -> None:

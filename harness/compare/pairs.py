@@ -30,7 +30,7 @@ CHOICES = (
 COLUMNS = (
     "trial_id", "trial_key", "status", "error_type", "error_message", "seed", "device", "config", "targets",
     "steps_to_target", "test_loss_last", "test_accuracy_last", "images_per_s_median", "final_weights_sha256",
-    "torch_version", "git_commit", "git_dirty", "measured_at", *HARDWARE, *CHOICES,
+    "torch_version", "gpu_driver", "git_commit", "git_dirty", "measured_at", *HARDWARE, *CHOICES,
 )  # fmt: skip
 """The columns of trials that a comparison reads."""
 
