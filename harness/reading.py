@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _VERSION_KEY, _TABLE_KEY = b"initbench.schema_version", b"initbench.table"
 _ATTEMPTS = 20
+_ROWS_FOR_THREADS = 10_000
 
 
 class Frames(NamedTuple):
@@ -82,13 +84,15 @@ def _open(path: Path, table: str, dictionary: Sequence[str]) -> tuple[pq.Parquet
 _VERSIONS = [str(version) for version in range(1, SCHEMA_VERSION + 1)]
 
 
-def _stored(schema_: pa.Schema, dictionary: Sequence[str]) -> pa.Schema:
+@cache
+def _stored(table: str, version: int, dictionary: tuple[str, ...]) -> pa.Schema:
     """The schema as it is read, with some columns as dictionaries."""
+    found = schema(table, version)
     for name in dictionary:
-        index = schema_.get_field_index(name)
-        field = schema_.field(index)
-        schema_ = schema_.set(index, field.with_type(pa.dictionary(pa.int32(), field.type)))
-    return schema_
+        index = found.get_field_index(name)
+        field = found.field(index)
+        found = found.set(index, field.with_type(pa.dictionary(pa.int32(), field.type)))
+    return found
 
 
 def read_file(path: Path, table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()) -> pa.Table:
@@ -105,11 +109,13 @@ def read_file(path: Path, table: str, columns: Sequence[str] | None = None, dict
     """
     try:
         file, version = _open(path, table, dictionary)
-        if not file.schema_arrow.equals(_stored(schema(table, version), dictionary)):
+        if not file.schema_arrow.equals(_stored(table, version, tuple(dictionary))):
             raise UnreadableError(f"{path}: columns differ from schema version {version}")
         wanted = list(columns) if columns is not None else schema(table).names
         there = set(schema(table, version).names)
-        content = file.read(columns=[name for name in wanted if name in there])
+        # of small files many are read at once, and threads within each would only wait for each other
+        threads = file.metadata.num_rows > _ROWS_FOR_THREADS
+        content = file.read(columns=[name for name in wanted if name in there], use_threads=threads)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UnreadableError(f"{path}: cannot be read as Parquet ({reason})") from error
@@ -118,7 +124,7 @@ def read_file(path: Path, table: str, columns: Sequence[str] | None = None, dict
 
 def target(table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()) -> pa.Schema:
     """The schema of what :func:`read_file` returns."""
-    full = _stored(schema(table), [name for name in dictionary if columns is None or name in columns])
+    full = _stored(table, SCHEMA_VERSION, tuple(name for name in dictionary if columns is None or name in columns))
     names = full.names if columns is None else columns
     return pa.schema([full.field(name) for name in names], metadata=full.metadata)
 

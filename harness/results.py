@@ -66,8 +66,9 @@ def _write_table(folder: Path, table: str, trial_id: str, rows: Sequence[Row]) -
     content = pa.Table.from_pylist([dict(row) for row in rows], schema=schema(table))
     try:
         with partial.open("wb") as file:
-            # a file of few rows is all footer; statistics and dictionaries would make it half as large again
-            pq.write_table(content, file, compression="zstd", write_statistics=False, use_dictionary=False)
+            # a file of few rows is all footer: statistics and dictionaries would make it half as large again, and
+            # to begin zstd anew for each column takes most of the time of reading it
+            pq.write_table(content, file, compression="snappy", write_statistics=False, use_dictionary=False)
             file.flush()
             os.fsync(file.fileno())
         partial.rename(folder / table / f"{trial_id}.parquet")

@@ -6,6 +6,7 @@ is there and may be null, so that files of earlier versions are still read.
 
 import json
 from dataclasses import dataclass
+from functools import cache
 
 import pyarrow as pa
 
@@ -202,6 +203,7 @@ COLUMNS: dict[str, list[Column]] = {"trials": _TRIALS, "curves": _CURVES, "layer
 """Table -> its columns."""
 
 
+@cache
 def schema(table: str, version: int = SCHEMA_VERSION) -> pa.Schema:
     """The Arrow schema of a table in a version; its metadata (in each file's footer) holds version and descriptions."""
     columns = [column for column in COLUMNS[table] if column.since <= version]

@@ -3,17 +3,6 @@
 Nothing here imports torch. ``read`` a folder, then ``ranking``, ``survival_curves``, ``throughput``, ...
 """
 
-from harness.analysis.arms import (
-    CHOICES,
-    Arm,
-    arm_labels,
-    arms,
-    budget_of,
-    read,
-    swept,
-    targets_of,
-    times_to_targets,
-)
 from harness.analysis.comparison import (
     Improvement,
     Paired,
@@ -26,8 +15,19 @@ from harness.analysis.comparison import (
     smallest_p,
     smallest_p_paired,
 )
+from harness.analysis.grouping import (
+    CHOICES,
+    Arm,
+    arm_labels,
+    arms,
+    budget_of,
+    read,
+    swept,
+    targets_of,
+    times_to_targets,
+)
 from harness.analysis.intervals import Estimate, Interval, Sampling, wilson
-from harness.analysis.ranking import Ranking, ranking
+from harness.analysis.standings import Ranking, ranking
 from harness.analysis.survival import Curve, kaplan_meier, logrank, median_time, rmst, rmst_difference
 from harness.analysis.tables import Completeness, completeness, curve_bands, profiles, survival_curves, throughput
 from harness.reading import Frames

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.analysis.arms import SCORED, Unit, arm_labels, arms, budget_of, row_numbers, targets_of
 from harness.analysis.comparison import performance_profile
+from harness.analysis.grouping import SCORED, Unit, arm_labels, arms, budget_of, row_numbers, targets_of
 from harness.analysis.survival import kaplan_meier
 from harness.reading import Frames
 

@@ -242,6 +242,7 @@ def arms(frames: Frames, *, target: float, unit: Unit = "steps", by: Sequence[st
     names = by_or_swept(frames.trials, by)
     runs = _runs(frames, target, unit, names)
     starts = np.flatnonzero(~runs["arm"].duplicated().to_numpy())
+    ends = np.append(starts, len(runs))[1:]
     # one array a column, sliced by arm: a frame for each of many arms would take most of the time
     columns = {name: runs[name].to_numpy() for name in ("arm", "seed", "time", "run", "counted", "unfinished")}
     columns |= {name: runs[name].to_numpy() for name in ("repeated", "mixed")}
@@ -249,7 +250,7 @@ def arms(frames: Frames, *, target: float, unit: Unit = "steps", by: Sequence[st
     choices = [first[name].astype(object).tolist() for name in names]
     return [
         _arm({name: column[start:end] for name, column in columns.items()}, dict(zip(names, values, strict=True)))
-        for start, end, *values in zip(starts, [*starts[1:], len(runs)], *choices, strict=True)
+        for start, end, *values in zip(starts, ends, *choices, strict=True)
     ]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.analysis.arms import Arm, Unit, arms, budget_of, by_or_swept
 from harness.analysis.comparison import can_be_significant, holm, smallest_p, wins
+from harness.analysis.grouping import Arm, Unit, arms, budget_of, by_or_swept
 from harness.analysis.intervals import Sampling, mean_intervals, newcombe, wilson
 from harness.analysis.survival import median_time, restricted
 from harness.errors import UsageError

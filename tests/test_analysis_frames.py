@@ -1,0 +1,361 @@
+"""Analysis of result frames: arms, times, ranking with its verdicts, tables, and what happens where something lacks."""
+
+import json
+import subprocess
+import sys
+from math import inf, nan
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_results import Row, arms_reaching, curve, frames, reaching, trial, write
+
+import harness
+from harness import analysis
+from harness.analysis import grouping, standings
+from harness.errors import UsageError
+
+FAST, SLOW = [10, 10, 20, 10, 20, 10, 20, 10, 20, 10], [50, 60, 70, 80, 50, 60, 70, 80, 90, 50]
+
+
+def ranked(arms: dict[str, list[int | None]], reference: str | None = None, **own: object) -> analysis.Ranking:
+    reference = reference and f"init={reference}"
+    return standings.ranking(frames(*arms_reaching(arms, **own)), target=0.9, reference=reference)
+
+
+def verdicts(found: analysis.Ranking) -> dict[str, str]:
+    return dict(zip(found.table["init"], found.table["verdict"], strict=True))
+
+
+def row(found: analysis.Ranking, init: str) -> "pd.Series[object]":
+    return found.table.set_index("init").loc[init]
+
+
+# arms
+
+
+def test_swept_are_the_choices_that_vary_without_what_follows_from_them() -> None:
+    rows = [
+        trial(0, init="zero", init_weight="a", lr=0.1, seed=0, device=None, status="error"),
+        trial(1, init="he", init_weight="b", lr=0.1, seed=1, device="cpu", optimizer="sgd"),
+        trial(2, init="he", init_weight="b", lr=0.5, seed=2, device="cpu"),
+    ]
+    found = frames(rows).trials
+    assert analysis.swept(found) == ["init", "data", "lr"]
+    assert analysis.arm_labels(found, ["init", "lr"]).tolist() == [
+        "init=zero lr=0.1",
+        "init=he lr=0.1",
+        "init=he lr=0.5",
+    ]
+    assert analysis.arm_labels(found, ["depth"]).tolist() == ["depth=none"] * 3
+    assert analysis.swept(found[:1]) == []
+    assert analysis.arm_labels(found[:1]).tolist() == ["init=zero"]
+
+
+def test_learning_rate_that_goes_with_an_experiment_is_no_arm_of_its_own_unless_it_varies() -> None:
+    rows = [trial(i, experiment=e, lr=lr) for i, (e, lr) in enumerate([("a", 0.1), ("b", 0.5)])]
+    assert analysis.swept(frames(rows).trials) == ["experiment"]
+    assert analysis.swept(frames([*rows, trial(2, experiment="a", lr=0.7)]).trials) == ["lr", "experiment"]
+
+
+def test_first_step_at_a_target_counts_and_missing_values_do_not() -> None:
+    accuracies = [0.1, None, nan, 0.5, 0.4, 0.9]
+    found = frames([trial(0), trial(1)], [*curve("trial00000", accuracies)[::-1], *curve("trial00001", [0.1, nan])])
+    times = analysis.times_to_targets(found)
+    assert times.to_dict("list") == {
+        "trial_id": ["trial00000", "trial00001"] * 2,
+        "target": [0.5, 0.5, 0.9, 0.9],
+        "steps": [30, inf, 50, inf],
+        "seconds": [3, inf, 5, inf],
+    }
+
+
+def test_times_are_those_that_the_trial_recorded(tmp_path: Path) -> None:
+    """From a real trial, which found them by another way; read with and without categories."""
+    choices = ["experiment=learn", "init=he", "train.steps=12", "train.eval_every=3", "optimizer.lr=0.05"]
+    choices += ["train.targets=[0.12,0.2,0.3,1.0]", "device=cpu", "device.threads=1", f"results.dir={tmp_path}"]
+    recorded = harness.run_trial(harness.load_config(choices)).trial
+    assert recorded["status"] == "ok"
+    for found in (analysis.read(tmp_path), harness.load(tmp_path)):
+        times = analysis.times_to_targets(found).replace(inf, nan)
+        for column in ("steps", "seconds"):
+            expected = [nan if value is None else value for value in recorded[f"{column}_to_target"]]
+            assert times[column].tolist() == pytest.approx(expected, nan_ok=True)
+        assert np.isfinite(times["steps"][0])
+
+
+def test_diverged_run_is_never_and_stays_at_risk_to_the_budget() -> None:
+    """It is not censored at its last step, nor left out."""
+    trials, curves = arms_reaching({"a": [10, 30]})
+    trials.append(trial(2, init="a", seed=2, status="diverged", diverged_step=7))
+    curves += curve("trial00002", [0.1, nan])
+    found = standings.ranking(frames(trials, curves), target=0.9).table.iloc[0]
+    assert (found["n"], found["successes"], found["median"]) == (3, 2, 30)
+    assert found["rmst"] == pytest.approx((10 + 30 + 100) / 3)
+
+
+def test_diverged_run_that_was_there_before_has_its_time() -> None:
+    (arm,) = grouping.arms(frames([trial(0, status="diverged")], curve("trial00000", [0.1, 0.95, nan])), target=0.9)
+    assert arm.times.tolist() == [10]
+
+
+@pytest.mark.parametrize("status", ["error", "oom", "timeout", "killed"])
+def test_run_that_was_ended_from_outside_says_nothing(status: str) -> None:
+    trials, curves = arms_reaching({"a": [10, 30]})
+    trials += [trial(7, init="a", seed=7, status=status), trial(8, init="b", seed=0, status=status)]
+    found = standings.ranking(frames(trials, curves), target=0.9)
+    assert (row(found, "a")["n"], row(found, "a")["unfinished"]) == (2, 1)
+    assert (row(found, "b")["n"], row(found, "b")["verdict"]) == (0, "no finished run")
+    assert "Left out: 2 that ended as error, oom, timeout or killed." in found.notes
+    assert found.reference == "init=a"
+
+
+def test_last_trial_of_a_seed_counts_and_a_failed_one_takes_nothing_from_it() -> None:
+    trials = [trial(0, init="a", seed=0), trial(1, init="a", seed=0, trial_key="key0")]
+    trials += [trial(2, init="a", seed=0, status="killed")]
+    found = frames(trials, [*curve("trial00000", reaching(10)), *curve("trial00001", reaching(30))])
+    (arm,) = grouping.arms(found, target=0.9)
+    assert (arm.times.tolist(), arm.repeated, arm.unfinished) == ([30], 1, 0)
+    notes = standings.ranking(found, target=0.9).notes
+    assert any(note.startswith("Left out: 1 that repeat") for note in notes)
+    assert any(note.startswith("Trials of one seed have different configs") for note in notes), "key0 is not key2"
+
+
+def test_budget_is_the_smallest_that_every_run_had() -> None:
+    trials = [trial(0, steps=100), trial(1, steps=50, train_time_s=4.0, init="b"), trial(2, steps=9, status="error")]
+    trials += [trial(3, status="diverged", train_time_s=0.5)]
+    # the first gets there after the budget that the second had
+    found = frames(trials, [*curve("trial00000", reaching(60)), *curve("trial00001", reaching(50))])
+    assert analysis.budget_of(found) == 50
+    assert analysis.budget_of(found, "seconds") == 4
+    assert [arm.times.tolist() for arm in grouping.arms(found, target=0.9, by=["init"])] == [[50], [inf, inf]]
+
+
+def test_deterministic_arm_is_one_run_in_effect() -> None:
+    """The same weights at both ends, or the same at first on a fixed batch."""
+    same = {"initial_weights_sha256": "w"}
+    trials, curves = arms_reaching({"draws": SLOW})
+    for batches, end, init in (("epochs", "e", "same ends"), ("fixed", None, "same start")):
+        for seed in range(10):
+            own = same | {"batches": batches, "final_weights_sha256": end or f"rounding{seed}"}
+            trials.append(trial(len(trials), init=init, seed=seed, **own))
+            curves += curve(trials[-1]["trial_id"], reaching(10 if end else 20))
+    for seed in range(10):
+        # the same start, but batches drawn from the seed: these are ten runs
+        trials.append(trial(len(trials), init="batches differ", seed=seed, **same))
+        curves += curve(trials[-1]["trial_id"], reaching(30))
+    found = standings.ranking(frames(trials, curves), target=0.9, by=["init"], reference="init=draws")
+    counts = found.table.set_index("init")[["n", "n_effective"]].to_numpy().tolist()
+    assert dict(zip(found.table["init"], counts, strict=True)) == {
+        "same ends": [10, 1],
+        "same start": [10, 1],
+        "batches differ": [10, 10],
+        "draws": [10, 10],
+    }
+    assert [verdicts(found)[name] for name in ("same ends", "same start")] == ["one run in effect"] * 2
+    assert verdicts(found)["batches differ"] == "better"
+    assert np.isnan(row(found, "same ends")["rmst_low"]), "no interval of width 0"
+    assert row(found, "same ends")["success_low"] < 0.25, "one success of one, not ten of ten"
+    assert any("n = 1 in effect: init=same ends, init=same start" in note for note in found.notes)
+
+
+# ranking
+
+
+def test_separated_arms_are_better_and_worse() -> None:
+    found = ranked({"slow": SLOW, "fast": FAST})
+    assert found.table["init"].tolist() == ["fast", "slow"]
+    assert verdicts(found) == {"fast": "better", "slow": "worse"}
+    assert (found.reference, found.picked, found.budget) == ("init=fast", True, 100)
+    assert (row(found, "slow")["improvement"], row(found, "slow")["p"]) == (0, pytest.approx(2 / 184756))
+    assert row(found, "fast")["rmst_low"] < 14 < row(found, "fast")["rmst_high"]
+    assert verdicts(ranked({"slow": SLOW, "fast": FAST}, reference="slow")) == {"fast": "better", "slow": "reference"}
+
+
+def test_three_seeds_never_rank() -> None:
+    found = ranked({"slow": SLOW[:3], "fast": FAST[:3]})
+    assert set(verdicts(found).values()) == {"n too small to tell"}
+    assert found.notes[1].startswith("Fewest runs of an arm: 3, which can show p = 0.1 at best")
+
+
+def test_many_arms_need_more_runs() -> None:
+    """Nineteen comparisons with a reference, or 190 pairs if the data chose it."""
+    arms = {f"init{index:02d}": SLOW[:5] for index in range(19)} | {"fast": FAST[:5]}
+    assert set(verdicts(ranked(arms)).values()) == {"n too small to tell"}
+    assert verdicts(ranked(arms, reference="fast"))["init00"] == "n too small to tell"
+    six = {name: [*times, times[0]] for name, times in arms.items()}
+    assert verdicts(ranked(six, reference="fast"))["init00"] == "worse"
+    assert verdicts(ranked(six))["init00"] == "n too small to tell", "190 pairs need seven"
+
+
+def test_overlapping_arms_are_not_separated() -> None:
+    found = ranked({"a": SLOW, "b": [*SLOW[1:], 40]})
+    assert set(verdicts(found).values()) == {"not separated"}
+
+
+def test_arm_that_never_reaches_says_so() -> None:
+    found = ranked({"zero": [None] * 10, "fast": FAST})
+    assert verdicts(found) == {"fast": "better", "zero": "never in 10 of 10"}
+    zero = row(found, "zero")
+    assert (zero["successes"], zero["success_share"], zero["rmst"]) == (0, 0, 100)
+    assert np.isnan(zero["median"])
+    assert np.isnan(zero["rmst_low"])
+    assert 0.2 < zero["success_high"] < 0.35
+
+
+def test_only_arms_that_never_reach() -> None:
+    found = ranked({"zero": [None] * 10, "one": [None] * 10})
+    assert set(verdicts(found).values()) == {"never in 10 of 10"}
+    assert found.table["p"].dropna().tolist() == [1]
+
+
+def test_single_arm_and_no_finished_run_and_nothing_at_all() -> None:
+    assert verdicts(ranked({"a": FAST})) == {"a": "only arm"}
+    failed = standings.ranking(frames([trial(0, status="error", init="a")]), target=0.9)
+    assert (verdicts(failed), failed.reference) == ({"a": "no finished run"}, "")
+    nothing = standings.ranking(frames([]), target=0.9)
+    assert len(nothing.table) == 0
+    assert list(nothing.table) == list(failed.table)
+
+
+def test_wrong_names_are_refused_in_one_line() -> None:
+    found = frames(*arms_reaching({"a": [10]}))
+    for arguments, words in (
+        ({"reference": "init=x"}, "reference=init=x: no such arm; choose one of: init=a"),
+        ({"by": ["inti"]}, "by=inti: no column of trials"),
+        ({"unit": "hours"}, "unit=hours; choose steps or seconds"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            standings.ranking(found, target=0.9, **arguments)  # type: ignore[arg-type]
+
+
+@given(data=st.data())
+@settings(max_examples=15)
+def test_ranking_does_not_depend_on_the_order_of_rows(data: st.DataObject) -> None:
+    trials, curves = arms_reaching({"a": FAST, "b": SLOW, "c": [None] * 4})
+    shuffled = frames(data.draw(st.permutations(trials)), data.draw(st.permutations(curves)))
+    expected = standings.ranking(frames(trials, curves), target=0.9)
+    found = standings.ranking(shuffled, target=0.9)
+    pd.testing.assert_frame_equal(found.table, expected.table)
+    assert found.notes == expected.notes
+
+
+def test_equal_arms_are_seldom_told_apart() -> None:
+    """150 folders of eight arms that are all the same: any claim in at most 5% of them, also of the picked best."""
+    draw, claims = np.random.default_rng(5), 0
+    trials, curves = arms_reaching({f"init{index}": [None] * 10 for index in range(8)})
+    blank = frames(trials, curves)
+    for _ in range(150):
+        steps = np.repeat(draw.integers(1, 11, size=80) * 10, 11)
+        reached = blank.curves.assign(test_accuracy=np.where(blank.curves["step"] >= steps, 0.95, 0.1))
+        table = standings.ranking(blank._replace(curves=reached), target=0.9).table
+        claims += bool(table["verdict"].isin(["better", "worse"]).any())
+    assert claims / 150 <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 150)
+
+
+def test_two_rankings_are_the_same_bit_for_bit() -> None:
+    arms = {"a": FAST, "b": SLOW}
+    pd.testing.assert_frame_equal(ranked(arms).table, ranked(arms).table, check_exact=True)
+    other = standings.ranking(frames(*arms_reaching(arms)), target=0.9, sampling=analysis.Sampling(seed=1)).table
+    assert (other["rmst_low"] != ranked(arms).table["rmst_low"]).any(), "another seed, another interval"
+
+
+# tables
+
+
+def test_survival_curves_run_from_all_to_the_budget() -> None:
+    found = analysis.survival_curves(frames(*arms_reaching({"a": [10, 30], "zero": [None]})), target=0.9)
+    assert found.to_numpy().tolist() == [
+        ["init=a", 0, 1, 2],
+        ["init=a", 10, 0.5, 2],
+        ["init=a", 30, 0, 2],
+        ["init=a", 100, 0, 2],
+        ["init=zero", 0, 1, 1],
+        ["init=zero", 100, 1, 1],
+    ]
+
+
+def test_bands_are_quantiles_over_runs() -> None:
+    trials = [trial(i, init="a") for i in range(5)] + [trial(9, init="a", status="error")]
+    rows = [point for i in range(5) for point in curve(f"trial{i:05d}", [0.1 * i, nan if i else 0.5])]
+    found = analysis.curve_bands(frames(trials, [*rows, *curve("trial00009", [9.0])]))
+    assert found.to_dict("records") == [
+        pytest.approx(
+            {"arm": "init=a", "step": 0, "n": 5, "median": 0.2, "q25": 0.1, "q75": 0.3, "low": 0, "high": 0.4}
+        ),
+        pytest.approx(
+            {"arm": "init=a", "step": 10, "n": 1, "median": 0.5, "q25": 0.5, "q75": 0.5, "low": 0.5, "high": 0.5}
+        ),
+    ]
+
+
+def test_profiles_over_targets_and_seeds() -> None:
+    found = analysis.profiles(frames(*arms_reaching({"a": [10, None], "b": [20, 20]})), factors=(1, 2))
+    assert found.to_numpy().tolist() == [["init=a", 1, 0.5], ["init=a", 2, 0.5], ["init=b", 1, 0.5], ["init=b", 2, 1]]
+
+
+def test_throughput_is_quartiles_over_trials() -> None:
+    rows = [
+        trial(i, device_model="cpu", images_per_s_median=100.0 * i, matmul_share=0.1 * i, step_ms_median=1.0)
+        for i in (1, 2, 3, 4, 5)
+    ]
+    found = analysis.throughput(frames([*rows, trial(9, device_model="cpu")]).trials, by=["device_model", "depth"])
+    assert len(found) == 1
+    assert found.iloc[0]["n"] == 5
+    assert found.iloc[0][["images_per_s_q25", "images_per_s_median", "images_per_s_q75"]].tolist() == [200, 300, 400]
+    assert found.iloc[0]["matmul_share_median"] == pytest.approx(0.3)
+
+
+def test_completeness_counts_planned_failed_and_missing() -> None:
+    oom = {"status": "oom", "error_type": "MemoryError", "error_message": "no memory"}
+    rows = [trial(i, sweep_id="s1", sweep_size=5) for i in range(2)]
+    rows += [trial(i, sweep_id="s1", sweep_size=5, **oom) for i in (2, 3)]
+    rows += [trial(4, status="killed", error_type="Killed"), trial(5)]
+    found = analysis.completeness(frames(rows).trials)
+    names = ["planned", "recorded", "ok", "failed", "missing"]
+    assert found.sweeps[names].to_numpy().tolist() == [[5, 4, 2, 2, 1], [2, 2, 1, 1, 0]]
+    assert found.statuses == {"ok": 3, "oom": 2, "killed": 1}
+    assert found.failures[["status", "error_type", "trials", "example"]].to_numpy().tolist() == [
+        ["oom", "MemoryError", 2, "trial00002"],
+        ["killed", "Killed", 1, "trial00004"],
+    ]
+
+
+def test_empty_results_give_empty_tables(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    for found in (analysis.read(tmp_path), frames([])):
+        assert analysis.swept(found.trials) == []
+        assert len(analysis.survival_curves(found, target=0.9)) == 0
+        assert len(analysis.curve_bands(found)) == 0
+        assert len(analysis.profiles(found)) == 0
+        assert len(analysis.throughput(found.trials)) == 0
+        assert len(analysis.times_to_targets(found)) == 0
+        assert len(analysis.ranking(found, target=0.9).table) == 0
+        assert len(analysis.completeness(found.trials).sweeps) == 0
+
+
+def test_analysis_of_a_folder_loads_neither_torch_nor_the_program_that_trains(tmp_path: Path) -> None:
+    write(tmp_path, *arms_reaching({"a": [10, 30], "b": [20, None]}))
+    code = (
+        "import sys, json; from harness import analysis; f = analysis.read(sys.argv[1]);"
+        "analysis.survival_curves(f, target=0.9); analysis.curve_bands(f); analysis.profiles(f);"
+        "analysis.throughput(f.trials); analysis.completeness(f.trials);"
+        "assert not {'torch', 'triton', 'harness.trial'} & set(sys.modules);"
+        "print(json.dumps(analysis.ranking(f, target=0.9).table['n'].tolist()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert json.loads(done.stdout) == [2, 2]
+
+
+def test_read_gives_what_load_gives(tmp_path: Path) -> None:
+    rows: tuple[list[Row], list[Row]] = arms_reaching({"a": FAST, "b": SLOW})
+    write(tmp_path, *rows)
+    for found in (analysis.read(tmp_path), harness.load(tmp_path)):
+        pd.testing.assert_frame_equal(
+            analysis.ranking(found, target=0.9).table, analysis.ranking(frames(*rows), target=0.9).table
+        )
