@@ -8,7 +8,9 @@ from made_results import Row
 from harness import results
 from harness.schema import COLUMNS
 
-LAYERS = [f"{layer}.{kind}" for layer in ("conv1", "conv2", "conv3", "conv4", "fc1", "fc2") for kind in ("weight", "bias")]
+LAYERS = [
+    f"{layer}.{kind}" for layer in ("conv1", "conv2", "conv3", "conv4", "fc1", "fc2") for kind in ("weight", "bias")
+]
 
 
 def layers(trial_id: str, step: int, *, moved: bool = True) -> list[Row]:

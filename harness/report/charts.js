@@ -64,7 +64,7 @@ function layout(x, y, more = {}) {
   return {
     xaxis: x, yaxis: y, showlegend: false, hovermode: "closest", dragmode: "zoom",
     modebar: { bgcolor: "rgba(0,0,0,0)", color: cssColour("--soft"), activecolor: cssColour("--ink") },
-    margin: { l: 58, r: 12, t: 12, b: 48 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    margin: { l: 58, r: 12, t: 30, b: 48 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: cssColour("--ink") },
     hoverlabel: { bgcolor: cssColour("--panel"), bordercolor: cssColour("--line"), font: { color: cssColour("--ink"), size: 13 }, align: "left", namelength: -1 },
     ...more,
@@ -223,7 +223,7 @@ function drawHeat(side) {
     hovertemplate: `<b>%{y}</b>, step %{x}<br>|W − W₀| / |W| = %{customdata[0]}<br>moved in %{customdata[1]} of ${map.n}<extra></extra>`,
     colorbar: {
       orientation: "h", thickness: 10, y: -0.2, yanchor: "top", len: 0.9, outlinewidth: 0, tickvals: ticks,
-      ticktext: ticks.map((power) => (power === 0 ? "1" : `10<sup>${power}</sup>`)), title: { text: "moved: |W − W₀| / |W|, median", side: "bottom" },
+      ticktext: ticks.map((power) => (power === 0 ? "1" : `10<sup>${power}</sup>`)), title: { text: "|W − W₀| / |W|", side: "bottom" },
     },
   };
   const plan = layout(
@@ -256,14 +256,23 @@ function signalTraces(arms, name, when) {
   return { traces, zero: series.some((one) => one.data[name].includes(0)) ? floor : null };
 }
 
+/** Ticks at powers of ten, at most about eight, and "0" where zero is drawn. */
+function decades(traces, zero) {
+  const powers = traces.flatMap((trace) => trace.y).filter((value) => value > 0 && value !== zero).map(Math.log10);
+  if (!powers.length) return zero === null ? {} : { tickvals: [zero], ticktext: ["0"] };
+  const low = Math.floor(Math.min(...powers)), high = Math.ceil(Math.max(...powers)), by = Math.ceil((high - low + 1) / 8);
+  const ticks = [...Array(high - low + 1).keys()].map((at) => low + at).filter((power) => (high - power) % by === 0);
+  const text = ticks.map((power) => (power === 0 ? "1" : power === 1 ? "10" : `10<sup>${power}</sup>`));
+  return zero === null
+    ? { tickvals: ticks.map((power) => 10 ** power), ticktext: text }
+    : { tickvals: [zero, ...ticks.map((power) => 10 ** power)], ticktext: ["0", ...text] };
+}
+
 function drawSignals(arms) {
   const when = byId("when").value, found = arms.filter((arm) => DATA.signals[arm.id]);
   for (const [name, title] of [["moment", "second moment of the output"], ["gain", "gradient gain through the layer"]]) {
     const { traces, zero } = signalTraces(found, name, when);
-    const mark = zero === null ? {} : {
-      annotations: [{ text: "0", xref: "paper", x: 0, xanchor: "right", xshift: -6, y: Math.log10(zero), showarrow: false }],
-    };
-    draw(`signal-${name}`, traces, layout(axis("layer", { type: "category" }), axis(title, { type: "log", dtick: null }), mark));
+    draw(`signal-${name}`, traces, layout(axis("layer", { type: "category" }), axis(title, { type: "log", ...decades(traces, zero) })));
   }
   legend("signal-legend", found);
 }

@@ -136,6 +136,8 @@ def _heat_of(rows: pd.DataFrame) -> dict[str, Any]:
 def signals(frames: Frames, arms: Arms) -> dict[int, dict[str, Any]]:
     """Arm -> ``first`` and ``last`` recorded step -> layers and, measured and by theory, medians over trials."""
     layers = _layers_of(frames, arms)
+    if layers.empty:
+        return {}
     layers = layers.assign(layer=layers["parameter"].str.rpartition(".")[0])
     # a layer's signals stand in the rows of all of its parameters
     layers = layers[~layers.duplicated(["trial_id", "step", "layer"])]

@@ -1,0 +1,236 @@
+"""The report from a folder: its numbers, its text forms, what it does with files that cannot be used."""
+
+import html
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import made_report
+import made_results
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from harness import analysis, results
+from harness.report.command import main
+from harness.report.page import blob
+from harness.schema import schema
+
+Report = Callable[..., tuple[int, str, str]]
+TIMES = {"slow": [80, 90, 70, 80, 90, 70], "quick": [20, 10, 30, 20, 10, 30], "stuck": [None] * 6}
+
+
+@pytest.fixture
+def report(capsys: pytest.CaptureFixture[str]) -> Report:
+    """``report(*arguments)``: exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three arms of six seeds: quick at 20 steps on average, slow at 80, stuck never."""
+    path = tmp_path / "made"
+    trials, curves = made_results.arms_reaching(TIMES, device="cpu", cpu_model="Chip 9", images_per_s_median=1000.0)
+    layers = [row for trial in trials for row in made_report.layers(trial["trial_id"], 100)]
+    made_results.write(path, trials, curves, layers)
+    return path
+
+
+def read_json(report: Report, path: Path) -> dict[str, Any]:
+    code, out, _ = report(path, "--format", "json")
+    assert code == 0
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def test_json_holds_the_ranking_of_every_target(report: Report, folder: Path) -> None:
+    found = read_json(report, folder)
+    assert [entry["value"] for entry in found["ranking"]] == [0.5, 0.9]
+    rows = {row["name"]: row for row in found["ranking"][1]["rows"]}
+    assert list(rows) == ["init=quick", "init=slow", "init=stuck"]
+    assert [row["time"]["estimate"] for row in rows.values()] == [20, 80, 100]
+    assert [row["reached"] for row in rows.values()] == [6, 6, 0]
+    assert rows["init=slow"]["difference"]["estimate"] == 60
+    assert rows["init=slow"]["difference"]["low"] < 60 < rows["init=slow"]["difference"]["high"]
+    # fully separated, 6 against 6: 2 / C(12, 6), three pairs of arms
+    assert rows["init=slow"]["p"] == pytest.approx(3 * 2 / 924, rel=1e-3)
+    assert rows["init=slow"]["verdict"] == "worse"
+    assert rows["init=quick"]["verdict"] == "better than every other"
+    assert rows["init=stuck"]["verdict"] == "never in 6 of 6"
+
+
+def test_the_numbers_are_those_of_the_analysis(report: Report, folder: Path) -> None:
+    frames = analysis.read(folder)
+    (_, entry) = read_json(report, folder)["ranking"]
+    table = analysis.ranking(frames, target=0.9).table
+    assert [row["time"]["low"] for row in entry["rows"][:2]] == pytest.approx(table["rmst_low"][:2].tolist(), rel=1e-3)
+    assert [row["share_low"] for row in entry["rows"]] == pytest.approx(table["success_low"].tolist(), rel=1e-3)
+
+
+def test_the_conclusion_says_who_wins_and_how_sure(report: Report, folder: Path) -> None:
+    (_, entry) = read_json(report, folder)["ranking"]
+    assert entry["conclusion"].startswith(
+        "init=quick is first to test accuracy 0.9: 6 of 6 runs get there within 100 steps, after 20 steps on average"
+    )
+    assert "separated from 2 of the 2 other arms" in entry["conclusion"]
+    assert "Never there: init=stuck." in entry["conclusion"]
+    assert "First at the other targets: init=quick at 0.5." in entry["conclusion"]
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_few_runs_claim_nothing(report: Report, tmp_path: Path, seeds: int) -> None:
+    trials, curves = made_results.arms_reaching({name: times[:seeds] for name, times in TIMES.items()})
+    made_results.write(tmp_path / "few", trials, curves)
+    (_, entry) = read_json(report, tmp_path / "few")["ranking"]
+    assert "no difference can be claimed" in entry["conclusion"]
+    assert not {"better than every other", "worse", "better"} & {row["verdict"] for row in entry["rows"]}
+
+
+def test_markdown_has_all_parts_and_escapes_names(report: Report, tmp_path: Path) -> None:
+    trials, curves = made_results.arms_reaching({"a|b<script>`x`": [10], "other": [20]})
+    made_results.write(tmp_path / "r", trials, curves)
+    code, out, err = report(tmp_path / "r", "--format", "md")
+    assert (code, err) == (0, "")
+    for part in ("## Time to test accuracy 0.5", "## Throughput", "## Completeness", "## Environment"):
+        assert part in out
+    assert "<script>" not in out
+    rows = [line for line in out.splitlines() if "a\\|b&lt;script&gt;\\`x\\`" in line and line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in rows} == {10}
+
+
+def test_the_page_is_one_file_without_network(report: Report, folder: Path) -> None:
+    code, out, err = report(folder)
+    page = folder / "report.html"
+    assert (code, out, err) == (0, f"{page}\n", "")
+    text = page.read_text()
+    assert "default-src 'none'" in html.unescape(text)
+    markup = text[: text.index('<script type="application/json"')]
+    assert [part for part in ("src=", "@import", "url(", "http:", "https:") if part in markup] == []
+    assert "<script src" not in text
+    assert text.count("plotly.js v") == 1
+
+
+def test_a_name_cannot_end_the_script_element() -> None:
+    text = blob({"name": "</script><script>alert(1)</script>&amp;"})
+    assert not set("<>&") & set(text)
+    assert json.loads(text) == {"name": "</script><script>alert(1)</script>&amp;"}
+
+
+def test_output_names_the_file_for_every_format(report: Report, folder: Path, tmp_path: Path) -> None:
+    for form in ("html", "md", "json"):
+        path = tmp_path / f"out.{form}"
+        assert report(folder, "--format", form, "--output", path) == (0, f"{path}\n", "")
+        assert path.stat().st_size > 1000
+    code, _, err = report(folder, "--output", tmp_path / "none" / "out.html")
+    assert code == 2
+    assert err.startswith("error: --output")
+    assert err.count("\n") == 1
+
+
+def test_nothing_to_report(report: Report, tmp_path: Path) -> None:
+    empty, other = tmp_path / "empty", tmp_path / "other"
+    results.prepare(empty)
+    other.mkdir()
+    unreadable = tmp_path / "unreadable"
+    results.prepare(unreadable)
+    (unreadable / "trials" / "a.parquet").write_bytes(b"PAR1")
+    for path in (tmp_path / "missing", other, empty, unreadable):
+        code, out, err = report(path)
+        assert (code, out) == (2, ""), path
+        assert err.startswith(f"error: {path}: ")
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--format", "pdf"], ["--colour"], ["a", "b"]], ids=str)
+def test_wrong_commands_are_one_line(report: Report, arguments: list[str]) -> None:
+    code, out, err = report(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ")
+
+
+def spoil(folder: Path) -> None:
+    """A truncated, a foreign and a newer file, and one of version 1, beside the good ones."""
+    trials = folder / "trials"
+    good = sorted(trials.glob("*.parquet"))
+    (trials / "y-truncated.parquet").write_bytes(good[0].read_bytes()[:-40])
+    pd.DataFrame({"a": [1]}).to_parquet(trials / "y-foreign.parquet")
+    newer = schema("trials")
+    newer = newer.with_metadata({**newer.metadata, b"initbench.schema_version": b"99"})
+    pq.write_table(pa.Table.from_pylist([], schema=newer), trials / "y-newer.parquet")
+    old = {
+        name: value for name, value in made_results.trial(99, init="quick").items() if name in schema("trials", 1).names
+    }
+    pq.write_table(pa.Table.from_pylist([old], schema=schema("trials", 1)), trials / "z-old.parquet")
+
+
+def test_files_that_cannot_be_used_are_named_and_the_rest_reported(report: Report, folder: Path) -> None:
+    spoil(folder)
+    code, out, err = report(folder, "--format", "json")
+    lines = err.splitlines()
+    assert code == 0
+    assert all(line.startswith("warning: ") for line in lines)
+    for name in ("y-truncated.parquet", "y-foreign.parquet", "y-newer.parquet", "mixed schema versions"):
+        assert sum(name in line for line in lines) == 1, name
+    found = json.loads(out)
+    assert [f"warning: {line}" for line in found["completeness"]["problems"]] == lines
+    assert sum(arm["planned"] for arm in found["arms"]) == 19
+    assert "y-foreign.parquet" in report(folder, "--format", "md")[1].replace("\\", "")
+
+
+def test_failures_and_missing_trials_are_listed(report: Report, tmp_path: Path) -> None:
+    trials, curves = made_results.arms_reaching({"good": [10, 20], "bad": [10, 20]}, sweep_id="s", sweep_size=6)
+    trials[3] |= {"status": "oom", "error_type": "OutOfMemoryError", "error_message": "no room <b>"}
+    made_results.write(tmp_path / "r", trials, curves)
+    found = read_json(report, tmp_path / "r")["completeness"]
+    assert found["notes"] == ["1 command planned 6 trials: 4 recorded, 3 ok, 2 missing."]
+    assert found["statuses"] == {"ok": 3, "oom": 1}
+    (row,) = found["failures"]
+    assert (row["name"], row["status"], row["n"], row["seeds"]) == ("init=bad", "oom", 1, "1")
+    assert row["why"] == "OutOfMemoryError: no room <b>"
+
+
+def test_a_folder_of_failures_alone_is_reported(report: Report, tmp_path: Path) -> None:
+    trials = [made_results.trial(0, status="error", error_type="E", error_message="m", measured_at=made_results.START)]
+    made_results.write(tmp_path / "r", trials)
+    found = read_json(report, tmp_path / "r")
+    assert found["ranking"][0]["conclusion"] == "No run was finished, so nothing can be said of test accuracy 0.5."
+    assert report(tmp_path / "r")[0] == 0
+
+
+def test_torch_is_never_imported(folder: Path) -> None:
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        assert name.split('.')[0] not in ('torch', 'triton'), name\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "from harness.report.command import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ten_thousand_trials_are_a_page_that_opens(report: Report, tmp_path: Path) -> None:
+    """Under 60 s on one core and under 20 MB."""
+    made_report.large(tmp_path / "large", arms=1000, seeds=10)
+    start = time.process_time()
+    assert report(tmp_path / "large")[0] == 0
+    assert time.process_time() - start < 60
+    assert (tmp_path / "large" / "report.html").stat().st_size < 20e6
