@@ -34,6 +34,11 @@ def large(folder: Path, *, arms: int, seeds: int, evaluations: int = 21) -> None
         rows["curves"] += made_results.curve(own["trial_id"], accuracies, every=5)
         for step in (0, 50, 100):
             rows["layers"] += layers(own["trial_id"], step, moved=arm % 7 > 0)
+    write(folder, rows)
+
+
+def write(folder: Path, rows: dict[str, list[Row]]) -> None:
+    """A results folder with one file per table."""
     results.prepare(folder)
     for table, content in rows.items():
-        results._write_table(folder, table, "large", content)
+        results._write_table(folder, table, "made", content)

@@ -1,7 +1,7 @@
 """How numbers are kept and written: few digits, and None where there is none."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,11 +12,10 @@ _LARGEST_PLAIN = 1e7
 Number = float | int | None
 
 
-def kept(values: Iterable[Any], digits: int = _KEPT_DIGITS) -> list[Number]:
+def kept(values: "Sequence[Any] | pd.Series[Any]", digits: int = _KEPT_DIGITS) -> list[Number]:
     """Numbers for JSON: ``digits`` significant ones, whole numbers as such, None for NaN, infinities and nulls."""
-    return [
-        _rounded(value, digits) for value in pd.array(list(values), dtype="Float64").to_numpy(float, na_value=math.nan)
-    ]
+    plain = values if isinstance(values, pd.Series) else pd.Series(values)
+    return [_rounded(value, digits) for value in plain.to_numpy(float, na_value=math.nan).tolist()]
 
 
 def one(value: Any, digits: int = _KEPT_DIGITS) -> Number:  # noqa: ANN401 - numbers and nulls of Python, numpy, pandas
