@@ -200,6 +200,12 @@ def test_calibration_writes_what_the_gate_reads(compare: Compare, tmp_path: Path
     judged = ("--judge", "images_per_s")
     assert compare(first, second, *judged)[0] == 1
     assert compare(first, second, *judged, "--thresholds", kept)[0] == 0
+    assert "other hardware" not in compare(first, second, *judged, "--thresholds", kept)[1]
+    content["hardware"]["threads"] = ["64"]
+    kept.write_text(json.dumps(content))
+    assert (
+        f"the thresholds in {kept} were measured on other hardware" in compare(first, second, "--thresholds", kept)[1]
+    )
     assert compare(first, second, *judged, "--thresholds", kept, "--threshold", "images_per_s=5%")[0] == 1
 
 

@@ -199,15 +199,27 @@ def as_file(found: Calibration, sides: "Sequence[pd.DataFrame]", names: Sequence
         "thresholds": dict(found.thresholds),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "folders": list(names),
-        "hardware": {column: sorted(map(str, first[column].dropna().unique())) for column in HARDWARE},
+        "hardware": _hardware(first),
         "level": 1 - found.rules.alpha,
         "noise": [{key: finite(value) for key, value in asdict(noise).items()} for noise in found.noise],
     }
 
 
+def _hardware(trials: "pd.DataFrame") -> dict[str, list[str]]:
+    return {column: sorted(map(str, trials[column].dropna().unique())) for column in HARDWARE}
+
+
 def finite(value: Any) -> Any:  # noqa: ANN401 - whatever JSON may hold
     """None for NaN and infinities, which JSON lacks."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def foreign(path: Path, trials: "pd.DataFrame") -> list[str]:
+    """A note if the thresholds of a file were measured on hardware other than that of these trials."""
+    there, here = json.loads(path.read_text()).get("hardware"), _hardware(trials)
+    if there == here:
+        return []
+    return [f"the thresholds in {path} were measured on other hardware ({there}) than BASE ({here})."]
 
 
 def read_thresholds(path: Path) -> dict[str, float]:

@@ -4,12 +4,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.compare import output
-from harness.compare.calibration import Calibration, as_file, calibrate, read_thresholds
+from harness.compare.calibration import Calibration, as_file, calibrate, foreign, read_thresholds
 from harness.compare.folders import BASELINES, promote, resolve, trials_of
 from harness.compare.gate import compare_trials
 from harness.compare.junit import junit
@@ -116,7 +117,7 @@ def _outcome(given: argparse.Namespace, rules: Rules) -> Outcome:
         return Outcome(names, rules, errors=(str(error),))
     if problems:
         return Outcome(names, rules, errors=tuple(problems))
-    return compare_trials(
+    outcome = compare_trials(
         frames[0],
         frames[1],
         rules,
@@ -124,6 +125,8 @@ def _outcome(given: argparse.Namespace, rules: Rules) -> Outcome:
         allow_missing=given.allow_missing,
         allow_different_hardware=given.allow_different_hardware,
     )
+    more = foreign(given.thresholds, frames[0]) if given.thresholds else []
+    return replace(outcome, notes=(*outcome.notes, *more))
 
 
 def _read(folders: Sequence[Path]) -> "tuple[list[pd.DataFrame], list[str]]":
