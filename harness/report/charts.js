@@ -55,7 +55,7 @@ function swatch(arm) {
 
 function axis(title, more = {}) {
   return {
-    title: { text: title, standoff: 8 }, gridcolor: cssColour("--grid"), linecolor: cssColour("--line"), zeroline: false,
+    title: { text: title, standoff: 8, font: { size: 13 } }, gridcolor: cssColour("--grid"), linecolor: cssColour("--line"), zeroline: false,
     ticks: "outside", tickcolor: cssColour("--line"), automargin: true, exponentformat: "power", ...more,
   };
 }

@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _KEPT_DIGITS = 4
 _LARGEST_PLAIN = 1e7
@@ -12,10 +16,10 @@ _LARGEST_PLAIN = 1e7
 Number = float | int | None
 
 
-def kept(values: "Sequence[Any] | pd.Series[Any]", digits: int = _KEPT_DIGITS) -> list[Number]:
+def kept(values: "Sequence[Any] | pd.Series[Any] | NDArray[Any]", digits: int = _KEPT_DIGITS) -> list[Number]:
     """Numbers for JSON: ``digits`` significant ones, whole numbers as such, None for NaN, infinities and nulls."""
-    plain = values if isinstance(values, pd.Series) else pd.Series(values)
-    return [_rounded(value, digits) for value in plain.to_numpy(float, na_value=math.nan).tolist()]
+    plain = values if isinstance(values, np.ndarray) else pd.Series(values).to_numpy(float, na_value=math.nan)
+    return [_rounded(value, digits) for value in plain.tolist()]
 
 
 def one(value: Any, digits: int = _KEPT_DIGITS) -> Number:  # noqa: ANN401 - numbers and nulls of Python, numpy, pandas

@@ -36,25 +36,27 @@ def curve_points(arms: int) -> int:
 
 def curves(frames: Frames, arms: Arms) -> dict[int, dict[str, Any]]:
     """Arm -> step, median training seconds, n, and per metric (q25, median, q75), each a list over steps."""
-    bands = {metric: _bands(frames, arms, metric) for metric in (*METRICS, "train_time_s")}
+    wide = pd.concat({name: _bands(frames, arms, name) for name in (*METRICS, "train_time_s")}, axis=1).sort_index()
     most = curve_points(min(len(arms.names), DETAILED_ARMS))
+    columns = {name: wide[name].to_numpy(float) for name in wide}
+    steps = wide.index.get_level_values("step").to_numpy()
     found = {}
-    for arm, band in bands["test_accuracy"].items():
-        steps = thinned([int(step) for step in band["step"]], most)
-        rows = {metric: bands[metric][arm].set_index("step").loc[steps] for metric in bands}
-        found[arm] = {
-            "step": steps,
-            "seconds": kept(rows["train_time_s"]["median"]),
-            "n": kept(rows["test_accuracy"]["n"]),
-            **{metric: [kept(rows[metric][part]) for part in ("q25", "median", "q75")] for metric in METRICS},
+    for arm, places in wide.groupby(level="arm", sort=True).indices.items():
+        at = places[np.array(thinned(range(len(places)), most))]
+        found[int(str(arm))] = {
+            "step": steps[at].tolist(),
+            "seconds": kept(columns["train_time_s", "median"][at]),
+            "n": kept(np.nan_to_num(columns["test_accuracy", "n"][at])),
+            **{name: [kept(columns[name, part][at]) for part in ("q25", "median", "q75")] for name in METRICS},
         }
     return found
 
 
-def _bands(frames: Frames, arms: Arms, metric: str) -> dict[int, pd.DataFrame]:
+def _bands(frames: Frames, arms: Arms, metric: str) -> pd.DataFrame:
+    """Quartiles and n by (arm, step); where a metric is not finite it has no row."""
     table = analysis.curve_bands(frames, metric, by=arms.by)
-    table = table.assign(arm=table["arm"].astype(str).map(arms.numbers))
-    return {int(str(arm)): rows for arm, rows in table[table["arm"] < DETAILED_ARMS].groupby("arm")}
+    table = table.assign(arm=table["arm"].astype(str).map(arms.numbers).astype(int))
+    return table[table["arm"] < DETAILED_ARMS].set_index(["arm", "step"])[["n", "q25", "median", "q75"]]
 
 
 def is_thinned(frames: Frames, arms: Arms) -> bool:
