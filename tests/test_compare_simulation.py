@@ -132,6 +132,12 @@ def test_thresholds_of_a_calibration_pass_the_runs_it_measured() -> None:
     assert compare_trials(*sides, rules).exit_code == 0
 
 
+def test_what_a_calibration_did_not_measure_keeps_its_threshold() -> None:
+    sides = draw(np.random.default_rng(20))
+    thresholds = calibrate(sides, ["A1", "A2"], Rules(judged=("steps",), sampling=QUICK), {}).thresholds
+    assert (thresholds["images_per_s"], thresholds["test_loss"]) == (0.05, 0.05)
+
+
 def test_small_and_separated_is_ok() -> None:
     base, _ = draw(np.random.default_rng(17))
     candidate = base.assign(test_loss_last=base["test_loss_last"] * (1.01 + 0.001 * (base["seed"] % 3)))

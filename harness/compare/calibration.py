@@ -6,7 +6,8 @@ paired as base and candidate would be. For each arm and measure
 * the noise floor is the largest change that the folders do not exclude: the end farthest from zero of the BCa intervals
   of all pairs of folders. A drift of the machine from one folder to the next is in it;
 * the deviation is that of the differences of pairs, over all pairs of folders (root mean square);
-* the threshold of a kind is the largest noise floor of its measures, rounded up, and at least ``Kind.floor``.
+* the threshold of a kind is the largest noise floor of its measures, rounded up, and at least ``Kind.floor``;
+  that of a kind that is not judged is the default.
 
 The minimum detectable effect is the smallest true change that the gate calls a regression with the power of the rules.
 It counts every arm and measure that is judged as a comparison of the family. Where runs repeat bit by bit (convergence
@@ -28,7 +29,7 @@ import numpy as np
 from harness.analysis.comparison import paired
 from harness.compare import checks
 from harness.compare.drafts import Draft, drafts
-from harness.compare.measures import KINDS, for_people, on_scale, thresholds_with
+from harness.compare.measures import KINDS, Kind, for_people, on_scale, thresholds_with
 from harness.compare.outcome import Rules
 from harness.compare.pairs import HARDWARE, labels, pair_up, units
 from harness.compare.power import pairs_needed, repetitions_needed, reported
@@ -111,7 +112,7 @@ def calibrate(
         return Calibration((), {}, 0, rules, tuple(errors))
     floors = {key: _floor(several, rules) for key, several in found.items()}
     thresholds = {
-        name: max(kind.floor, *(_rounded_up(floors[key]) for key in found if found[key][0].measure.kind == kind), 0.0)
+        name: _threshold(kind, [floors[key] for key in found if found[key][0].measure.kind == kind])
         for name, kind in KINDS.items()
     }
     wanted = {name: effects.get(name, 2 * threshold) for name, threshold in thresholds.items()}
@@ -147,6 +148,11 @@ def _floor(several: Sequence[Draft], rules: Rules) -> float:
         test = paired(draft.differences, rules.level_sampling())
         ends += [test.mean] if test.interval is None else [test.interval.low, test.interval.high]
     return for_people(several[0].measure.kind, max(abs(end) for end in ends))
+
+
+def _threshold(kind: Kind, floors: Sequence[float]) -> float:
+    """What no measure of the kind exceeded; where none was measured, the default."""
+    return max(kind.floor, *map(_rounded_up, floors)) if floors else kind.threshold
 
 
 def _rounded_up(value: float) -> float:

@@ -83,11 +83,7 @@ def promote(results: Path, baselines: Path, name: str, *, force: bool) -> Path:
         UsageError: the name is none, it is taken, or the results cannot serve as a baseline.
     """
     target = _free(baselines, name, force=force)
-    trials, problems = trials_of(results)
-    if problems:
-        raise UsageError(problems[0])
-    if not trials["status"].isin(MEASURED).any():
-        raise UsageError(f"{results}: every trial in it failed; promote results to compare with")
+    trials = _sound(results)
     partial = baselines / f".{name}-{uuid.uuid4().hex[:8]}"
     try:
         _copy(results, partial)
@@ -98,6 +94,16 @@ def promote(results: Path, baselines: Path, name: str, *, force: bool) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _sound(results: Path) -> "pd.DataFrame":
+    """The trials of a folder that can serve as a baseline."""
+    trials, problems = trials_of(results)
+    if problems:
+        raise UsageError(problems[0])
+    if not trials["status"].isin(MEASURED).any():
+        raise UsageError(f"{results}: every trial in it failed; promote results to compare with")
+    return trials
 
 
 def _free(baselines: Path, name: str, *, force: bool) -> Path:

@@ -37,11 +37,15 @@ def compare_trials(
         allow_missing: judge what is there although the candidate lacks trials of base.
         allow_different_hardware: judge convergence across machines; throughput is then shown only.
     """
-    ours = units(base)
-    pairing = pair_up(ours, units(candidate))
+    pairing = pair_up(units(base), units(candidate))
     errors = checks.incomparable(pairing, names, allow_missing=allow_missing, allow_hardware=allow_different_hardware)
     if errors:
         return Outcome(names, rules, errors=tuple(errors))
+    return _outcome(pairing, rules, names)
+
+
+def _outcome(pairing: Pairing, rules: Rules, names: tuple[str, str]) -> Outcome:
+    """Of what can be compared."""
     different = bool(checks.hardware_differences(pairing, names))
     named = labels([pair.base for pair in pairing.pairs])
     found = drafts(pairing, named, rules, across_machines=different)
