@@ -18,6 +18,8 @@ import pytest
 
 from harness import analysis, results
 from harness.report.command import main
+from harness.report.content import content
+from harness.report.folder import read
 from harness.report.page import blob
 from harness.schema import schema
 
@@ -86,6 +88,27 @@ def test_the_conclusion_says_who_wins_and_how_sure(report: Report, folder: Path)
     assert "separated from 2 of the 2 other arms" in entry["conclusion"]
     assert "Never there: init=stuck." in entry["conclusion"]
     assert "First at the other targets: init=quick at 0.5." in entry["conclusion"]
+
+
+def test_arms_that_are_as_soon_share_the_first_place(report: Report, tmp_path: Path) -> None:
+    made_results.write(tmp_path / "r", *made_results.arms_reaching({"a": [10, 20], "b": [20, 10], "c": [30, 40]}))
+    (_, entry) = read_json(report, tmp_path / "r")["ranking"]
+    assert [row["rank"] for row in entry["rows"]] == [1, 1, 3]
+    assert "init=b is as soon." in entry["conclusion"]
+
+
+def test_curves_with_values_that_are_not_finite(tmp_path: Path) -> None:
+    """A diverged arm has accuracies where its losses are no numbers, and another arm has none at all."""
+    trials, curves = made_results.arms_reaching({"a": [10, 20], "b": [20, 10]})
+    for row in curves:
+        row["train_loss"] = None if row["step"] > 50 or row["trial_id"] == trials[0]["trial_id"] else 2.0
+    made_results.write(tmp_path / "r", trials, curves)
+    frames, _ = read(tmp_path / "r")
+    first = content(frames, tmp_path / "r", [])["curves"][0]
+    assert first["step"] == list(range(0, 101, 10))
+    assert first["train_loss"][1] == [2.0] * 6 + [None] * 5
+    assert first["test_accuracy"][1][-1] == 0.95
+    assert first["n"] == [2] * 11
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3])

@@ -41,8 +41,14 @@ def _winner(entry: Ranking) -> str:
     sure = f" (95 % interval {interval})" if interval else " (no interval: its runs are all alike or only one)"
     return (
         f"{entry.reference} is first to test accuracy {entry.target:g}: {runs} get there {within}, "
-        f"after {shown(best['rmst'])} {entry.unit} on average{sure}."
+        f"after {shown(best['rmst'])} {entry.unit} on average{sure}.{_shared(entry, best)}"
     )
+
+
+def _shared(entry: Ranking, best: "pd.Series[Any]") -> str:
+    """The arms that are as soon to the last digit: which of them is named first is the alphabet's choice."""
+    others = entry.table.loc[(entry.table["rmst"] == best["rmst"]) & (entry.table["arm"] != entry.reference), "arm"]
+    return f" {listed(others.tolist())} {'is' if len(others) == 1 else 'are'} as soon." if len(others) else ""
 
 
 def _row(entry: Ranking, label: str) -> "pd.Series[Any]":
