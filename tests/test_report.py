@@ -257,3 +257,60 @@ def test_ten_thousand_trials_are_a_page_that_opens(report: Report, tmp_path: Pat
     assert report(tmp_path / "large")[0] == 0
     assert time.process_time() - start < 60
     assert (tmp_path / "large" / "report.html").stat().st_size < 20e6
+
+
+def built(tmp_path: Path, layers: list[made_results.Row], **own: object) -> dict[str, Any]:
+    """The report of one arm with two seeds."""
+    trials, curves = made_results.arms_reaching({"a": [10, 20]}, device="cpu", **own)
+    made_results.write(tmp_path / "r", trials, curves, layers)
+    frames, _ = read(tmp_path / "r")
+    return content(frames, tmp_path / "r", [])
+
+
+def test_the_map_counts_bit_equal_apart_from_strength(tmp_path: Path) -> None:
+    """Strength is the median where the tensor moved; a trial where it did not is no weak movement."""
+    moved, still = (made_report.layers(f"trial0000{at}", 1, moved=at == 0) for at in (0, 1))
+    for row in still:
+        row["bit_equal"] = not row["parameter"].startswith("fc2") or row["parameter"] == "fc2.weight"
+        row["update_norm"] = 0.0 if row["bit_equal"] else 10.0
+    # conv1.weight moved in neither
+    moved[0] |= {"bit_equal": True, "update_norm": 0.0}
+    found = built(tmp_path, [*moved, *still])["heat"][0]
+    cells = dict(zip(found["parameters"], zip(found["strength"], found["equal"], strict=True), strict=True))
+    assert (found["n"], found["steps"]) == (2, [1])
+    assert cells["conv1.weight"] == ([None], [2])
+    assert cells["conv2.weight"] == ([-1], [1])
+    assert cells["fc2.bias"] == ([pytest.approx(0.703, abs=1e-3)], [0])
+
+
+def test_signals_are_medians_before_and_after_training(tmp_path: Path) -> None:
+    layers = [
+        row | {"output_moment": 1.0 + seed + step, "output_moment_theory": 7.0, "gradient_gain_theory": None}
+        for seed in (0, 1)
+        for step in (0, 10)
+        for row in made_report.layers(f"trial0000{seed}", step)
+    ]
+    found = built(tmp_path, layers)["signals"][0]
+    assert found["first"]["layers"] == ["conv1", "conv2", "conv3", "conv4", "fc1", "fc2"]
+    assert found["first"]["moment"] == [1.5] * 6
+    assert found["last"]["moment"] == [11.5] * 6
+    assert found["last"]["moment_theory"] == [7] * 6
+    assert found["last"]["gain_theory"] == [None] * 6
+
+
+def test_throughput_has_quartiles_by_device_and_kernel(tmp_path: Path) -> None:
+    trials, curves = made_results.arms_reaching({"a": [10] * 5, "b": [10] * 5}, device="cpu", device_model="Chip 9")
+    for at, row in enumerate(trials):
+        fast = row["init"] == "b"
+        row |= {"kernel": "direct" if fast else "torch", "images_per_s_median": 100.0 * (at % 5) + 1000.0 * fast}
+        row |= {"matmul_share": 0.1 * (at % 5), "matmul_flops_per_s": 2e9}
+    made_results.write(tmp_path / "r", trials, curves)
+    frames, _ = read(tmp_path / "r")
+    found = content(frames, tmp_path / "r", [])["throughput"]
+    assert {group["label"]: group["images"] for group in found["groups"]} == {
+        "cpu direct": [1100, 1200, 1300],
+        "cpu torch": [100, 200, 300],
+    }
+    assert [group["share"] for group in found["groups"]] == [[0.1, 0.2, 0.3]] * 2
+    assert [row["hardware"] for row in found["table"]] == ["Chip 9"] * 2
+    assert [row["matmul"] for row in found["table"]] == ["2"] * 2
