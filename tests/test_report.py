@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import harness
 from harness import analysis, results
 from harness.report.command import main
 from harness.report.content import content
@@ -173,6 +174,17 @@ def test_nothing_to_report(report: Report, tmp_path: Path) -> None:
         assert (code, out) == (2, ""), path
         assert err.startswith(f"error: {path}: ")
         assert err.count("\n") == 1
+
+
+def test_without_a_folder_it_is_the_one_that_runs_write_to(
+    report: Report, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = folder.parent / harness.load_config([]).results.dir
+    there.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(there)
+    monkeypatch.chdir(folder.parent)
+    code, out, _ = report()
+    assert (code, out) == (0, "outputs/results/report.html\n")
 
 
 @pytest.mark.parametrize("arguments", [["--format", "pdf"], ["--colour"], ["a", "b"]], ids=str)

@@ -219,6 +219,34 @@ def test_no_sideways_scrolling(chrome: webdriver.Chrome, page: Path, width: int)
     assert chrome.execute_script("return document.documentElement.clientWidth") == width
 
 
+def test_the_ranking_fits_a_desk_whole(opened: webdriver.Chrome) -> None:
+    """Verdict, p and reason stand in sight of the arm, without scrolling the table sideways."""
+    sizes = (
+        "const box = document.querySelector('#ranking-table').parentElement; return [box.scrollWidth, box.clientWidth]"
+    )
+    needed, there = opened.execute_script(sizes)
+    assert needed <= there
+
+
+def test_print_is_light_without_controls_and_as_wide_as_paper(chrome: webdriver.Chrome, page: Path) -> None:
+    shots.open_page(chrome, page, width=700, height=900, scheme="dark")
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
+    assert chrome.execute_script("return document.documentElement.dataset.theme") == "dark"
+    chrome.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    assert chrome.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    for chosen in (".controls", "#theme", ".tools"):
+        assert not any(node.is_displayed() for node in chrome.find_elements(By.CSS_SELECTOR, chosen)), chosen
+    widths = chrome.execute_script(
+        "return [...document.querySelectorAll('.main-svg')].map((s) => s.width.baseVal.value)"
+    )
+    assert 0 < max(widths) <= 700
+    assert chrome.execute_script("return document.documentElement.scrollWidth") <= 700
+    chrome.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": dark})
+    assert chrome.execute_script("return document.documentElement.dataset.theme") == "dark"
+
+
 def test_tables_and_controls_have_names(opened: webdriver.Chrome) -> None:
     for table in opened.find_elements(By.TAG_NAME, "table"):
         assert table.find_element(By.TAG_NAME, "caption").get_attribute("textContent").strip()

@@ -28,7 +28,9 @@ def _parser() -> _Parser:
         description="Report what a results folder shows: ranking, curves, speed, causes, completeness.",
         epilog="Exit codes: 0 ok, 2 nothing to report or a wrong command. What cannot be read is named on stderr.",
     )
-    parser.add_argument("folder", nargs="?", default="results", metavar="DIR", help="results.dir of a run (results)")
+    parser.add_argument(
+        "folder", nargs="?", default="outputs/results", metavar="DIR", help="results.dir of a run (outputs/results)"
+    )
     parser.add_argument(
         "--format", choices=list(_FORMS), default="html", help="html: one self-contained page (default)"
     )

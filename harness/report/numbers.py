@@ -46,7 +46,7 @@ def shown(value: float | None, digits: int = 3) -> str:
 def percent(share: float | None) -> str:
     """A share as percent; "-" for None and NaN."""
     number = one(share, 6)
-    return "-" if number is None else f"{shown(100 * number)} %"
+    return "-" if number is None else f"{shown(100 * number)}\u00a0%"
 
 
 def probability(p: float | None) -> str:

@@ -25,7 +25,7 @@ function shown(value, digits = 3) {
   if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(digits - 1);
   return Number(value.toPrecision(digits)).toLocaleString("en", { maximumFractionDigits: 6 });
 }
-const percent = (value) => (value === null || value === undefined ? "-" : `${shown(100 * value)} %`);
+const percent = (value) => (value === null || value === undefined ? "-" : `${shown(100 * value)}\u00a0%`);
 const probability = (p) => (p === null || p === undefined ? "-" : p < 0.001 ? "< 0.001" : p.toFixed(3));
 
 function range(low, high, form = shown) {
@@ -119,7 +119,7 @@ function setUpControls() {
 
 /** Whisker plot of one row's interval on the scale that all rows of the table share. */
 function forest(estimate, low, high, scale, reference) {
-  const width = 120, height = 18;
+  const width = 96, height = 18;
   const at = (value) => 4 + ((width - 8) * (value - scale[0])) / (scale[1] - scale[0] || 1);
   const paint = element("span", {});
   const svg = (tag, attributes) => {
@@ -139,6 +139,9 @@ function forest(estimate, low, high, scale, reference) {
   return paint;
 }
 
+/** A cell of an estimate with its interval below it. */
+const measured = (estimate, interval) => element("td", {}, estimate, element("div", { class: "interval" }, interval));
+
 function rankingRow(row, arm, isDrawn, scale, reference) {
   const box = element("input", { type: "checkbox", checked: isDrawn, "aria-label": `draw ${arm.name}` });
   box.addEventListener("change", () => { state.picked.set(arm.id, box.checked); update(); });
@@ -151,13 +154,10 @@ function rankingRow(row, arm, isDrawn, scale, reference) {
     element("td", { class: "number" }, shown(row.rank)),
     element("th", { scope: "row", class: "name" }, arm.name),
     element("td", { class: `verdict ${row.kind}` }, row.verdict),
-    element("td", { class: "number" }, `${row.reached} of ${row.n}`),
-    element("td", { class: "interval" }, range(row.share_low, row.share_high, percent)),
-    element("td", { class: "number" }, shown(time.estimate)),
-    element("td", { class: "interval" }, range(time.low, time.high)),
+    measured(`${row.reached} of ${row.n}`, range(row.share_low, row.share_high, percent)),
+    measured(shown(time.estimate), range(time.low, time.high)),
     element("td", {}, time.estimate === undefined ? "" : forest(time.estimate, time.low, time.high, scale, reference)),
-    element("td", { class: "number" }, shown(difference.estimate)),
-    element("td", { class: "interval" }, range(difference.low, difference.high)),
+    measured(shown(difference.estimate), range(difference.low, difference.high)),
     element("td", { class: "number" }, percent(row.better)),
     element("td", { class: "number" }, probability(row.p)),
     element("td", { class: "why" }, row.why),

@@ -38,7 +38,7 @@ def _winner(entry: Ranking) -> str:
         return f"No arm reaches test accuracy {entry.target:g} {within}."
     interval = to(best["rmst_low"], best["rmst_high"])
     runs = f"{best['successes']} of {counted(int(best['n']), 'run')}"
-    sure = f" (95 % interval {interval})" if interval else " (no interval: its runs are all alike or only one)"
+    sure = f" (95\u00a0% interval {interval})" if interval else " (no interval: its runs are all alike or only one)"
     return (
         f"{entry.reference} is first to test accuracy {entry.target:g}: {runs} get there {within}, "
         f"after {shown(best['rmst'])} {entry.unit} on average{sure}.{_shared(entry, best)}"
