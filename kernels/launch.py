@@ -46,6 +46,8 @@ def output_shape(x: torch.Tensor, weight: torch.Tensor, window: Window, epilogue
     """(M, N, K, P, Q), halved by pooling."""
     height, width = window.output(x.shape[3:], weight.shape[3:])
     if epilogue == EPILOGUES["pool_relu"]:
+        if min(height, width) < 2:
+            raise ConvolutionError(f"an output of {(height, width)} is too small to pool 2 x 2")
         height, width = height // 2, width // 2
     return max(x.shape[0], weight.shape[0]), x.shape[1], weight.shape[1], height, width
 

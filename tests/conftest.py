@@ -1,5 +1,6 @@
 """What the tests share: configs that write below the test's own folder, and the command as a user types it."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,9 @@ from hypothesis import settings
 
 import harness
 from harness import TrialConfig
+
+# run by test_kernels.py, in processes of their own
+collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
 
 # a virtual machine's page faults make single examples slow now and then
 settings.register_profile("initbench", deadline=None)

@@ -1,0 +1,42 @@
+"""Tests that run the kernels on the CPU; ``tests/test_kernels.py`` starts them with TRITON_INTERPRET=1."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from kernels import launch, tiles
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    raise pytest.UsageError("these tests need TRITON_INTERPRET=1 before Python starts; tests/test_kernels.py sets it")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """Fresh tensors hold NaN, or the largest whole number: whatever a kernel does not write shows."""
+    torch.use_deterministic_algorithms(mode=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(mode=False)
+
+
+@pytest.fixture(autouse=True)
+def tiles_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiles that a GPU gets, not the interpreter's larger ones."""
+    monkeypatch.setattr(tiles, "for_interpreter", lambda _operation, choice: choice)
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the kernels started so far."""
+    found: list[str] = []
+    start = launch._start
+
+    def note(kernel: object, *arguments: object, **constants: object) -> None:
+        found.append(kernel.fn.__name__)
+        start(kernel, *arguments, **constants)
+
+    monkeypatch.setattr(launch, "_start", note)
+    return found

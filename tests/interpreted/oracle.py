@@ -1,0 +1,73 @@
+"""The oracle: ``F.conv2d`` and its gradients in float64, and how far exact rounding may be from it.
+
+A sum of n products in float32 differs from the exact one by at most (n + 2) 2^-24 times the sum of the products'
+sizes, in whatever order (Higham, Accuracy and Stability of Numerical Algorithms, 3.1); storing it adds the rounding of
+the output's type. The sizes are what the same convolution makes of absolute values. The interpreter multiplies exactly:
+errors of matrix units (tf32, 16-bit sums) are not seen here.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+# the interpreter cuts a bfloat16 off where a GPU rounds it: 2^-7 instead of 2^-8
+UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7}
+"""Largest relative error of storing a number in a type."""
+
+SMALLEST = {torch.float32: 2.0**-149, torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}
+"""Smallest number of a type, within which small results are rounded."""
+
+Function = Callable[..., torch.Tensor]
+
+
+def random_inputs(
+    x: Sequence[int], weight: Sequence[int], *, bias: bool = True, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> list[torch.Tensor]:
+    """Normal numbers of these shapes, and a bias for each filter."""
+    random = torch.Generator().manual_seed(seed)
+    shapes = [x, weight, *([weight[:-3]] if bias else [])]
+    return [torch.randn(tuple(shape), generator=random).to(dtype) for shape in shapes]
+
+
+def whole_inputs(x: Sequence[int], weight: Sequence[int], *, seed: int = 0) -> list[torch.Tensor]:
+    """Whole numbers from -2 to 2: every sum is exact, ties and zeros abound."""
+    random = torch.Generator().manual_seed(seed)
+    return [torch.randint(-2, 3, tuple(shape), generator=random).float() for shape in (x, weight, weight[:-3])]
+
+
+def gradients(function: Function, inputs: Sequence[torch.Tensor], dy: torch.Tensor | None, **settings: Any) -> list:
+    """[output, gradient of each input] for this gradient of the output; ones if it is None."""
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    y = function(*leaves, **settings)
+    seeds = torch.ones_like(y) if dy is None else dy
+    return [y.detach(), *torch.autograd.grad(y, leaves, seeds)]
+
+
+def assert_right(function: Function, inputs: Sequence[torch.Tensor], **settings: Any) -> None:
+    """Output and all gradients of a function are those of ``F.conv2d``, but for rounding."""
+    dtype = inputs[0].dtype
+    with torch.no_grad():
+        shape = F.conv2d(*(tensor.double() for tensor in inputs), **settings).shape
+    dy = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    found = gradients(function, inputs, dy, **settings)
+    exact = gradients(F.conv2d, [tensor.double() for tensor in inputs], dy.double(), **settings)
+    sizes = gradients(F.conv2d, [tensor.double().abs() for tensor in inputs], dy.double().abs(), **settings)
+    filters, taps = inputs[1].shape[0], math.prod(inputs[1].shape[-2:])
+    pixels = math.prod(shape) // filters
+    lengths = [math.prod(inputs[1].shape[1:]) + 1, filters * taps, pixels, pixels]
+    names = ["output", "input gradient", "weight gradient", "bias gradient"]
+    for name, value, wanted, size, length in zip(names, found, exact, sizes, lengths, strict=False):
+        assert value.dtype == dtype, name
+        assert value.shape == wanted.shape, name
+        allowed = (length + 2) * 2.0**-24 * size + UNIT[dtype] * 1.01 * wanted.abs() + SMALLEST[dtype]
+        wrong = ~((value.double() - wanted).abs() <= allowed)
+        assert not wrong.any(), f"{name}: {int(wrong.sum())} of {wrong.numel()} differ by more than rounding"
+
+
+def assert_equal(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> None:
+    """Bit for bit the same numbers, a zero's sign aside; NaN equals NaN."""
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine.double(), theirs.double(), rtol=0, atol=0, equal_nan=True)
