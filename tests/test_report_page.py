@@ -14,6 +14,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
+from harness.report import numbers
 from harness.report.command import main
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "screenshot_report.py"
@@ -217,6 +218,13 @@ def test_no_sideways_scrolling(chrome: webdriver.Chrome, page: Path, width: int)
     shots.open_page(chrome, page, width=width, height=800)
     assert chrome.execute_script("return document.documentElement.scrollWidth") <= width
     assert chrome.execute_script("return document.documentElement.clientWidth") == width
+
+
+def test_text_and_page_round_alike(opened: webdriver.Chrome) -> None:
+    values = [16.25, 0.125, 2.675, 1.005, 999.5, 12345.0, 0.0, -0.5, 1e6 / 3]
+    script = "return arguments[0].map((value) => [shown(value), percent(value)])"
+    kept = [numbers.one(value) for value in values]
+    assert opened.execute_script(script, kept) == [[numbers.shown(v), numbers.percent(v)] for v in values]
 
 
 def test_the_ranking_fits_a_desk_whole(opened: webdriver.Chrome) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,16 +37,18 @@ def _rounded(value: float, digits: int) -> Number:
 
 def shown(value: float | None, digits: int = 3) -> str:
     """For a reader: significant digits, thousands separated; "-" for None and NaN."""
-    number = one(value, digits)
-    if number is None:
+    stored = one(value)
+    if stored is None:
         return "-"
+    # as the page's script rounds what it is given: the number of few digits, a half upwards
+    number = one(float(Context(prec=digits, rounding=ROUND_HALF_UP).plus(Decimal(stored))), digits) or 0
     small = number != 0 and abs(number) < 1e-3
     return f"{number:.{digits}g}" if small or abs(number) >= _LARGEST_PLAIN else f"{number:,}"
 
 
 def percent(share: float | None) -> str:
     """A share as percent; "-" for None and NaN."""
-    number = one(share, 6)
+    number = one(share)
     return "-" if number is None else f"{shown(100 * number)}\u00a0%"
 
 

@@ -23,7 +23,8 @@ function shown(value, digits = 3) {
   if (value === null || value === undefined) return "-";
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(digits - 1);
-  return Number(value.toPrecision(digits)).toLocaleString("en", { maximumFractionDigits: 6 });
+  // products are brought back to the four digits that numbers are kept with
+  return Number(Number(value.toPrecision(4)).toPrecision(digits)).toLocaleString("en", { maximumFractionDigits: 6 });
 }
 const percent = (value) => (value === null || value === undefined ? "-" : `${shown(100 * value)}\u00a0%`);
 const probability = (p) => (p === null || p === undefined ? "-" : p < 0.001 ? "< 0.001" : p.toFixed(3));
