@@ -221,7 +221,7 @@ def test_no_sideways_scrolling(chrome: webdriver.Chrome, page: Path, width: int)
 
 
 def test_text_and_page_round_alike(opened: webdriver.Chrome) -> None:
-    values = [16.25, 0.125, 2.675, 1.005, 999.5, 12345.0, 0.0, -0.5, 1e6 / 3]
+    values = [16.25, 0.125, 2.675, 1.005, 999.5, 12345.0, 0.0, -0.5, 1e6 / 3, 1e8 / 3, 5e-4, 1.23456e-9]
     script = "return arguments[0].map((value) => [shown(value), percent(value)])"
     kept = [numbers.one(value) for value in values]
     assert opened.execute_script(script, kept) == [[numbers.shown(v), numbers.percent(v)] for v in values]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _KEPT_DIGITS = 4
-_LARGEST_PLAIN = 1e7
+_SMALLEST_PLAIN, _LARGEST_PLAIN = 1e-3, 1e7
 
 Number = float | int | None
 
@@ -42,8 +42,10 @@ def shown(value: float | None, digits: int = 3) -> str:
         return "-"
     # as the page's script rounds what it is given: the number of few digits, a half upwards
     number = one(float(Context(prec=digits, rounding=ROUND_HALF_UP).plus(Decimal(stored))), digits) or 0
-    small = number != 0 and abs(number) < 1e-3
-    return f"{number:.{digits}g}" if small or abs(number) >= _LARGEST_PLAIN else f"{number:,}"
+    if number == 0 or _SMALLEST_PLAIN <= abs(number) < _LARGEST_PLAIN:
+        return f"{number:,}"
+    mantissa, _, exponent = f"{number:.{digits - 1}e}".partition("e")
+    return f"{mantissa}e{int(exponent):+d}"
 
 
 def percent(share: float | None) -> str:
