@@ -52,34 +52,37 @@ def text_of(value: Any) -> str:  # noqa: ANN401 - whatever a column of choices h
 
 def described(arms: Arms) -> list[dict[str, Any]]:
     """For each arm its name, values, trials by status, and the gravest diagnosis of its trials in words."""
-    rows = []
-    for index, group in arms.trials.groupby("arm", sort=True):
-        first = group.iloc[0]
-        rows.append(
-            {
-                "id": int(str(index)),
-                "name": arms.names[int(str(index))],
-                "values": {column: text_of(first[column]) for column in arms.by},
-                "planned": len(group),
-                "statuses": dict(Counter(group["status"])),
-                "diagnosis": _diagnosis(group),
-            }
-        )
-    return rows
+    columns = {name: arms.trials[name].tolist() for name in (*arms.by, "status", "verdict", "verdict_reason")}
+    places: dict[int, list[int]] = {}
+    for place, arm in enumerate(arms.trials["arm"].tolist()):
+        places.setdefault(arm, []).append(place)
+    return [
+        {
+            "id": arm,
+            "name": arms.names[arm],
+            "values": {column: text_of(columns[column][own[0]]) for column in arms.by},
+            "planned": len(own),
+            "statuses": dict(Counter(columns["status"][place] for place in own)),
+            "diagnosis": _diagnosis([(columns["verdict"][place], columns["verdict_reason"][place]) for place in own]),
+        }
+        for arm, own in sorted(places.items())
+    ]
 
 
-def _diagnosis(group: pd.DataFrame) -> str:
-    """The commonest verdict on why the arm does not learn, "" if it is fine or was never made."""
-    found = group["verdict"].dropna()
-    if found.empty:
+def _diagnosis(found: Sequence[tuple[Any, Any]]) -> str:
+    """The commonest (verdict, reason) on why the arm does not learn, "" if it is fine or was never made."""
+    kinds = Counter(kind for kind, _ in found if isinstance(kind, str))
+    kind = _commonest(kinds)
+    if kind in ("", "fine"):
         return ""
-    kind = found.mode().iloc[0]
-    if kind == "fine":
-        return ""
-    of_kind = group[group["verdict"] == kind]
-    reason = of_kind["verdict_reason"].dropna()
-    text = f"{kind}: {reason.mode().iloc[0]}" if len(reason) else str(kind)
+    reason = _commonest(Counter(text for own, text in found if own == kind and isinstance(text, str)))
+    text = f"{kind}: {reason}" if reason else kind
     return text if len(text) <= _MOST_REASON else f"{text[: _MOST_REASON - 3]}..."
+
+
+def _commonest(counts: Counter[str]) -> str:
+    """Of several as common as each other the first by the alphabet; "" of none."""
+    return min(counts, key=lambda name: (-counts[name], name), default="")
 
 
 def filters(arms: Arms, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

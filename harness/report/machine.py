@@ -30,9 +30,13 @@ def _label(values: Sequence[Any], columns: Sequence[str]) -> str:
     return " ".join(named.get(name, "{}").format(text_of(value)) for name, value in zip(columns, values, strict=True))
 
 
-def _quartiles(row: pd.Series, name: str) -> list[Any] | None:
-    values = kept(row[[f"{name}_{part}" for part in _QUARTILES]])
-    return None if values[1] is None else values
+def _rates(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """For each row ``images`` and ``share``: (q25, median, q75), None where it was not measured."""
+    kinds = {}
+    for name, column in (("images", "images_per_s"), ("share", "matmul_share")):
+        parts = [kept(table[f"{column}_{part}"]) for part in _QUARTILES]
+        kinds[name] = [None if row[1] is None else list(row) for row in zip(*parts, strict=True)]
+    return [{"images": images, "share": share} for images, share in zip(kinds["images"], kinds["share"], strict=True)]
 
 
 def throughput(arms: Arms) -> dict[str, Any]:
@@ -50,21 +54,15 @@ def throughput(arms: Arms) -> dict[str, Any]:
     by_arm = analysis.throughput(timed.assign(arm=timed["arm"]), by=[*columns, "arm"])
     numbers = {key: index for index, key in enumerate(groups[columns].map(text_of).agg("\t".join, axis=1))}
     found, table = [], []
-    for key, (_, row) in zip(numbers, groups.iterrows(), strict=True):
+    for key, (_, row), rates in zip(numbers, groups.iterrows(), _rates(groups), strict=True):
         members = timed[keys == key]
-        group = _group(numbers[key], row, columns, members)
+        group = _group(numbers[key], row, columns, members) | rates
         found.append(group)
         table.append(_table_row(group, members))
     by_arm = by_arm.assign(group=by_arm[columns].map(text_of).agg("\t".join, axis=1).map(numbers))
-    points = [
-        {"arm": int(row["arm"]), "group": int(row["group"]), "n": int(row["n"]), **_rates(row)}
-        for _, row in by_arm.iterrows()
-    ]
+    places = by_arm[["arm", "group", "n"]].astype(int).to_dict("records")
+    points = [place | rates for place, rates in zip(places, _rates(by_arm), strict=True)]
     return {"groups": found, "arms": points, "table": table}
-
-
-def _rates(row: pd.Series) -> dict[str, Any]:
-    return {"images": _quartiles(row, "images_per_s"), "share": _quartiles(row, "matmul_share")}
 
 
 def _group(index: int, row: pd.Series, columns: Sequence[str], members: pd.DataFrame) -> dict[str, Any]:
@@ -73,7 +71,6 @@ def _group(index: int, row: pd.Series, columns: Sequence[str], members: pd.DataF
         "label": _label([row[name] for name in columns], columns),
         "n": int(row["n"]),
         "arms": sorted({int(arm) for arm in members["arm"]}),
-        **_rates(row),
     }
 
 

@@ -1,5 +1,6 @@
 """What the figures show, per arm: convergence, movement of tensors, signals by layer; thinned to keep a page small."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -69,10 +70,18 @@ def survival(frames: Frames, arms: Arms, target: float) -> dict[int, dict[str, A
     found: dict[int, dict[str, Any]] = {}
     for unit in ("steps", "seconds"):
         table = analysis.survival_curves(frames, target=target, unit=unit, by=arms.by)
-        for label, rows in table.groupby("arm", sort=False, observed=True):
-            curve = found.setdefault(arms.numbers[str(label)], {"never": bool((rows["share"] == 1).all())})
-            curve[unit] = {"x": kept(rows["time"]), "y": kept(rows["share"])}
+        times, shares = kept(table["time"]), kept(table["share"])
+        for label, start, stop in _runs(table["arm"].tolist()):
+            curve = found.setdefault(arms.numbers[label], {"never": shares[stop - 1] == 1})
+            curve[unit] = {"x": times[start:stop], "y": shares[start:stop]}
     return found
+
+
+def _runs(labels: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """Each stretch of one label: the label, its first place, the place after its last."""
+    starts = [place for place, label in enumerate(labels) if place == 0 or labels[place - 1] != label]
+    for start, stop in itertools.pairwise([*starts, len(labels)]):
+        yield labels[start], start, stop
 
 
 def _layers_of(frames: Frames, arms: Arms) -> pd.DataFrame:
