@@ -51,7 +51,7 @@ def text_of(value: Any) -> str:  # noqa: ANN401 - whatever a column of choices h
 
 
 def described(arms: Arms) -> list[dict[str, Any]]:
-    """For each arm its name, values, trials by status, and the gravest diagnosis of its trials in words."""
+    """For each arm its name, values, trials by status, and the commonest diagnosis of its trials in words."""
     columns = {name: arms.trials[name].tolist() for name in (*arms.by, "status", "verdict", "verdict_reason")}
     places: dict[int, list[int]] = {}
     for place, arm in enumerate(arms.trials["arm"].tolist()):
