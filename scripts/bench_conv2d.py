@@ -1,0 +1,249 @@
+"""How fast the Triton convolutions are on a GPU, against cuDNN, torch.compile, vmap and loops.
+
+Usage: python scripts/bench_conv2d.py [--quick] [--output FILE] [--minutes M]
+       TRITON_INTERPRET=1 python scripts/bench_conv2d.py --dry-run     (without a GPU: all but the clocks)
+
+Each layer of the article's network x batch 50, 256, 1024, 8192 x ieee, tf32, bf16 x forward, both gradients, the whole
+block forward and backward, and 8 and 64 stacked models; under eight minutes. No speed is given for results that are
+wrong (bench_conv2d_gate.py). Two clocks, both the device's (bench_conv2d_clock.py): ``cold``, after the L2 cache was
+overwritten, and ``graph``, a replayed CUDA graph. Floors are of the copy and matmul rates measured in the same run.
+Exit code: 0 all right and no aim missed, 1 a result is wrong or an aim is missed, 2 no GPU, or a wrong command.
+"""
+
+import argparse
+import dataclasses
+import gc
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    # they import Triton, which is there for Linux only: looked for once it is known that there is a GPU
+    from bench_conv2d_arms import Arm
+    from bench_conv2d_cells import Ceilings, Cell
+    from bench_conv2d_clock import Gpu, NoClock
+    from bench_conv2d_report import Result
+
+BATCHES, STACKS, PRECISIONS = (50, 256, 1024, 8192), (8, 64), ("ieee", "tf32", "bf16")
+_LEAST_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure, and how long for.
+
+    Attributes:
+        rounds: at most, of each cell.
+        cell_s: after so many seconds of rounds a cell begins no further one.
+        backend: of torch.compile.
+    """
+
+    batches: Sequence[int]
+    stacks: Sequence[int]
+    precisions: Sequence[str]
+    rounds: int
+    cell_s: float
+    backend: str = "inductor"
+
+
+FULL = Plan(BATCHES, STACKS, PRECISIONS, rounds=25, cell_s=1.0)
+QUICK = Plan((50, 1024), (8,), ("tf32",), rounds=5, cell_s=0.5)
+# compiling for the processor would take minutes, and its speed is not asked for
+DRY = Plan((2,), (2,), PRECISIONS, rounds=0, cell_s=0.0, backend="aot_eager")
+PLANS = {
+    (False, False): FULL,
+    (False, True): QUICK,
+    (True, False): DRY,
+    (True, True): dataclasses.replace(DRY, precisions=QUICK.precisions),
+}
+"""(whether a dry run, whether quick) -> what is measured."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all cells share."""
+
+    device: torch.device
+    clock: "Gpu | NoClock"
+    plan: Plan
+
+
+def measure(run: Run, cell: "Cell") -> "Result":
+    """Gate, then clocks, of one cell."""
+    from bench_conv2d_clock import products
+    from bench_conv2d_report import Result
+
+    with products(cell.precision, benchmark=True):
+        arms, faults = gated(cell, run)
+        plan, works = run.plan, {name: arm.work for name, arm in arms.items()}
+        times = run.clock.times(works, rounds=plan.rounds, least=_LEAST_ROUNDS, limit_s=plan.cell_s)
+    return Result(cell, times, faults)
+
+
+def gated(cell: "Cell", run: Run) -> "tuple[dict[str, Arm], dict[str, str]]":
+    """The arms that are right, and what is wrong with the others."""
+    import bench_conv2d_arms as ways
+    import bench_conv2d_gate as gate
+
+    given = gate.random_inputs(cell, run.device, whole_numbers=True)
+    taken, wanted = gate.exact(cell, given)
+    wrong = {
+        name: gate.fault(partial(gate.exactness_fault, cell, arm, taken, wanted))
+        for name, arm in ways.ours(cell, given).items()
+    }
+    given = gate.random_inputs(cell, run.device, whole_numbers=False)
+    taken, wanted = gate.exact(cell, given)
+    ours, others = ways.ours(cell, given), ways.others(cell, given, backend=run.plan.backend)
+    arms = ours | others
+    for name, arm in arms.items():
+        check = partial(gate.rounding_fault, cell, arm, taken, wanted, is_ours=name in ours)
+        wrong[name] = wrong.get(name) or gate.fault(check)
+    faults = {name: fault for name, fault in wrong.items() if fault is not None}
+    return {name: arm for name, arm in arms.items() if name not in faults}, faults
+
+
+def measure_all(
+    wanted: "Sequence[Cell]", run: Run, *, until_s: float, memory_bytes: float, now: Callable[[], float]
+) -> "tuple[list[Result], dict[str, list[Cell]]]":
+    """Every cell that fits into the memory, until time is up; and what was left out, by reason."""
+    from bench_conv2d_cells import fits
+
+    found, left_out = [], dict[str, "list[Cell]"]()
+    for index, cell in enumerate(wanted, start=1):
+        if now() > until_s:
+            left_out.setdefault("no time left", []).append(cell)
+        elif not fits(cell, memory_bytes):
+            left_out.setdefault("would not fit into the memory", []).append(cell)
+        else:
+            if sys.stderr.isatty():
+                print(f"\033[K{index} of {len(wanted)}: {cell}", end="\r", file=sys.stderr, flush=True)
+            try:
+                found.append(measure(run, cell))
+            except torch.OutOfMemoryError:
+                left_out.setdefault("did not fit into the memory", []).append(cell)
+            release(run.device)
+    return found, left_out
+
+
+def release(device: torch.device) -> None:
+    """Drop what the last cell compiled and allocated: torch.compile allows a function few versions."""
+    torch.compiler.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def about(run: Run, ceilings: "Ceilings | None") -> dict[str, str]:
+    """Card, versions and ceilings: the header, and the Parquet file's footer."""
+    import triton
+
+    from harness import device
+
+    found = device.environment(run.device)
+    lines = {
+        "device": str(found["device_model"]),
+        "driver": str(found["gpu_driver"] or "none"),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": torch.version.cuda or "none",
+        "cudnn": str(torch.backends.cudnn.version() or "none"),  # type: ignore[no-untyped-call]
+        "commit": str(found["git_commit"]) + (" and changes" if found["git_dirty"] else ""),
+    }
+    if ceilings is not None:
+        lines["n"] = f"{_LEAST_ROUNDS} to {run.plan.rounds} interleaved rounds, in the table; medians (quartiles)"
+        rates = ", ".join(f"{name} {rate / 1e12:.1f}" for name, rate in ceilings.flops_per_s.items())
+        lines["ceilings"] = f"copy {ceilings.bytes_per_s / 1e12:.2f} TB/s; matmul TFLOP/s: {rates}"
+    return lines
+
+
+def tell(results: "Sequence[Result]", left_out: "Mapping[str, Sequence[Cell]]", ceilings: "Ceilings | None") -> bool:
+    """Print the summary, what is wrong, what was left out, and the aims; whether all is well."""
+    from bench_conv2d_cells import cells
+    from bench_conv2d_report import aims, summary
+
+    print("\n".join(summary(results, ceilings)))
+    for reason, missing in left_out.items():
+        print(f"\nleft out, {reason}: " + "; ".join(map(str, missing)))
+    for result in results:
+        for arm, times in result.times.items():
+            for clock, reason in times.without.items():
+                print(f"\nleft out, no {clock} time: {result.cell}, {arm}: {reason}")
+    print("\ntorch.compile: in blocks only; of one convolution or gradient it calls cuDNN as torch does\n")
+    reached = aims(results, ceilings, cells(BATCHES, STACKS, PRECISIONS))
+    for aim in reached:
+        print(f"aim: {aim.name}: {aim.found}: { {True: 'met', False: 'NOT MET', None: 'not measured'}[aim.met] }")
+    faults = [f"{result.cell}, {arm}: {fault}" for result in results for arm, fault in result.faults.items()]
+    for fault in faults:
+        print(f"wrong result, no speed: {fault}", file=sys.stderr)
+    return not faults and all(aim.met is not False for aim in reached)
+
+
+def refusal(given: argparse.Namespace) -> str | None:
+    """Why this cannot run here, or None."""
+    import importlib.util
+
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; it is there for Linux only: pip install triton"
+    from kernels import triton_kernels
+
+    if given.dry_run and not triton_kernels.INTERPRETED:
+        return "--dry-run runs the kernels on the processor: set TRITON_INTERPRET=1 before Python starts"
+    if not given.dry_run and triton_kernels.INTERPRETED:
+        return "TRITON_INTERPRET is set, and an interpreted kernel has no speed; unset it, or add --dry-run"
+    if not given.dry_run and not torch.cuda.is_available():
+        return "no GPU that torch can use; TRITON_INTERPRET=1 with --dry-run runs all but the clocks without one"
+    if given.output is not None and not given.output.resolve().parent.is_dir():
+        return f"--output {given.output}: there is no folder {given.output.resolve().parent}"
+    return None
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="batch 50 and 1024, tf32, 8 models, 5 rounds: a minute")
+    parser.add_argument("--dry-run", action="store_true", help="gates on the processor at batch 2, no times")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write a row for each arm and clock as Parquet")
+    parser.add_argument("--minutes", type=float, default=7.0, help="begin no cell after so long (default: 7)")
+    given = parser.parse_args(arguments)
+    if not given.minutes > 0:
+        parser.error(f"--minutes {given.minutes:g}: give a number above 0")
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write, tell; returns the exit code."""
+    begun_s = time.perf_counter()
+    given = parse(arguments)
+    if (reason := refusal(given)) is not None:
+        print(f"error: {reason}", file=sys.stderr)
+        return 2
+    from bench_conv2d_cells import cells
+    from bench_conv2d_clock import Gpu, NoClock
+    from bench_conv2d_report import write
+
+    plan = PLANS[given.dry_run, given.quick]
+    device = torch.device("cpu" if given.dry_run else "cuda")
+    run = Run(device, NoClock() if given.dry_run else Gpu(device), plan)
+    memory_bytes = float("inf") if given.dry_run else torch.cuda.get_device_properties(device).total_memory
+    ceilings = run.clock.ceilings()
+    if given.dry_run:
+        print("DRY RUN on the processor: it shows that every arm is right and this script works, and nothing of speed")
+    lines = about(run, ceilings)
+    print("\n".join(f"{name}: {value}" for name, value in lines.items()) + "\n", flush=True)
+    wanted = cells(plan.batches, plan.stacks, plan.precisions)
+    until_s = begun_s + 60 * given.minutes
+    results, left_out = measure_all(wanted, run, until_s=until_s, memory_bytes=memory_bytes, now=time.perf_counter)
+    is_well = tell(results, left_out, ceilings)
+    if given.output is not None:
+        write(given.output, results, ceilings, lines)
+    return 0 if is_well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

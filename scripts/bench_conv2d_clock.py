@@ -1,0 +1,197 @@
+"""The clocks of bench_conv2d.py, all on the GPU, and what the GPU can do at best.
+
+cold     one call, launched as a program launches it, after the L2 cache was overwritten. The overwriting is
+         queued until it outlasts the launching, so that the time is the device's: from event to event
+graph    a CUDA graph of several calls, replayed: no launching, inputs in the L2 cache where they fit
+host     what the processor takes to launch one call; where this is longer than the device's time, it is the time
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from bench_conv2d_cells import Ceilings, Work
+
+CLOCKS = ("cold", "graph")
+_WARM_UPS = 3
+_LEAST_GRAPH_US, _MOST_REPEATS = 200.0, 20
+_HOST_CALLS = 10
+_COPY_BYTES = 2**30
+_MATMUL_SIZE = {"ieee": 4096, "tf32": 8192, "bf16": 8192}
+_CEILING_ROUNDS = 10
+
+Sample = Callable[[], float]
+"""Microseconds of one call."""
+
+
+@dataclass
+class Times:
+    """Of an arm.
+
+    Attributes:
+        us: clock -> microseconds of each round.
+        host_us: to launch a call, the median of several; None: not measured.
+        without: clock -> why it is not there.
+    """
+
+    us: dict[str, list[float]] = field(default_factory=dict)
+    host_us: float | None = None
+    without: dict[str, str] = field(default_factory=dict)
+
+
+def interleaved(
+    samples: Mapping[tuple[str, str], Sample], *, rounds: int, least: int, limit_s: float, now: Callable[[], float]
+) -> dict[tuple[str, str], list[float]]:
+    """Sample all in turn, again and again; the order turns from round to round.
+
+    Args:
+        samples: (arm, clock) -> its sample.
+        rounds: how often.
+        least: rounds that are made even if time is up.
+        limit_s: no further round is begun after so many seconds.
+        now: the clock that this goes by.
+    """
+    found: dict[tuple[str, str], list[float]] = {name: [] for name in samples}
+    names, begun_s = list(samples), now()
+    for index in range(rounds):
+        if index >= least and now() - begun_s > limit_s:
+            break
+        turn = index % max(1, len(names))
+        for name in names[turn:] + names[:turn]:
+            found[name].append(samples[name]())
+    return found
+
+
+@contextlib.contextmanager
+def products(precision: str, *, benchmark: bool) -> Iterator[None]:
+    """Within, torch multiplies float32 numbers so.
+
+    Args:
+        precision: tf32, or another for none of it.
+        benchmark: whether cuDNN tries its algorithms on each new shape and takes the fastest.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+    cudnn.benchmark = benchmark
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
+class Gpu:
+    """The clocks of a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        cache_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+        self._flush = torch.empty(max(4 * cache_bytes, 2**28), dtype=torch.uint8, device=device)
+        self._flush_us = self._elapsed_us(self._flush.zero_)
+
+    def times(self, works: Mapping[str, Work], *, rounds: int, least: int, limit_s: float) -> dict[str, Times]:
+        """Both clocks of each work, interleaved. A work that a graph cannot hold is timed cold alone."""
+        found = {name: Times() for name in works}
+        samples: dict[tuple[str, str], Sample] = {}
+        # one pool for all graphs: results are dropped, so the next may write over them
+        pool = torch.cuda.graph_pool_handle()
+        for name, work in works.items():
+            self._warm_up(work)
+            found[name].host_us = self._host_us(work)
+            samples[name, "cold"] = self._cold(work, found[name].host_us or 0.0)
+            try:
+                samples[name, "graph"] = self._graph(work, samples[name, "cold"](), pool)
+            except RuntimeError as error:
+                torch.cuda.synchronize(self.device)
+                found[name].without["graph"] = str(error).splitlines()[0]
+        taken = interleaved(samples, rounds=rounds, least=least, limit_s=limit_s, now=time.perf_counter)
+        for (name, clock), us in taken.items():
+            found[name].us[clock] = us
+        return found
+
+    def _elapsed_us(self, call: Callable[[], object]) -> float:
+        start, end = torch.Event(self.device, enable_timing=True), torch.Event(self.device, enable_timing=True)
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return 1e3 * float(start.elapsed_time(end))
+
+    def _warm_up(self, work: Work) -> None:
+        """On a stream of its own, as capturing wants it: compiles, chooses algorithms, allocates."""
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                work()
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        for _ in range(_WARM_UPS):
+            work()
+        torch.cuda.synchronize(self.device)
+
+    def _host_us(self, work: Work) -> float:
+        """The median of a few calls, each begun with an idle device, so that no full queue holds it up."""
+        found = []
+        for _ in range(_HOST_CALLS):
+            torch.cuda.synchronize(self.device)
+            begun_s = time.perf_counter()
+            work()
+            found.append(1e6 * (time.perf_counter() - begun_s))
+        torch.cuda.synchronize(self.device)
+        return sorted(found)[len(found) // 2]
+
+    def _cold(self, work: Work, host_us: float) -> Sample:
+        flushes = max(1, math.ceil(2 * host_us / self._flush_us))
+
+        def sample() -> float:
+            for _ in range(flushes):
+                self._flush.zero_()
+            return self._elapsed_us(work)
+
+        return sample
+
+    def _graph(self, work: Work, about_us: float, pool: Any) -> Sample:  # noqa: ANN401 - opaque
+        repeats = min(_MOST_REPEATS, max(1, math.ceil(_LEAST_GRAPH_US / about_us)))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            for _ in range(repeats):
+                work()
+        graph.replay()
+        torch.cuda.synchronize(self.device)
+        return lambda: self._elapsed_us(graph.replay) / repeats
+
+    def ceilings(self) -> Ceilings:
+        """The fastest of several large copies and matrix products."""
+        source = torch.ones(_COPY_BYTES, dtype=torch.uint8, device=self.device)
+        target = torch.empty_like(source)
+        copy_us = self._fastest_us(lambda: target.copy_(source))
+        return Ceilings(2e6 * _COPY_BYTES / copy_us, {name: self._matmul_rate(name) for name in _MATMUL_SIZE})
+
+    def _matmul_rate(self, precision: str) -> float:
+        size = _MATMUL_SIZE[precision]
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        # random numbers, for a GPU multiplies constants faster than data
+        left = torch.randn(size, size, device=self.device).to(dtype)
+        product = torch.empty_like(left)
+        with products(precision, benchmark=False):
+            return 2e6 * size**3 / self._fastest_us(lambda: torch.mm(left, left, out=product))
+
+    def _fastest_us(self, call: Callable[[], object]) -> float:
+        return min(self._elapsed_us(call) for _ in range(_CEILING_ROUNDS))
+
+
+class NoClock:
+    """Of a dry run: measures nothing."""
+
+    def times(self, works: Mapping[str, Work], *, rounds: int, least: int, limit_s: float) -> dict[str, Times]:
+        """Nothing, for each; the gate has run them."""
+        del rounds, least, limit_s
+        return {name: Times() for name in works}
+
+    def ceilings(self) -> Ceilings | None:
+        """Unknown."""
+        return None
