@@ -3,8 +3,8 @@
 Usage: python scripts/compile_kernels.py [--quick] [--targets sm_90,gfx942] [--markdown FILE]
 Exit code: 0 all fit, 1 one does not (it spills, takes too much shared memory or leaves matrix units unused), 2 wrong
 command. The launches are recorded from ``kernels.launch`` itself, on tensors without data, for shapes from which every
-tile in ``kernels.tiles`` follows: what is compiled here is what a GPU would be asked to run. All of it takes about ten
-minutes on two cores, --quick (the article's network) one.
+tile in ``kernels.tiles`` follows: what is compiled here is what a GPU would be asked to run. At 0.3 to
+0.4 s of a core each, all take about 20 minutes on two cores, --quick (the article's network) one or two.
 """
 
 import argparse
@@ -42,6 +42,7 @@ SHARED_LIMIT_BYTES = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 
 """Shared memory a block can have (CUDA programming guide; LDS of a CDNA3 workgroup)."""
 
 _MATRIX_INSTRUCTIONS = ("wgmma.mma_async", "tcgen05.mma", "mma.sync", "v_mfma")
+_COSTS = ("registers", "spilled_bytes", "shared_bytes")
 _TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8"}
 _ARITHMETIC: list[tuple[torch.dtype, str]] = [
     (torch.float32, "ieee"),
@@ -292,16 +293,25 @@ def compile_all(wanted: Sequence[Launch], targets: Sequence[str], *, processes: 
 
 
 def table(outcomes: Sequence[Outcome]) -> list[str]:
-    """Lines of a Markdown table: one for each kernel, arithmetic, epilogue and tile; the worst of its shapes."""
-    groups: dict[tuple[str, str], list[Outcome]] = {}
+    """Lines of a Markdown table: a kernel, arithmetic, epilogue and tile each; of its shapes the worst, per target."""
+    targets = [name for name in TARGETS if any(outcome.target == name for outcome in outcomes)]
+    groups: dict[str, dict[str, list[Outcome]]] = {}
     for outcome in outcomes:
-        groups.setdefault((_describe(outcome.launch), outcome.target), []).append(outcome)
-    lines = ["| kernel | target | shapes | registers | spilled, B | shared, B | matrix unit |", "| --- " * 7 + "|"]
-    for (what, target), group in sorted(groups.items()):
-        matrix = sorted({outcome.matrix or "-" for outcome in group})
-        numbers = (max(getattr(o, name) for o in group) for name in ("registers", "spilled_bytes", "shared_bytes"))
-        lines.append(f"| {what} | {target} | {len(group)} | {' | '.join(map(str, numbers))} | {', '.join(matrix)} |")
+        groups.setdefault(_describe(outcome.launch), {}).setdefault(outcome.target, []).append(outcome)
+    lines = [f"| kernel | shapes | {' | '.join(targets)} |", "| --- " * (len(targets) + 2) + "|"]
+    for what, group in sorted(groups.items()):
+        shapes = max(len(found) for found in group.values())
+        lines.append(f"| {what} | {shapes} | {' | '.join(_worst(group.get(target, [])) for target in targets)} |")
     return lines
+
+
+def _worst(group: Sequence[Outcome]) -> str:
+    """Registers / spilled bytes / shared KiB / matrix instruction; the largest of several shapes."""
+    if not group:
+        return "refused"
+    matrix = ", ".join(sorted({outcome.matrix or "-" for outcome in group}))
+    registers, spilled, shared = (max(getattr(o, name) for o in group) for name in _COSTS)
+    return f"{registers} / {spilled} / {shared / 1024:.1f} / {matrix}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -320,6 +330,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes, complaints = compile_all(wanted, targets, processes=os.cpu_count() or 1)
     lines = [
         f"Triton {triton.__version__}, torch {torch.__version__}; {len(outcomes)} kernels compiled",
+        "",
+        "Registers of a thread / spilled bytes / shared memory of a block in KiB / matrix instruction:",
         "",
         *table(outcomes),
     ]
