@@ -164,8 +164,10 @@ def _convolve(x, weight, n, p, q, k, rows_in, G: tl.constexpr, X: tl.constexpr, 
     TAPS_W: tl.constexpr = G.S
     CHANNELS: tl.constexpr = G.C
     DEPTH: tl.constexpr = G.C * G.R * G.S
+    ROW_TILE: tl.constexpr = TILE.M
+    COLUMN_TILE: tl.constexpr = TILE.N
     STEP: tl.constexpr = TILE.K
-    total = tl.zeros((TILE.M, TILE.N), tl.float32)
+    total = tl.zeros((ROW_TILE, COLUMN_TILE), tl.float32)
     for start in range(0, DEPTH, STEP):
         c, r, s = _tap(start, CHANNELS, TAPS_W, STEP)
         left = _patch(x, n, p, q, c, r, s, rows_in & (r < G.R), G, X)
@@ -205,7 +207,7 @@ def forward_kernel(x, weight, bias, y, winner, images, x_model, weight_model, G:
         value = value.to(y.dtype.element_ty).to(tl.float32)
         if place == 0:
             best = value
-            won = tl.zeros((TILE.M, TILE.N), tl.int32)
+            won = tl.zeros(value.shape, tl.int32)
         else:
             # torch's order of comparison: the first of equals wins, and any NaN
             wins = (value > best) | (value != value)
@@ -232,6 +234,8 @@ def input_gradient_kernel(dy, gate, weight, dx, images, dy_model, gate_model, we
     CHANNELS: tl.constexpr = G.K
     TAPS_W: tl.constexpr = G.S
     DEPTH: tl.constexpr = G.K * G.R * G.S
+    ROW_TILE: tl.constexpr = TILE.M
+    COLUMN_TILE: tl.constexpr = TILE.N
     STEP: tl.constexpr = TILE.K
     row, c, slot = _place(images * (G.H * G.W), TILE.M, G.C, TILE.N)
     model, group = slot // G.GROUPS, slot % G.GROUPS
@@ -243,7 +247,7 @@ def input_gradient_kernel(dy, gate, weight, dx, images, dy_model, gate_model, we
     rows_in = row < images * (G.H * G.W)
     n, h, w = _pixel(row, G.H, G.W)
 
-    total = tl.zeros((TILE.M, TILE.N), tl.float32)
+    total = tl.zeros((ROW_TILE, COLUMN_TILE), tl.float32)
     for start in range(0, DEPTH, STEP):
         k, r, s = _tap(start, CHANNELS, TAPS_W, STEP)
         down, right = h + G.PAD_H - r * G.DILATION_H, w + G.PAD_W - s * G.DILATION_W
@@ -272,6 +276,8 @@ def weight_gradient_kernel(x, dy, gate, parts, images, splits, x_model, dy_model
     COLUMNS: tl.constexpr = G.C * G.R * G.S if WEIGHT else 1
     WEIGHTS: tl.constexpr = G.GROUPS * G.K * G.C * G.R * G.S if WEIGHT else 0
     NUMBERS: tl.constexpr = WEIGHTS + (G.GROUPS * G.K if BIAS else 0)
+    ROW_TILE: tl.constexpr = TILE.M
+    COLUMN_TILE: tl.constexpr = TILE.N
     STEP: tl.constexpr = TILE.K
     k, column, slot = _place(G.K, TILE.M, COLUMNS, TILE.N)
     split, slot = slot % splits, slot // splits
@@ -288,8 +294,8 @@ def weight_gradient_kernel(x, dy, gate, parts, images, splits, x_model, dy_model
     share = tl.cdiv(tl.cdiv(pixels, splits), STEP) * STEP
     begin = split.to(tl.int32) * share
     end = tl.minimum(begin + share, pixels)
-    total = tl.zeros((TILE.M, TILE.N), tl.float32)
-    bias_total = tl.zeros((TILE.M, STEP), tl.float32)
+    total = tl.zeros((ROW_TILE, COLUMN_TILE), tl.float32)
+    bias_total = tl.zeros((ROW_TILE, STEP), tl.float32)
     for start in range(begin, end, STEP):
         pixel = start + tl.arange(0, STEP)[None, :]
         n, p, q = _pixel(pixel, G.P, G.Q)
