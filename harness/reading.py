@@ -67,17 +67,20 @@ def files(folder: Path, table: str) -> list[Path]:
 
 
 def _open(path: Path, table: str, dictionary: Sequence[str]) -> tuple[pq.ParquetFile, int]:
-    """The file, its footer checked, and its schema version."""
+    """The file, its footer and columns checked, and its schema version."""
     try:
         file = pq.ParquetFile(path, read_dictionary=dictionary)
     except FileNotFoundError as error:
         raise _MovedError from error
-    metadata = file.schema_arrow.metadata or {}
+    found = file.schema_arrow
+    metadata = found.metadata or {}
     if metadata.get(_TABLE_KEY) != table.encode():
         raise UnreadableError(f"{path}: not a '{table}' file of initbench")
     version = metadata.get(_VERSION_KEY, b"none").decode()
     if version not in _VERSIONS:
         raise UnreadableError(f"{path}: schema version {version}, this program reads {', '.join(_VERSIONS)}")
+    if not found.equals(_stored(table, int(version), tuple(dictionary))):
+        raise UnreadableError(f"{path}: columns differ from schema version {version}")
     return file, int(version)
 
 
@@ -109,8 +112,6 @@ def read_file(path: Path, table: str, columns: Sequence[str] | None = None, dict
     """
     try:
         file, version = _open(path, table, dictionary)
-        if not file.schema_arrow.equals(_stored(table, version, tuple(dictionary))):
-            raise UnreadableError(f"{path}: columns differ from schema version {version}")
         wanted = list(columns) if columns is not None else schema(table).names
         there = set(schema(table, version).names)
         # of small files many are read at once, and threads within each would only wait for each other
@@ -132,6 +133,8 @@ def target(table: str, columns: Sequence[str] | None = None, dictionary: Sequenc
 def _completed(content: pa.Table, wanted: pa.Schema) -> pa.Table:
     """With null columns for those that the file's version did not have."""
     there = set(content.schema.names)
+    if content.schema.names == wanted.names:
+        return content.replace_schema_metadata(wanted.metadata)
     arrays = [content[field.name] if field.name in there else pa.nulls(len(content), field.type) for field in wanted]
     return pa.Table.from_arrays(arrays, schema=wanted)
 

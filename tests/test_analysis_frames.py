@@ -40,8 +40,8 @@ def row(found: analysis.Ranking, init: str) -> "pd.Series[object]":
 def test_swept_are_the_choices_that_vary_without_what_follows_from_them() -> None:
     rows = [
         trial(0, init="zero", init_weight="a", lr=0.1, seed=0, device=None, status="error"),
-        trial(1, init="he", init_weight="b", lr=0.1, seed=1, device="cpu", optimizer="sgd"),
-        trial(2, init="he", init_weight="b", lr=0.5, seed=2, device="cpu"),
+        trial(1, init="he", init_weight="b", lr=0.1, seed=1, device="cpu"),
+        trial(2, init="he", init_weight="b", lr=0.5, seed=2, device="cpu", data="mnist"),
     ]
     found = frames(rows).trials
     assert analysis.swept(found) == ["init", "data", "lr"]
