@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _VERSION_KEY, _TABLE_KEY = b"initbench.schema_version", b"initbench.table"
 _ATTEMPTS = 20
 _ROWS_FOR_THREADS = 10_000
+_CHUNKS = 100
 
 
 class Frames(NamedTuple):
@@ -112,29 +113,29 @@ def read_file(path: Path, table: str, columns: Sequence[str] | None = None, dict
     """
     try:
         file, version = _open(path, table, dictionary)
-        wanted = list(columns) if columns is not None else schema(table).names
-        there = set(schema(table, version).names)
+        present = None
+        if columns is not None:
+            there = schema(table, version).names
+            present = [name for name in columns if name in there]
         # of small files many are read at once, and threads within each would only wait for each other
-        threads = file.metadata.num_rows > _ROWS_FOR_THREADS
-        content = file.read(columns=[name for name in wanted if name in there], use_threads=threads)
+        content = file.read(columns=present, use_threads=file.metadata.num_rows > _ROWS_FOR_THREADS)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UnreadableError(f"{path}: cannot be read as Parquet ({reason})") from error
-    return _completed(content, target(table, wanted, dictionary))
+    return _completed(content, target(table, columns, dictionary))
 
 
 def target(table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()) -> pa.Schema:
     """The schema of what :func:`read_file` returns."""
-    full = _stored(table, SCHEMA_VERSION, tuple(name for name in dictionary if columns is None or name in columns))
-    names = full.names if columns is None else columns
-    return pa.schema([full.field(name) for name in names], metadata=full.metadata)
+    full = _stored(table, SCHEMA_VERSION, tuple(dictionary))
+    return full if columns is None else pa.schema([full.field(name) for name in columns], metadata=full.metadata)
 
 
 def _completed(content: pa.Table, wanted: pa.Schema) -> pa.Table:
     """With null columns for those that the file's version did not have."""
+    if content.schema.equals(wanted):
+        return content
     there = set(content.schema.names)
-    if content.schema.names == wanted.names:
-        return content.replace_schema_metadata(wanted.metadata)
     arrays = [content[field.name] if field.name in there else pa.nulls(len(content), field.type) for field in wanted]
     return pa.Table.from_arrays(arrays, schema=wanted)
 
@@ -173,7 +174,9 @@ def _read_listed(
     found = read_files(paths, table, columns, dictionary)
     good = [item for item in found if isinstance(item, pa.Table)]
     problems = [str(item) for item in found if isinstance(item, UnreadableError)]
-    return pa.concat_tables([target(table, columns, dictionary).empty_table(), *good]), problems
+    whole = pa.concat_tables([target(table, columns, dictionary).empty_table(), *good])
+    # a chunk for each of many files makes whatever comes next slow
+    return whole.combine_chunks() if len(good) > _CHUNKS else whole, problems
 
 
 def load(folder: str | Path, *, columns: Mapping[str, Sequence[str]] | None = None, categories: bool = False) -> Frames:

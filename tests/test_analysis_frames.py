@@ -244,16 +244,16 @@ def test_ranking_does_not_depend_on_the_order_of_rows(data: st.DataObject) -> No
 
 
 def test_equal_arms_are_seldom_told_apart() -> None:
-    """150 folders of eight arms that are all the same: any claim in at most 5% of them, also of the picked best."""
+    """80 folders of eight arms that are all the same: any claim in at most 5% of them, also of the picked best."""
     draw, claims = np.random.default_rng(5), 0
     trials, curves = arms_reaching({f"init{index}": [None] * 10 for index in range(8)})
     blank = frames(trials, curves)
-    for _ in range(150):
+    for _ in range(80):
         steps = np.repeat(draw.integers(1, 11, size=80) * 10, 11)
         reached = blank.curves.assign(test_accuracy=np.where(blank.curves["step"] >= steps, 0.95, 0.1))
         table = standings.ranking(blank._replace(curves=reached), target=0.9).table
         claims += bool(table["verdict"].isin(["better", "worse"]).any())
-    assert claims / 150 <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 150)
+    assert claims / 80 <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 80)
 
 
 def test_two_rankings_are_the_same_bit_for_bit() -> None:

@@ -175,6 +175,16 @@ def test_interval_of_a_difference_is_scipys() -> None:
     assert (found.interval.low, found.interval.high) == pytest.approx((theirs.low, theirs.high), abs=tolerance)
 
 
+def test_interval_of_a_difference_resamples_each_arm_by_itself() -> None:
+    """Of an arm and its copy the difference is 0, with a spread the root of two times that of one mean."""
+    sample = SAMPLES[2]
+    of_one = intervals.mean_estimate(sample, Sampling()).interval
+    of_two = intervals.difference_estimate(sample, sample, Sampling()).interval
+    assert of_one is not None
+    assert of_two is not None
+    assert (of_two.high - of_two.low) / (of_one.high - of_one.low) == pytest.approx(np.sqrt(2), rel=0.1)
+
+
 @pytest.mark.parametrize("kind", ["mean", "difference", "paired"])
 def test_seed_reaches_the_sampler(kind: str) -> None:
     """The same seed gives the same bits, another one another interval."""

@@ -29,12 +29,16 @@ def layers(trials: list[Row]) -> list[Row]:
     return [blank | {"trial_id": row["trial_id"], "parameter": name} for row in trials for name in ("w", "b")]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def fill(folder: Path) -> Path:
     """Four trials, each with files of its own."""
     trials, curves = arms_reaching({"a": [10, 30], "b": [20, None]})
-    write(tmp_path / "results", trials, curves, layers(trials))
-    return tmp_path / "results"
+    write(folder, trials, curves, layers(trials))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return fill(tmp_path / "results")
 
 
 def loaded(folder: Path) -> list[pd.DataFrame]:
@@ -152,9 +156,8 @@ compaction.compact(Path(sys.argv[1]))
     return subprocess.run([sys.executable, "-c", code, str(folder), str(after)], check=False, timeout=60).returncode
 
 
-@pytest.mark.parametrize("after", [3, 4, 5, 7, 9, 14, 17])
-def test_kill_at_any_moment_loses_and_doubles_nothing(folder: Path, after: int) -> None:
-    """3: before the first journal; 4: before the merged file has its name; 5 and later: amid the removals."""
+def kill_and_recover(folder: Path, after: int) -> None:
+    """Whatever the moment of the kill, the rows are the same before and after the folder's next use."""
     before = loaded(folder)
     assert cut_short(folder, after) == -signal.SIGKILL
     assert_same(folder, before)
@@ -174,6 +177,12 @@ def test_kill_at_any_moment_loses_and_doubles_nothing(folder: Path, after: int) 
     assert file_counts(folder) == [1, 1, 1]
     assert list((folder / ".partial").iterdir()) == []
     assert_same(folder, before)
+
+
+@pytest.mark.parametrize("after", [3, 4, 5, 7, 9, 14, 17])
+def test_kill_at_any_moment_loses_and_doubles_nothing(folder: Path, after: int) -> None:
+    """3: before the first journal; 4: before the merged file has its name; 5 and later: amid the removals."""
+    kill_and_recover(folder, after)
 
 
 def test_kills_reach_every_stage(folder: Path) -> None:

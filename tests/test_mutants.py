@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+from analysis_mutants import ANALYSIS_MUTANTS
 from conftest import Configure
 from initializer_mutants import INITIALIZER_MUTANTS
 from mutants import MUTANTS, Mutant
 
-ALL = MUTANTS | INITIALIZER_MUTANTS
+ALL = MUTANTS | INITIALIZER_MUTANTS | ANALYSIS_MUTANTS
 
 
 def _replace(mutant: Mutant, patch: pytest.MonkeyPatch) -> None:
