@@ -38,23 +38,25 @@ _TABLE: dict[tuple[str, str], Choice] = {
     (FORWARD, DIRECT): Choice(Tile(64, 32, 1), 8, 1),
     # exact float32 is bound by arithmetic; 8 warps, for a thread of 4 spilled with pooling
     (FORWARD, FMA): Choice(Tile(64, 32, 32), 8, 2),
-    # memory-bound: 64 pixels share one read of the 32 x 32 filter slice, 3 stages hide its latency; 128 spilled with
-    # pooling, on sm_80 in 4 warps and on gfx942 in 8
-    (FORWARD, TF32): Choice(Tile(64, 64, 32), 4, 3),
+    # memory-bound: 64 pixels share one read of the 32 x 32 filter slice; with pooling 128 spilled on gfx942, and with a
+    # third stage 64 on sm_80 (312 bytes in 8 warps by Triton 3.8, 672 in 4 by 3.9)
+    (FORWARD, TF32): Choice(Tile(64, 64, 32), 8, 2),
     # three products from two parts of each number: narrower, or it spills
     (FORWARD, TF32X3): Choice(Tile(64, 32, 32), 4, 2),
-    (FORWARD, HALF): Choice(Tile(64, 64, 32), 4, 3),
+    # half as many bytes leave room for a third stage, which hides latency; 4 warps spilled 88 bytes by Triton 3.9
+    (FORWARD, HALF): Choice(Tile(64, 64, 32), 8, 3),
     # the same product with the roles of C and K swapped
     (INPUT_GRADIENT, DIRECT): Choice(Tile(64, 32, 1), 8, 1),
     (INPUT_GRADIENT, FMA): Choice(Tile(64, 32, 32), 8, 2),
-    # reading through the gate takes registers: 128 rows spilled
-    (INPUT_GRADIENT, TF32): Choice(Tile(64, 64, 32), 4, 2),
+    # reading through the gate takes registers: 128 rows spilled, and 64 rows in 4 warps on sm_100
+    (INPUT_GRADIENT, TF32): Choice(Tile(64, 64, 32), 8, 2),
     (INPUT_GRADIENT, TF32X3): Choice(Tile(64, 32, 32), 4, 2),
     (INPUT_GRADIENT, HALF): Choice(Tile(64, 64, 32), 4, 3),
     # every column tile reads dy again (from L2): 128 columns are 4 taps of 32 channels, so it is read 3 times, not 9
     (WEIGHT_GRADIENT, FMA): Choice(Tile(32, 64, 32), 4, 2),
     (WEIGHT_GRADIENT, TF32): Choice(Tile(32, 128, 32), 4, 2),
-    (WEIGHT_GRADIENT, TF32X3): Choice(Tile(32, 32, 32), 8, 2),
+    # three products: 32 pixels at a time spilled on sm_100 in 8 warps, and on sm_90 in 4
+    (WEIGHT_GRADIENT, TF32X3): Choice(Tile(32, 32, 16), 8, 2),
     (WEIGHT_GRADIENT, HALF): Choice(Tile(32, 128, 32), 4, 3),
 }
 _LEAST_COLUMNS = 16

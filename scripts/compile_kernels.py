@@ -105,7 +105,7 @@ class Outcome:
 
     Attributes:
         registers: of a thread.
-        spilled_bytes: of a thread, stores and loads of registers that did not fit.
+        spilled_bytes: of a thread, memory for registers that did not fit.
         shared_bytes: of a block.
         matrix: the matrix instruction that is used, or an empty string.
     """
@@ -226,33 +226,24 @@ def compile_one(task: tuple[Launch, str]) -> Outcome | str | None:
         cause = error.__cause__ or error
         return f"{_describe(wanted)} on {target}: {type(cause).__name__}: {str(cause).splitlines()[-1][:200]}"
     measure = _measure_cuda if TARGETS[target].backend == "cuda" else _measure_hip
-    registers, spilled_bytes, text = measure(found.asm, target)
+    registers, spilled_bytes, text = measure(found.asm)
     matrix = next((name for name in _MATRIX_INSTRUCTIONS if name in text), "")
     return Outcome(wanted, target, registers, spilled_bytes, found.metadata.shared, matrix)
 
 
-def _measure_cuda(asm: Any, target: str) -> tuple[int, int, str]:  # noqa: ANN401 - Triton's own mapping
-    """Registers and spilled bytes as ptxas reports them, and the PTX."""
-    ptxas = (
-        Path(triton.__file__).parent / "backends/nvidia/bin" / ("ptxas-blackwell" if target == "sm_100" else "ptxas")
-    )
-    if not ptxas.exists():
-        ptxas = ptxas.with_name("ptxas")
-    architecture = re.search(r"\.target (\w+)", asm["ptx"])
-    assert architecture is not None
+def _measure_cuda(asm: Any) -> tuple[int, int, str]:  # noqa: ANN401 - Triton's own mapping
+    """Registers and bytes of stack, where spilled registers go, from the machine code; and the PTX."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.ptx"
-        source.write_text(asm["ptx"])
-        command = [str(ptxas), "-v", f"--gpu-name={architecture[1]}", str(source), "-o", os.devnull]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    registers = re.search(r"Used (\d+) registers", said)
-    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    assert registers is not None
-    assert spills is not None
-    return int(registers[1]), int(spills[1]) + int(spills[2]), asm["ptx"]
+        code = Path(folder) / "kernel.cubin"
+        code.write_bytes(asm["cubin"])
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(code)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", said)
+    assert found is not None
+    return int(found[1]), int(found[2]) + int(found[3]), asm["ptx"]
 
 
-def _measure_hip(asm: Any, _target: str) -> tuple[int, int, str]:  # noqa: ANN401 - Triton's own mapping
+def _measure_hip(asm: Any) -> tuple[int, int, str]:  # noqa: ANN401 - Triton's own mapping
     """Registers and spilled bytes from the code object's metadata, and the assembly."""
     text = asm["amdgcn"]
 
