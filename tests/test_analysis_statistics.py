@@ -1,6 +1,7 @@
 """Statistics: hand-computed cases, independent implementations, laws, coverage."""
 
 from fractions import Fraction
+from inspect import signature
 from itertools import combinations, product
 from math import comb, inf, isnan, nan
 
@@ -16,6 +17,8 @@ from statsmodels.stats.proportion import proportion_confint
 from harness.analysis import comparison, intervals, survival
 from harness.analysis.intervals import Interval, Sampling
 
+# scipy 1.15 has a new name for it
+SEEDED = {"rng" if "rng" in signature(stats.bootstrap).parameters else "random_state": 2}
 quick = settings(max_examples=40)
 TIMES = st.lists(st.sampled_from([0.0, 10.0, 20.0, 30.0, 40.0, inf]), min_size=1, max_size=9)
 NUMBERS = st.lists(st.integers(-20, 20).map(float), min_size=2, max_size=12)
@@ -154,7 +157,7 @@ SAMPLES = [
 def test_interval_of_a_mean_is_scipys(sample: np.ndarray) -> None:
     """Within what two draws of the resamples differ by."""
     found = intervals.mean_estimate(sample, Sampling(resamples=20_000, seed=1)).interval
-    theirs = stats.bootstrap((sample,), np.mean, n_resamples=20_000, method="BCa", rng=2).confidence_interval
+    theirs = stats.bootstrap((sample,), np.mean, n_resamples=20_000, method="BCa", **SEEDED).confidence_interval
     assert found is not None
     tolerance = 0.06 * (theirs.high - theirs.low)
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=tolerance)
