@@ -2,8 +2,6 @@
 
 import json
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -31,6 +29,7 @@ from harness.config import TrialConfig
 from harness.data import Digits
 from harness.diagnosis import Diagnosis
 from harness.errors import DivergedError, TimeBudgetError
+from harness.interrupts import uninterrupted
 from harness.models import Network
 from harness.timing import Stopwatch, matmul_flops_per_s, warm_up
 from harness.train import Batch, Edge, batch_source, optimizer_for, take_steps, train
@@ -156,7 +155,7 @@ def run_trial(
         with _status_of(record):
             _measure(record, on_progress or (lambda _step, _seconds: None))
     finally:
-        with _uninterrupted():
+        with uninterrupted():
             _summarise(record)
             running.finish(record.row, record.curves, record.layers)
     return _result(record)
@@ -178,25 +177,6 @@ def _status_of(record: _Record) -> Iterator[None]:
         _set_error(record, "timeout", error)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failed trial is a row, whatever failed it
         _set_error(record, "oom" if _is_out_of_memory(error) else "error", error)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and termination back until the block has ended, so that impatience costs no row."""
-    if threading.current_thread() is not threading.main_thread():
-        # only the main thread is interrupted
-        yield
-        return
-    held: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda caught, _frame: held.append(caught)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if held:
-            signal.raise_signal(held[0])
 
 
 def _set_error(record: _Record, status: str, error: BaseException) -> None:

@@ -26,7 +26,11 @@ def stack(*shape: int, grad: bool = False) -> torch.Tensor:
 @pytest.mark.parametrize("epilogue", EPILOGUES.values())
 @pytest.mark.parametrize("bias", [True, False])
 def test_opcheck_of_the_convolution(epilogue: int, bias: bool) -> None:
-    arguments = stack(1, 2, 4, 6, 6, grad=True), stack(2, 5, 4, 3, 3, grad=True), stack(2, 5, grad=True) if bias else None
+    arguments = (
+        stack(1, 2, 4, 6, 6, grad=True),
+        stack(2, 5, 4, 3, 3, grad=True),
+        stack(2, 5, grad=True) if bias else None,
+    )
     torch.library.opcheck(OPERATORS.convolution, (*arguments, *WINDOW, epilogue))
 
 

@@ -60,7 +60,7 @@ def test_all_models_share_one_input(epilogue: str) -> None:
 
 def test_without_a_bias_and_for_one_model() -> None:
     x, weight, _ = stacks()
-    assert_same(lambda *a: conv2d_stacked(*a), lambda x, w: F.conv2d(x[0], w[0])[None], [x[:1], weight[:1]])
+    assert_same(conv2d_stacked, lambda x, w: F.conv2d(x[0], w[0])[None], [x[:1], weight[:1]])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,114 @@
+"""The tests of the kernels' tests: each wrong version below is noticed by the test that guards it.
+
+A mutant is the kernels' own source with one passage replaced, loaded in place of ``kernels.triton_kernels``.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import test_blocks
+import test_operators
+import test_semantics
+import test_stacked
+
+from kernels import launch, operators, triton_kernels
+
+SOURCE = Path(triton_kernels.__file__)
+
+Oracle = Callable[[], object]
+
+
+def semantics(case: str) -> Oracle:
+    return lambda: test_semantics.test_output_and_gradients_are_torchs(case)
+
+
+def block(name: str, shape: str = "odd sizes") -> Oracle:
+    layout = test_blocks.torch.channels_last
+    return lambda: test_blocks.test_values_and_gradients_are_torchs_bit_for_bit(test_blocks.BLOCKS[name], shape, layout)
+
+
+def window(name: str, what: str) -> Oracle:
+    return lambda: test_blocks.test_ties_and_strange_numbers_go_where_torch_sends_them(test_blocks.BLOCKS[name], what)
+
+
+KERNELS: dict[str, tuple[str, str, Oracle]] = {
+    "padding off by one": ("p * G.STRIDE_H - G.PAD_H +", "p * G.STRIDE_H - G.PAD_H + 1 +", semantics("primes")),
+    "dropped tap": ("range(0, DEPTH, STEP):\n        c, r, s", "range(STEP, DEPTH, STEP):\n        c, r, s", semantics("the article's other layers")),
+    "dropped tap in the input gradient": ("range(0, DEPTH, STEP):\n        k, r, s", "range(0, DEPTH - STEP, STEP):\n        k, r, s", semantics("the article's other layers")),
+    "no mask above the image": ("(h >= 0) & (h < G.H)", "(h < G.H)", semantics("primes")),
+    "no mask right of the image": ("(w >= 0) & (w < G.W)", "(w >= 0)", semantics("primes")),
+    "stride ignored": ("q * G.STRIDE_W - G.PAD_W", "q - G.PAD_W", semantics("stride pair")),
+    "stride ignored in the input gradient": ("(down % G.STRIDE_H == 0) &", "", semantics("kernel 5x5, stride 3")),
+    "dilation ignored": ("+ s * G.DILATION_W", "+ s", semantics("dilation 2")),
+    "swapped axes": ("tap // TAPS_W, tap % TAPS_W", "tap % TAPS_W, tap // TAPS_W", semantics("kernel 1x7")),
+    "strides of rows and columns swapped": ("h * X.H + w * X.W", "h * X.W + w * X.H", semantics("primes")),
+    "no bias": ("value += tl.load(biases", "value += 0 * tl.load(biases", semantics("primes")),
+    "one group's bias for all": ("biases = bias + (model * (G.GROUPS * G.K) + first_channel + channel)", "biases = bias + (model * (G.GROUPS * G.K) + channel)", semantics("groups")),
+    "one group's input for all": ("x += model * x_model + group * (G.C * X.C)\n    weight", "x += model * x_model\n    weight", semantics("groups")),
+    "last part of the pixels dropped": ("end = tl.minimum(begin + share, pixels)", "end = tl.minimum(begin + share, pixels - 1)", semantics("primes")),
+    "first part twice": ("begin = split.to(tl.int32) * share", "begin = tl.maximum(split.to(tl.int32) - 1, 0) * share", semantics("many pixels")),
+    "parts added backwards": ("(model * count + part) * numbers", "(model * count + count - 1 - part) * numbers", test_semantics.test_parts_are_added_in_their_order),
+    "last part not added": ("for part in range(count):", "for part in range(count - 1):", test_semantics.test_parts_are_added_in_their_order),
+    "outputs not written": ("stored = rows_in & (channel < G.K)", "stored = rows_in & (channel < G.K - 1)", semantics("primes")),
+    "relu'(0) = 1": ("tl.where(y <= 0, 0.0, gradient)", "tl.where(y < 0, 0.0, gradient)", block("relu")),
+    "pooled relu'(0) = 1": ("won = tl.where(best <= 0, SHUT, won)", "won = tl.where(best < 0, SHUT, won)", block("pool_relu")),
+    "no relu": ("best = tl.where(best <= 0, 0.0, best)", "best = best", block("relu")),
+    "the last of equals wins": ("wins = (value > best)", "wins = (value >= best)", window("pool_relu", "the first of equals")),
+    "NaN loses": ("| (value != value)", "", window("pool_relu", "NaN")),
+    "a NaN's gradient is stopped": ("tl.where(y <= 0, 0.0, gradient)", "tl.where(y > 0, gradient, 0.0)", window("relu", "NaN")),
+    "gate of another place": ("place = p % 2 * 2 + q % 2", "place = q % 2 * 2 + p % 2", block("pool_relu")),
+    "an odd last row is in a window": ("seen = seen & (p < G.P // 2) & (q < G.Q // 2)", "seen = seen", block("pool_relu")),
+    "not rounded before pooling": ("value = value.to(y.dtype.element_ty).to(tl.float32)", "value = value", test_blocks.test_16_bit_outputs_tie_as_they_are_stored),
+    "one model's weight for all": ("weight += model * weight_model + group", "weight += group", lambda: test_stacked.test_each_model_convolves_its_own_images("none", 1)),
+    "one model's gradient for all": ("dy += model * dy_model + first_channel * DY.C\n    if EPILOGUE != NONE:\n        gate += model * gate_model + first_channel * GATE.C\n    c, tap", "dy += first_channel * DY.C\n    if EPILOGUE != NONE:\n        gate += model * gate_model + first_channel * GATE.C\n    c, tap", lambda: test_stacked.test_each_model_convolves_its_own_images("none", 1)),
+    "one model's gate for all": ("gate += model * gate_model + first_channel * GATE.C\n    weight", "gate += first_channel * GATE.C\n    weight", lambda: test_stacked.test_each_model_convolves_its_own_images("relu", 1)),
+}  # fmt: skip
+
+
+def mutant(old: str, new: str, folder: Path) -> ModuleType:
+    """The kernels with one passage replaced."""
+    source = SOURCE.read_text()
+    assert old in source, "the passage to replace is gone; mend the mutant"
+    path = folder / "mutant_kernels.py"
+    path.write_text(source.replace(old, new))
+    spec = importlib.util.spec_from_file_location("mutant_kernels", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_wrong_kernel_is_caught(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The oracles pass on the real kernels where they stand as tests of their own."""
+    old, new, oracle = KERNELS[name]
+    monkeypatch.setattr(launch, "tk", mutant(old, new, tmp_path))
+    with pytest.raises(AssertionError):
+        oracle()
+
+
+def test_an_unchanged_copy_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else a mutant could fail because it is a copy."""
+    monkeypatch.setattr(launch, "tk", mutant("@triton.jit", "@triton.jit", tmp_path))
+    for oracle in (semantics("primes"), block("pool_relu"), test_stacked.test_vmap_over_a_stack):
+        oracle()
+
+
+def test_a_shared_gradient_that_is_not_summed_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    add = launch._add_parts
+    monkeypatch.setattr(launch, "_add_parts", lambda *a, parts: add(*a, parts=1 if a[2] is None else parts))
+    with pytest.raises(AssertionError):
+        test_stacked.test_all_models_share_one_input("none")
+
+
+def test_a_second_derivative_that_is_silently_zero_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = operators._function(operators.input_gradient, operators._remember_nothing, lambda *_: (None,) * 12)
+    monkeypatch.setattr(operators, "_differentiable_input_gradient", silent)
+    silent = operators._function(operators.weight_gradient, operators._remember_nothing, lambda *_: (None,) * 13)
+    monkeypatch.setattr(operators, "_differentiable_weight_gradient", silent)
+    with pytest.raises((AssertionError, pytest.fail.Exception, RuntimeError)):
+        test_operators.test_second_derivatives_are_refused("none")
