@@ -170,7 +170,7 @@ def test_interval_of_a_difference_is_scipys() -> None:
     a, b = SAMPLES[1], SAMPLES[2][:12]
     found = intervals.difference_estimate(a, b, Sampling(resamples=20_000))
     theirs = stats.bootstrap(
-        (a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), n_resamples=20_000, method="BCa", rng=2
+        (a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), n_resamples=20_000, method="BCa", **SEEDED
     ).confidence_interval
     assert found.value == pytest.approx(a.mean() - b.mean())
     assert found.interval is not None

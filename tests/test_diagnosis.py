@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 import harness
 from harness import data, diagnosis, initializers, models

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import Configure
 from hypothesis import given
 from hypothesis import strategies as st
