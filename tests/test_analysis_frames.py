@@ -359,3 +359,13 @@ def test_read_gives_what_load_gives(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(
             analysis.ranking(found, target=0.9).table, analysis.ranking(frames(*rows), target=0.9).table
         )
+
+
+def test_ranking_by_seconds_uses_the_time_trained() -> None:
+    """A second between evaluations; the run that stops after four seconds sets the budget of all."""
+    trials, curves = arms_reaching({"a": [10, 30], "b": [20, 60]})
+    trials[3]["train_time_s"] = 4.0
+    found = standings.ranking(frames(trials, curves), target=0.9, unit="seconds")
+    assert (found.budget, found.unit) == (4, "seconds")
+    assert found.table[["init", "successes", "rmst"]].to_numpy().tolist() == [["a", 2, 2.0], ["b", 1, 3.0]]
+    assert found.notes[0].startswith("Budget of every run: 4 seconds")
