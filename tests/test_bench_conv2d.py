@@ -258,6 +258,21 @@ def test_floor_is_the_longer_of_two(bench: SimpleNamespace, images: int, precisi
     assert floor.us == pytest.approx(us, abs=0.01)
 
 
+def test_docs_show_these_floors(bench: SimpleNamespace) -> None:
+    ceilings = bench.cells.Ceilings(3e12, {"ieee": 67e12, "tf32": 494e12, "bf16": 989e12})
+    lines = [line.strip("| ").split(" | ") for line in (ROOT / "docs/kernels.md").read_text().splitlines()]
+    shown = [line for line in lines if line[0] in {"forward", "block", "stacked block of 64 models"}]
+    assert len(shown) == 2 * (4 + 4 + 1)
+    layers = {layer.name: layer for layer in bench.cells.LAYERS}
+    for operation, layer, batch, gflop, megabytes, *floors in shown:
+        name, _, stack = operation.partition(" of ")
+        one = bench.cells.Cell(name, layers[layer], int(batch), "tf32", 64 if stack else 1)
+        assert [gflop, megabytes] == [f"{one.flops / 1e9:.3f}", f"{one.fewest_bytes / 1e6:.2f}"]
+        for precision, floor in zip(("ieee", "tf32", "bf16"), floors, strict=True):
+            least = bench.cells.floor(dataclasses.replace(one, precision=precision), ceilings)
+            assert floor == f"{least.us:.2f}, {least.bound}"
+
+
 def test_every_combination_is_a_cell_and_aims_come_first(bench: SimpleNamespace) -> None:
     cells = bench.cells.cells((50, 256, 1024, 8192), (8, 64), ("ieee", "tf32", "bf16"))
     assert len(cells) == len(set(cells)) == 2 * 4 * 3 * (4 + 2)

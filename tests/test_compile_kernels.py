@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,3 +74,11 @@ def test_unused_matrix_units_are_noticed(script: ModuleType) -> None:
     exact = tuple((name, "ieee" if name == "PRECISION" else value) for name, value in launch.constants)
     found = faults(script, [dataclasses.replace(launch, constants=exact)], ["sm_90"])
     assert any("matrix" in fault for fault in found), found
+
+
+def test_docs_show_what_is_compiled_now(script: ModuleType) -> None:
+    """A changed tile, or a kernel more, makes the table in the docs stale."""
+    lines = (ROOT / "docs/kernels.md").read_text().splitlines()
+    kernels = r"\| ((?:forward|input_gradient|weight_gradient|add_parts)_kernel [^|]+) \|"
+    shown = {found[1] for line in lines if (found := re.match(kernels, line))}
+    assert shown == {script._describe(one) for one in script.launches(script.ARTICLE)}
