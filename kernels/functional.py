@@ -113,6 +113,7 @@ def conv2d_stacked(
     Raises:
         ConvolutionError: what cannot be computed, and what can.
     """
+    geometry.require_tensors(input, weight, bias)
     if weight.dim() != 5 or input.dim() not in (4, 5):
         raise ConvolutionError(
             f"input {tuple(input.shape)}, weight {tuple(weight.shape)}: give input (models, N, C, H, W) or "
@@ -126,6 +127,7 @@ def _plain(
     x: Tensor, weight: Tensor, bias: Tensor | None, arguments: tuple[Any, ...], precision: str, epilogue: str
 ) -> Tensor:
     """One model."""
+    geometry.require_tensors(x, weight, bias)
     if x.dim() not in (3, 4) or weight.dim() != 4 or (bias is not None and bias.dim() != 1):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (x, weight, bias) if tensor is not None)
         raise ConvolutionError(

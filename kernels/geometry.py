@@ -4,8 +4,9 @@ Shapes: models M (independent convolutions; 1 for a plain one), N images, C chan
 output, R x S taps. Tensors are 5-D from here on: x (M or 1, N, C, H, W), weight (M, K, C / groups, R, S), bias (M, K).
 """
 
+import operator
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex, cast
 
 import torch
 
@@ -67,17 +68,27 @@ def window(
     """
     strides = _pair("stride", stride, least=1)
     dilations = _pair("dilation", dilation, least=1)
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+    parts = _whole(groups)
+    if parts is None or parts < 1:
         raise ConvolutionError(f"groups={groups!r}: give a whole number of at least 1")
-    return Window(strides, _padding(padding, taps, strides, dilations), dilations, groups)
+    return Window(strides, _padding(padding, taps, strides, dilations), dilations, parts)
+
+
+def _whole(value: object) -> int | None:
+    """The number as torch takes it, of NumPy too but no truth value; None if it is not whole."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex | torch.SymInt):
+        return None
+    try:
+        # a size that the compiler leaves open stays open
+        return cast("int", value) if isinstance(value, torch.SymInt) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def _pair(name: str, value: int | Sequence[int], *, least: int) -> tuple[int, int]:
-    numbers = (value, value) if isinstance(value, int) else tuple(value)
-    if len(numbers) == 1:
-        numbers *= 2
-    wrong = len(numbers) != 2 or any(not isinstance(number, int | torch.SymInt) for number in numbers)
-    if wrong or any(number < least for number in numbers):
+    given = tuple(value) if isinstance(value, Sequence) else (value,)
+    numbers = [_whole(number) for number in (given * 2 if len(given) == 1 else given)]
+    if len(numbers) != 2 or numbers[0] is None or numbers[1] is None or min(numbers[0], numbers[1]) < least:
         raise ConvolutionError(f"{name}={value!r}: give a whole number or a pair of them, each at least {least}")
     return numbers[0], numbers[1]
 
@@ -96,6 +107,21 @@ def _padding(
         raise ConvolutionError(f"padding='same' with stride={stride}: it is defined for a stride of 1")
     total = [space * (count - 1) for space, count in zip(dilation, taps, strict=True)]
     return total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2
+
+
+def require_tensors(x: object, weight: object, bias: object) -> None:
+    """Refuse what has no shape and strides.
+
+    Raises:
+        ConvolutionError: no tensor (but the bias may be None), or no dense one.
+    """
+    for name, value in (("input", x), ("weight", weight), ("bias", bias)):
+        if value is None and name == "bias":
+            continue
+        if not isinstance(value, torch.Tensor):
+            raise ConvolutionError(f"{name} is of type {type(value).__name__}; give a tensor")
+        if value.layout != torch.strided:
+            raise ConvolutionError(f"{name} is {value.layout}; only dense tensors are allowed")
 
 
 def check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, window: Window) -> None:
@@ -120,7 +146,8 @@ def check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, wind
             f"of {groups} out; given {channels} in and {filters} out"
         )
     if bias is not None and bias.shape != weight.shape[:2]:
-        raise ConvolutionError(f"bias {tuple(bias.shape[1:])}: give one number for each of {filters} output channels")
+        each = "" if weight.shape[0] == 1 else f" of each of {weight.shape[0]} models"
+        raise ConvolutionError(f"bias {_shape(bias)}: give one number for each of {filters} output channels{each}")
     if x.shape[0] not in (1, weight.shape[0]):
         raise ConvolutionError(
             f"input for {x.shape[0]} models and weight for {weight.shape[0]}: give as many, or share one input"
@@ -134,8 +161,6 @@ def _check_tensors(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
         if tensor.dtype not in DTYPES:
             allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
             raise ConvolutionError(f"{name} is {str(tensor.dtype).removeprefix('torch.')}; allowed are {allowed}")
-        if tensor.layout != torch.strided:
-            raise ConvolutionError(f"{name} is {tensor.layout}; only dense tensors are allowed")
     if len({tensor.dtype for tensor in named.values()}) > 1 or len({tensor.device for tensor in named.values()}) > 1:
         given = ", ".join(f"{name} {str(t.dtype).removeprefix('torch.')} on {t.device}" for name, t in named.items())
         raise ConvolutionError(f"{given}: give all of one type and on one device")

@@ -38,8 +38,8 @@ def require_device(device: torch.device, precision: str) -> None:
 
 
 def output_channels_last(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Torch's rule: the output is channels last if one of the two is."""
-    return is_channels_last(x) or is_channels_last(weight)
+    """Torch's rule: the output is channels last if one of the two is, but for an empty batch."""
+    return x.shape[1] > 0 and (is_channels_last(x) or is_channels_last(weight))
 
 
 def output_shape(x: torch.Tensor, weight: torch.Tensor, window: Window, epilogue: int) -> tuple[int, ...]:

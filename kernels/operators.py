@@ -174,6 +174,13 @@ def _no_second_derivative(ctx: Any, *_: Tensor | None) -> None:  # noqa: ANN401 
     )
 
 
+def _no_forward_mode(ctx: Any, *_: Tensor | None) -> None:  # noqa: ANN401 - torch's context
+    del ctx
+    raise ConvolutionError(
+        "the Triton convolution has no forward-mode derivative (jvp, hessian); use torch.nn.functional.conv2d"
+    )
+
+
 def _function(operator: Any, setup: Any, backward: Any) -> Any:  # noqa: ANN401 - an operator -> an autograd function
     """The operator with gradients that torch.func can transform; those registered with an operator it cannot."""
 
@@ -186,6 +193,7 @@ def _function(operator: Any, setup: Any, backward: Any) -> Any:  # noqa: ANN401 
             return operator(*arguments)
 
     Function.backward = staticmethod(backward)  # type: ignore[method-assign]
+    Function.jvp = staticmethod(_no_forward_mode)  # type: ignore[method-assign]
     return Function.apply
 
 

@@ -13,12 +13,17 @@ from torch import Tensor
 from kernels.operators import NAMESPACE, convolution, input_gradient, weight_gradient
 
 
+def _left_alone(tensor: Tensor) -> bool:
+    """Whether torch's autocast keeps the type: float64's, and what is no real number (both are refused later)."""
+    return tensor.dtype == torch.float64 or not tensor.is_floating_point()
+
+
 def _autocast(device_type: str) -> Any:  # noqa: ANN401 - a function of the operator's signature
     """The operator under ``torch.autocast``: in the type that is set there, as torch's own convolution."""
 
     def rule(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Any:  # noqa: ANN401
         dtype = torch.get_autocast_dtype(device_type)
-        cast_ = [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, weight, bias)]
+        cast_ = [t if t is None or _left_alone(t) else t.to(dtype) for t in (x, weight, bias)]
         with torch.autocast(device_type, enabled=False):
             return convolution(*cast_, *settings)
 

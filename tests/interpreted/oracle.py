@@ -1,9 +1,12 @@
 """The oracle: ``F.conv2d`` and its gradients in float64, and how far exact rounding may be from it.
 
 A sum of n products in float32 differs from the exact one by at most (n + 2) 2^-24 times the sum of the products'
-sizes, in whatever order (Higham, Accuracy and Stability of Numerical Algorithms, 3.1); storing it adds the rounding of
-the output's type. The sizes are what the same convolution makes of absolute values. The interpreter multiplies exactly:
-errors of matrix units (tf32, 16-bit sums) are not seen here.
+sizes, in whatever order (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). Of products of either sign that
+is far more than happens where n is large, and would hide a part kept in 16 bits: partial sums are then about the root of
+the sum of squares, s, and n independent roundings of at most 2^-24 s add up to sqrt(n) of them; six times that is
+allowed, if it is less. Storing the sum adds the rounding of the output's type. The sizes and squares are what the same
+convolution makes of absolute values and of squares. The interpreter multiplies exactly: errors of matrix units (tf32,
+16-bit sums) are not seen here.
 """
 
 import math
@@ -55,14 +58,16 @@ def assert_right(function: Function, inputs: Sequence[torch.Tensor], **settings:
     found = gradients(function, inputs, dy, **settings)
     exact = gradients(F.conv2d, [tensor.double() for tensor in inputs], dy.double(), **settings)
     sizes = gradients(F.conv2d, [tensor.double().abs() for tensor in inputs], dy.double().abs(), **settings)
+    squares = gradients(F.conv2d, [tensor.double() ** 2 for tensor in inputs], dy.double() ** 2, **settings)
     filters, taps = inputs[1].shape[0], math.prod(inputs[1].shape[-2:])
     pixels = math.prod(shape) // filters
     lengths = [math.prod(inputs[1].shape[1:]) + 1, filters * taps, pixels, pixels]
     names = ["output", "input gradient", "weight gradient", "bias gradient"]
-    for name, value, wanted, size, length in zip(names, found, exact, sizes, lengths, strict=False):
+    for name, value, wanted, size, square, length in zip(names, found, exact, sizes, squares, lengths, strict=False):
         assert value.dtype == dtype, name
         assert value.shape == wanted.shape, name
-        allowed = (length + 2) * 2.0**-24 * size + UNIT[dtype] * 1.01 * wanted.abs() + SMALLEST[dtype]
+        adding = torch.minimum((length + 2) * size, 6 * (length + 2) ** 0.5 * square.sqrt()) * 2.0**-24
+        allowed = adding + UNIT[dtype] * 1.01 * wanted.abs() + SMALLEST[dtype]
         wrong = ~((value.double() - wanted).abs() <= allowed)
         assert not wrong.any(), f"{name}: {int(wrong.sum())} of {wrong.numel()} differ by more than rounding"
 
