@@ -2,8 +2,8 @@
 
 A sum of n products in float32 differs from the exact one by at most (n + 2) 2^-24 times the sum of the products'
 sizes, in whatever order (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). Of products of either sign that
-is far more than happens where n is large, and would hide a part kept in 16 bits: partial sums are then about the root of
-the sum of squares, s, and n independent roundings of at most 2^-24 s add up to sqrt(n) of them; six times that is
+is far more than happens where n is large, and would hide a part kept in 16 bits: partial sums are then about the root
+of the sum of squares, s, and n independent roundings of at most 2^-24 s add up to sqrt(n) of them; six times that is
 allowed, if it is less. Storing the sum adds the rounding of the output's type. The sizes and squares are what the same
 convolution makes of absolute values and of squares. The interpreter multiplies exactly: errors of matrix units (tf32,
 16-bit sums) are not seen here.

@@ -1,0 +1,204 @@
+"""``kernels.conv2d`` takes what ``F.conv2d`` takes and refuses what it refuses, in one line.
+
+Where the two differ on purpose (types and transforms that the kernels do not compute), a test says so.
+"""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import assert_equal, gradients, random_inputs, whole_inputs
+
+from kernels import ConvolutionError, conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked
+
+X, W, B = (2, 4, 6, 6), (6, 4, 3, 3), (6,)
+
+TAKEN = {
+    "a number of NumPy": {"stride": np.int64(2), "padding": np.int32(1)},
+    "a pair of NumPy's": {"stride": (np.int64(2), 1)},
+    "groups of NumPy": {"groups": np.int64(2)},
+    "a tensor": {"stride": torch.tensor(2)},
+    "a size": {"dilation": torch.Size((1, 2))},
+    "a list of one": {"stride": [2], "padding": [1], "dilation": [1]},
+    "same, a list": {"padding": "same", "stride": [1]},
+    "steps beyond the image": {"stride": 50, "padding": 1},
+    "much padding": {"padding": (9, 4)},
+}
+
+
+@pytest.mark.parametrize("what", TAKEN)
+def test_arguments_that_torch_takes_are_taken(what: str) -> None:
+    inputs = whole_inputs(X, (6, 4 // int(TAKEN[what].get("groups", 1)), 3, 3))
+    assert_equal([conv2d(*inputs, **TAKEN[what])], [F.conv2d(*inputs, **TAKEN[what])])
+
+
+NUMBERS = ("stride", "padding", "dilation")
+NOT_WHOLE = {
+    "a truth value": True,
+    "a fraction": 1.0,
+    "a fraction in a pair": (1.0, 1),
+    "nothing": None,
+    "an empty pair": (),
+    "text": "2",
+    "four": (1, 1, 1, 1),
+    "a fractional tensor": torch.tensor(1.5),
+    "a truth value of NumPy": np.bool_(1),
+}
+
+
+@pytest.mark.parametrize("what", NOT_WHOLE)
+@pytest.mark.parametrize("name", [*NUMBERS, "groups"])
+def test_what_is_no_whole_number_is_refused_in_one_line(name: str, what: str) -> None:
+    inputs = random_inputs(X, W)
+    with pytest.raises((RuntimeError, TypeError)):
+        F.conv2d(*inputs, **{name: NOT_WHOLE[what]})
+    with pytest.raises(ConvolutionError, match=f"^{name}=.*: give a whole number") as error:
+        conv2d(*inputs, **{name: NOT_WHOLE[what]})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_what_is_no_tensor_is_refused_in_one_line(place: int) -> None:
+    inputs: list = random_inputs(X, W)
+    inputs[place] = inputs[place].tolist()
+    name = ("input", "weight", "bias")[place]
+    with pytest.raises(TypeError):
+        F.conv2d(*inputs)
+    for function in (conv2d, conv2d_relu, conv2d_pool_relu, conv2d_stacked):
+        with pytest.raises(ConvolutionError, match=f"^{name} is of type list; give a tensor$"):
+            function(*inputs)
+
+
+def test_a_layout_of_another_library_is_refused_in_one_line() -> None:
+    x, weight, bias = random_inputs(X, W)
+    with pytest.raises(ConvolutionError, match=r"^input is torch._mkldnn; only dense tensors are allowed$"):
+        conv2d(x.to_mkldnn(), weight, bias)
+
+
+def test_a_stacks_bias_is_asked_for_each_model() -> None:
+    x, weight, bias = random_inputs(X, (3, *W))
+    with pytest.raises(ConvolutionError, match=r"^bias \(6,\): .* each of 6 output channels of each of 3 models$"):
+        conv2d_stacked(x, weight, bias[0])
+
+
+def test_the_erroneous_inputs_of_torchs_own_tests_are_refused() -> None:
+    from torch.testing._internal.common_methods_invocations import error_inputs_conv2d
+
+    count = 0
+    for error in error_inputs_conv2d(None, "cpu"):
+        sample = error.sample_input
+        # its float64, which we refuse anyway, as float32: the reason must be the generator's
+        tensors = [t.float() if t.dtype == torch.float64 else t for t in (sample.input, *sample.args)]
+        with pytest.raises((RuntimeError, ValueError)):
+            F.conv2d(*tensors, **sample.kwargs)
+        with pytest.raises(ConvolutionError) as refusal:
+            conv2d(*tensors, **sample.kwargs)
+        assert "\n" not in str(refusal.value)
+        count += 1
+    assert count >= 8
+
+
+def test_autocast_leaves_whole_numbers_alone_as_torchs_does() -> None:
+    """So they are refused, not quietly rounded to 8 bits."""
+    x, weight, _ = (tensor.long() for tensor in whole_inputs(X, W))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert F.conv2d(x, weight).dtype == torch.int64
+        with pytest.raises(ConvolutionError, match="input is int64"):
+            conv2d(x, weight)
+
+
+def test_autocast_reaches_mapped_and_stacked_models() -> None:
+    x, weight, bias = whole_inputs(X, (3, *W))
+    wanted = torch.stack([F.conv2d(x, w, b) for w, b in zip(weight, bias, strict=True)])
+    with torch.autocast("cpu", torch.bfloat16):
+        for found in (torch.vmap(conv2d, (None, 0, 0))(x, weight, bias), conv2d_stacked(x, weight, bias)):
+            assert found.dtype == torch.bfloat16
+            assert_equal([found], [wanted.bfloat16()])
+
+
+FORWARD_MODE = {
+    "jvp": lambda function, w: torch.func.jvp(function, (w,), (w,)),
+    "hessian": lambda function, w: torch.func.hessian(lambda v: function(v).square().sum())(w),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+@pytest.mark.parametrize("transform", FORWARD_MODE)
+def test_forward_mode_is_refused_in_one_line(transform: str) -> None:
+    x, weight, _ = random_inputs((1, 2, 3, 3), (2, 2, 2, 2))
+    with pytest.raises(ConvolutionError, match="no forward-mode derivative"):
+        FORWARD_MODE[transform](lambda w: conv2d(x, w), weight)
+
+
+def test_what_is_changed_before_the_backward_pass_is_noticed() -> None:
+    """By torch's counter of versions: else the gradient would silently be another function's."""
+    inputs = [t.requires_grad_() for t in random_inputs(X, W)]
+    y = conv2d_relu(*inputs)
+    y.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+    y = conv2d(*inputs)
+    # a convolution's own output is not needed
+    y.relu_().sum().backward()
+
+
+def test_backward_twice_adds_the_same_bits() -> None:
+    inputs = [t.requires_grad_() for t in random_inputs(X, W)]
+    loss = conv2d_pool_relu(*inputs).sum()
+    loss.backward(retain_graph=True)
+    first = [t.grad.clone() for t in inputs]
+    loss.backward()
+    assert all(torch.equal(t.grad, 2 * once) for t, once in zip(inputs, first, strict=True))
+
+
+def test_memory_of_every_kind_is_poisoned() -> None:
+    """What the kernels' results are made with is unset memory, and the fixture must reach each."""
+    strided = torch.empty_strided((2, 3), (1, 2))
+    assert strided.isnan().all()
+    assert strided.new_empty(4, dtype=torch.bfloat16).isnan().all()
+    assert (torch.empty_strided((2, 3), (3, 1), dtype=torch.uint8) == 255).all()
+
+
+LAYOUTS = {
+    "contiguous": lambda t: t.contiguous(),
+    "channels last": lambda t: t.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
+    "turned": lambda t: t.permute(1, 0, 3, 2).contiguous().permute(1, 0, 3, 2),
+    "half of the channels": lambda t: torch.cat([t, t], 1)[:, : t.shape[1]],
+    "half of the last channels": lambda t: LAYOUTS["channels last"](torch.cat([t, t], 1))[:, : t.shape[1]],
+    "one channel for all": lambda t: t[:, :1].expand_as(t),
+    "one pixel for all": lambda t: t[:, :, :1, :1].expand_as(t),
+}
+layouts = st.sampled_from(sorted(LAYOUTS))
+small = st.sampled_from([1, 1, 2, 3])
+
+
+@settings(max_examples=40)
+@given(
+    images=st.integers(0, 3),
+    parts=st.tuples(small, small),
+    groups=st.integers(1, 2),
+    image=st.tuples(st.integers(2, 6), st.integers(2, 5)),
+    taps=st.tuples(small, small),
+    stride=st.integers(1, 2),
+    lies=st.tuples(layouts, layouts, layouts),
+    block=st.sampled_from(["none", "relu", "pool_relu"]),
+)
+def test_any_layout_of_anything(images, parts, groups, image, taps, stride, lies, block) -> None:
+    """Equal bit for bit on whole numbers; the output's strides are torch's, ambiguous sizes included."""
+    ours, theirs = {
+        "none": (conv2d, F.conv2d),
+        "relu": (conv2d_relu, lambda *a, **k: F.relu(F.conv2d(*a, **k))),
+        "pool_relu": (conv2d_pool_relu, lambda *a, **k: F.relu(F.max_pool2d(F.conv2d(*a, **k), 2))),
+    }[block]
+    x, weight, bias = whole_inputs((images, groups * parts[0], *image), (groups * parts[1], parts[0], *taps))
+    inputs = [LAYOUTS[lies[0]](x), LAYOUTS[lies[1]](weight), bias]
+    arguments = {"stride": stride, "padding": 2, "groups": groups}
+    with torch.no_grad():
+        y, wanted = ours(*inputs, **arguments), theirs(*inputs, **arguments)
+    if block == "none":
+        assert y.stride() == wanted.stride()
+    dy = LAYOUTS[lies[2]](torch.randint(-2, 3, y.shape, generator=torch.Generator().manual_seed(1)).float())
+    assert_equal(gradients(ours, inputs, dy, **arguments), gradients(theirs, inputs, dy, **arguments))
