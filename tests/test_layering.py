@@ -68,7 +68,7 @@ def test_harness_imports_point_downwards(path: Path) -> None:
 def test_kernels_import_torch_and_triton_only() -> None:
     for path in (ROOT / "kernels").glob("*.py"):
         roots = {name.split(".")[0] for name in imported(path)}
-        standard = {"collections", "contextlib", "math", "functools", "dataclasses", "typing"}
+        standard = {"collections", "contextlib", "dataclasses", "functools", "math", "operator", "typing"}
         assert roots <= {"torch", "triton", "kernels", *standard}
 
 
