@@ -44,11 +44,6 @@ def test_the_hungriest_kernels_fit_each_gpu(script: ModuleType, target: str) -> 
     assert faults(script, launches, [target]) == []
 
 
-@pytest.mark.slow
-def test_every_kernel_fits_every_gpu(script: ModuleType) -> None:
-    assert faults(script, script.launches(script.all_layers()), list(script.TARGETS)) == []
-
-
 def test_every_tile_of_the_table_is_compiled(script: ModuleType) -> None:
     """The shapes that are recorded call for each choice that there is."""
     kernels = {
