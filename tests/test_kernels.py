@@ -25,7 +25,7 @@ def run_interpreted(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest) -> "Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]":
+def runs(request: pytest.FixtureRequest) -> Iterator[dict[str, Future]]:
     """The selected files, at once on as many cores as there are: a process uses one."""
     selected = [item.callspec.params["name"] for item in request.session.items if "runs" in item.fixturenames]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

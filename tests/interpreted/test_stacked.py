@@ -17,7 +17,7 @@ OURS = {"none": conv2d, "relu": conv2d_relu, "pool_relu": conv2d_pool_relu}
 
 
 def stacks(image: tuple[int, int] = (4, 5), *, groups: int = 1) -> list[torch.Tensor]:
-    """Input, weight and bias of each of the models, of whole numbers, so sums are exact; one tile to a model is quick."""
+    """Input, weight and bias of each of the models, of whole numbers: sums are exact. One tile to each is quick."""
     found = [whole_inputs((2, 4, *image), (6, 4 // groups, 3, 3), seed=seed) for seed in range(MODELS)]
     return [torch.stack(tensors) for tensors in zip(*found, strict=True)]
 
