@@ -66,7 +66,7 @@ def test_how_a_trial_is_timed_changes_no_bit_of_it(configure: Configure) -> None
 
 
 def test_every_column_of_a_finished_trial_is_filled(configure: Configure) -> None:
-    """But for those that say they may be empty: errors, the GPU's, energy, what this network, kernel or call has not."""
+    """But for those that say they may be empty: errors, the GPU's, energy, what this network and kernel have not."""
     result = harness.run_trial(configure("init=glorot"))
     empty = {name for name, value in result.trial.items() if value is None}
     allowed = {
