@@ -3,8 +3,9 @@
 Usage: python scripts/nightly.py [--device cuda|cpu] [--size full|small] [--folder DIR] [--baselines DIR] [--name NAME]
 
 Each night gets a folder of its own below --folder: results, report.html, summary.md, comparison.json and junit.xml. The
-first night has nothing to compare with and becomes the baseline; `python -m harness.compare promote RESULTS --force`
-replaces it when a change is wanted. Thresholds that `python -m harness.compare --calibrate` wrote are used if they
+first night has nothing to compare with and becomes the baseline, with a warning, for a lost baseline looks the same.
+`python -m harness.compare promote RESULTS --baselines DIR --name nightly-DEVICE-SIZE --force` replaces it when a change
+is wanted. Thresholds that `python -m harness.compare --calibrate` wrote are used if they
 lie beside the baseline as NAME.thresholds.json. On GitHub the summary becomes the job's.
 
 Exit code 0: nothing got worse, or that cannot be told (a warning says so); 1: something got worse or failed; 2: an
@@ -84,6 +85,7 @@ def compare(night: Night) -> int:
         said = f"## Comparison: none\n\nThe first night: these results are now the baseline {night.name}.\n"
         (night.folder / "comparison.md").write_text(said if code == OK else "## Comparison: error\n")
         print(said if code == OK else "no baseline was made", flush=True)
+        print(f"::warning::no baseline {night.name} was there: tonight's results are it, and nothing was compared")
         return code
     kept = night.baselines / f"{night.name}.thresholds.json"
     options: list[object] = ["--thresholds", kept] if kept.exists() else []

@@ -128,7 +128,8 @@ def test_budget_is_the_smallest_that_every_run_had() -> None:
     trials = [trial(0, steps=100), trial(1, steps=50, train_time_s=4.0, init="b"), trial(2, steps=9, status="error")]
     trials += [trial(3, status="diverged", train_time_s=0.5)]
     # the first gets there after the budget that the second had
-    found = frames(trials, [*curve("trial00000", reaching(60)), *curve("trial00001", reaching(50))])
+    curves = [*curve("trial00000", reaching(60)), *curve("trial00001", reaching(50)), *curve("trial00003", [0.1])]
+    found = frames(trials, curves)
     assert analysis.budget_of(found) == 50
     assert analysis.budget_of(found, "seconds") == 4
     assert [arm.times.tolist() for arm in grouping.arms(found, target=0.9, by=["init"])] == [[50], [inf, inf]]
@@ -369,3 +370,23 @@ def test_ranking_by_seconds_uses_the_time_trained() -> None:
     assert (found.budget, found.unit) == (4, "seconds")
     assert found.table[["init", "successes", "rmst"]].to_numpy().tolist() == [["a", 2, 2.0], ["b", 1, 3.0]]
     assert found.notes[0].startswith("Budget of every run: 4 seconds")
+
+
+# curves that are not there
+
+
+def test_a_run_whose_curve_is_lost_is_left_out_and_is_not_never() -> None:
+    """Lost files must not make the winner one that never arrives."""
+    rows, curves = arms_reaching({"quick": FAST, "late": SLOW})
+    lost = {row_["trial_id"] for row_ in rows if row_["init"] == "quick" and row_["seed"] < 4}
+    found = standings.ranking(frames(rows, [c for c in curves if c["trial_id"] not in lost]), target=0.9)
+    assert (row(found, "quick")["n"], row(found, "quick")["successes"]) == (6, 6)
+    assert found.table["init"].iloc[0] == "quick"
+    assert any("Left out: 4 whose curves are missing" in note for note in found.notes)
+
+
+def test_without_any_curve_nothing_is_said_of_anybody() -> None:
+    rows, _ = arms_reaching({"quick": FAST, "late": SLOW})
+    found = standings.ranking(frames(rows), target=0.9)
+    assert set(verdicts(found).values()) == {"no finished run"}
+    assert any("Left out: 20 whose curves are missing" in note for note in found.notes)

@@ -82,6 +82,7 @@ def test_nights_are_green_until_something_is_worse(
     assert night(speeds(1.0)) == 0
     assert names(tmp_path / "baselines") == ["nightly"]
     assert "The first night: these results are now the baseline nightly" in job.read_text()
+    assert "::warning::no baseline nightly was there" in capfd.readouterr().out
     assert night(speeds(1.01)) == 0
     assert "::warning" not in capfd.readouterr().out
     assert "## Comparison: ok" in job.read_text()

@@ -203,6 +203,7 @@ class Arm:
         times_effective: (n_effective,): seeds that start from the same weights and get the same batches, or end with
             the same weights, are one run.
         unfinished: trials that ended as error, oom, timeout or killed, and whose seed has no other.
+        lost: trials that were given their chance and whose curve is not there, so that nothing is known of their times.
         repeated: trials of a seed that has a later one.
         mixed: whether some seed has trials of different configs, which only an unlisted choice can make.
     """
@@ -213,6 +214,7 @@ class Arm:
     times: Array
     times_effective: Array
     unfinished: int
+    lost: int
     repeated: int
     mixed: bool
 
@@ -245,7 +247,7 @@ def arms(frames: Frames, *, target: float, unit: Unit = "steps", by: Sequence[st
     ends = np.append(starts, len(runs))[1:]
     # one array a column, sliced by arm: a frame for each of many arms would take most of the time
     columns = {name: runs[name].to_numpy() for name in ("arm", "seed", "time", "run", "counted", "unfinished")}
-    columns |= {name: runs[name].to_numpy() for name in ("repeated", "mixed")}
+    columns |= {name: runs[name].to_numpy() for name in ("lost", "repeated", "mixed")}
     first = runs.iloc[starts]
     choices = [first[name].astype(object).tolist() for name in names]
     return [
@@ -259,12 +261,17 @@ def _runs(frames: Frames, target: float, unit: Unit, names: Sequence[str]) -> pd
     trials = frames.trials
     times = _first(frames, target)[unit]
     budget = budget_of(frames, unit)
-    scored = trials["status"].isin(SCORED)
+    # without its curve, which begins at step 0, a run that arrived looks like one that never did
+    evaluated = np.zeros(len(trials), dtype=bool)
+    rows = row_numbers(frames.curves["trial_id"], trials["trial_id"])
+    evaluated[rows[rows >= 0]] = True
+    ended = trials["status"].isin(SCORED).to_numpy(dtype=bool)
     keep = ["seed", "trial_key", "batches", "initial_weights_sha256", "final_weights_sha256", "measured_at", "trial_id"]
     runs = trials[[*dict.fromkeys([*names, *keep])]].assign(
         arm=arm_labels(trials, names).to_numpy(),
         time=np.where(times <= budget, times, np.inf),
-        scored=scored.to_numpy(dtype=bool),
+        scored=ended & evaluated,
+        ended=ended,
         run=_run_ids(trials),
     )
     # unfinished ones first, so that the last of a seed is a scored one if there is any
@@ -273,7 +280,8 @@ def _runs(frames: Frames, target: float, unit: Unit, names: Sequence[str]) -> pd
     keys = runs.groupby(["arm", "seed"], observed=True, sort=False)["trial_key"].transform("nunique")
     return runs.assign(
         counted=last & runs["scored"],
-        unfinished=last & ~runs["scored"],
+        unfinished=last & ~runs["ended"],
+        lost=last & runs["ended"] & ~runs["scored"],
         repeated=~last & runs["scored"],
         mixed=keys > 1,
         seed=runs["seed"].to_numpy(dtype=np.int64),
@@ -303,6 +311,7 @@ def _arm(runs: Mapping[str, Any], choices: dict[str, Any]) -> Arm:
         times=times,
         times_effective=times[np.sort(distinct)],
         unfinished=int(runs["unfinished"].sum()),
+        lost=int(runs["lost"].sum()),
         repeated=int(runs["repeated"].sum()),
         mixed=bool(runs["mixed"].any()),
     )

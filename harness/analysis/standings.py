@@ -222,6 +222,11 @@ def _notes(found: Sequence[Arm], budget: float, unit: str, table: pd.DataFrame, 
     unfinished = int(table["unfinished"].sum())
     if unfinished:
         notes.append(f"Left out: {unfinished} that ended as error, oom, timeout or killed.")
+    lost = sum(arm.lost for arm in found)
+    if lost:
+        notes.append(
+            f"Left out: {lost} whose curves are missing or cannot be read, so that nothing is known of their times."
+        )
     repeated = sum(arm.repeated for arm in found)
     if repeated:
         notes.append(f"Left out: {repeated} that repeat an arm's seed; the last measured counts.")

@@ -108,13 +108,14 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 ok, 1 regression, 2 error, 3 inconclusive; a regression outweighs what is inconclusive."""
+        """0 ok, 1 regression, 2 error, 3 inconclusive (also if nothing was judged); a regression outweighs."""
         if self.errors:
             return ERROR
         verdicts = {comparison.verdict for comparison in self.comparisons}
         if self.failures or "regression" in verdicts:
             return REGRESSION
-        return INCONCLUSIVE if "inconclusive" in verdicts else OK
+        judged = verdicts - {"not judged"}
+        return INCONCLUSIVE if not judged or "inconclusive" in verdicts else OK
 
     @property
     def verdict(self) -> str:
