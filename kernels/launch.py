@@ -58,6 +58,16 @@ def allocate(shape: Sequence[int], like: torch.Tensor, *, channels_last: bool, *
     return torch.empty_strided(shape, strides, **{"dtype": like.dtype, "device": like.device, **options})
 
 
+def outputs(
+    x: torch.Tensor, weight: torch.Tensor, window: Window, epilogue: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What the forward pass fills: y, and the winners if there is pooling."""
+    shape, channels_last = output_shape(x, weight, window, epilogue), output_channels_last(x, weight)
+    y = allocate(shape, x, channels_last=channels_last)
+    pools = epilogue == EPILOGUES["pool_relu"]
+    return y, allocate(shape, x, channels_last=channels_last, dtype=torch.uint8) if pools else None
+
+
 def forward(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, window: Window, *, precision: str, epilogue: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -67,19 +77,17 @@ def forward(
         y (M, N, K, P, Q), halved by pooling, and the winners uint8 of the same shape if there is pooling.
     """
     require_device(x.device, precision)
-    shape, channels_last = output_shape(x, weight, window, epilogue), output_channels_last(x, weight)
-    y = allocate(shape, x, channels_last=channels_last)
-    pools = epilogue == EPILOGUES["pool_relu"]
-    winner = allocate(shape, x, channels_last=channels_last, dtype=torch.uint8) if pools else None
+    y, winner = outputs(x, weight, window, epilogue)
+    models, images, _, height, width = y.shape
     geometry, x, packed = _geometry(x.shape, weight.shape, window), _addressable(x), _packed(weight)
     bias = None if bias is None else bias.contiguous()
-    rows = shape[1] * shape[3] * shape[4] * (4 if pools else 1)
+    rows = images * height * width
     kind = tiles.arithmetic(tiles.FORWARD, _depth(geometry.C, geometry), **_operands(x, precision))
     choice = _choose(tiles.FORWARD, kind, rows=rows, columns=geometry.K)
-    grid = _programs(rows // (4 if pools else 1), geometry.K, choice.tile) * shape[0] * geometry.GROUPS
-    if grid and y.numel():
+    grid = _programs(rows, geometry.K, choice.tile) * models * geometry.GROUPS
+    if grid:
         _start(
-            tk.forward_kernel, grid, choice, x, packed, bias, y, winner, shape[1], _model_stride(x),
+            tk.forward_kernel, grid, choice, x, packed, bias, y, winner, images, _model_stride(x),
             _model_stride(packed), G=geometry, X=_image_strides(x), Y=_image_strides(y), TILE=choice.tile,
             EPILOGUE=epilogue, PRECISION=precision,
         )  # fmt: skip

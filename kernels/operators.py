@@ -37,8 +37,12 @@ def convolution(
     """(y, winners); the winners are empty without pooling."""
     window = _window(stride, padding, dilation, groups)
     geometry.check(x, weight, bias, window)
-    y, winner = launch.forward(x, weight, bias, window, precision=precision, epilogue=epilogue)
-    return y, x.new_empty(0, dtype=torch.uint8) if winner is None else winner
+    return _both(*launch.forward(x, weight, bias, window, precision=precision, epilogue=epilogue))
+
+
+def _both(y: Tensor, winner: Tensor | None) -> tuple[Tensor, Tensor]:
+    """An operator returns tensors: where there are no winners, an empty one."""
+    return y, y.new_empty(0, dtype=torch.uint8) if winner is None else winner
 
 
 @convolution.register_fake
@@ -46,12 +50,7 @@ def _(x, weight, bias, stride, padding, dilation, groups, precision, epilogue): 
     del precision
     window = _window(stride, padding, dilation, groups)
     geometry.check(x, weight, bias, window)
-    shape = launch.output_shape(x, weight, window, epilogue)
-    channels_last = launch.output_channels_last(x, weight)
-    pools = epilogue == EPILOGUES["pool_relu"]
-    winner = launch.allocate(shape, x, channels_last=channels_last, dtype=torch.uint8) if pools else None
-    y = launch.allocate(shape, x, channels_last=channels_last)
-    return y, x.new_empty(0, dtype=torch.uint8) if winner is None else winner
+    return _both(*launch.outputs(x, weight, window, epilogue))
 
 
 @torch.library.custom_op(f"{NAMESPACE}::convolution_input_gradient", mutates_args=())

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from figures import Figure, report
 
 from harness import analysis, compaction, results
 from harness.schema import COLUMNS
@@ -47,16 +48,6 @@ class Effort:
 FULL = Effort(trials=100_000, evaluations=100, single_trials=10_000, single_evaluations=11)
 QUICK = Effort(trials=200, evaluations=5, single_trials=20, single_evaluations=3)
 _PART = 2_000
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A line of the table; ``met`` is None where nothing is required."""
-
-    name: str
-    value: str
-    required: str = ""
-    met: bool | None = None
 
 
 def _trial(index: int, steps: int) -> dict[str, Any]:
@@ -200,17 +191,6 @@ def _single(effort: Effort, folder: Path) -> Iterator[Figure]:
     yield Figure("harness.load after merging, s", f"{again['load']:.1f}")
 
 
-def show(figures: Sequence[Figure]) -> None:
-    """One table, in Markdown."""
-    met = {True: "yes", False: "NO", None: ""}
-    table = pd.DataFrame([(f.name, f.value, f.required, met[f.met]) for f in figures])
-    lines = [["figure", "value", "required", "met"], *table.to_numpy().tolist()]
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    lines.insert(1, ["-" * width for width in widths])
-    for line in lines:
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make up, measure, print; 0 if every requirement is met, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -223,14 +203,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="initbench-") as scratch:
         figures = list(measure(QUICK if given.quick else FULL, Path(scratch)))
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, pandas {pd.__version__},")
-    print(f"pyarrow {pa.__version__}; n = 1 each; results made up, {SEEDS} seeds an arm\n")
-    if given.quick:
-        print("--quick: a smoke test, NOT FOR QUOTING\n")
-    show(figures)
-    missed = [figure.name for figure in figures if figure.met is False]
-    print("\nmissed: " + "; ".join(missed) if missed else "\nevery requirement is met")
-    return 1 if missed else 0
+    header = (
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, pandas {pd.__version__},\n"
+        f"pyarrow {pa.__version__}; n = 1 each; results made up, {SEEDS} seeds an arm"
+    )
+    return report(figures, header=header, quick=given.quick)
 
 
 if __name__ == "__main__":

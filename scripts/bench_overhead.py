@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from figures import Figure, report
 from overhead_arms import ARMS, CPU, GATE_RTOL, GATE_STEPS, Arm, GateError, Task, gate, task
 
 import harness
@@ -41,16 +42,6 @@ class Effort:
 
 FULL = Effort(rounds=30, steps={50: 50, 256: 25}, trials=3, trial_steps=100, starts=5, memory_steps=200)
 QUICK = Effort(rounds=2, steps={50: 3, 256: 1}, trials=2, trial_steps=2, starts=1, memory_steps=2)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A line of the table; ``met`` is None where nothing is required."""
-
-    name: str
-    value: str
-    required: str = ""
-    met: bool | None = None
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -157,19 +148,8 @@ def header(effort: Effort) -> str:
     return (
         f"{device.cpu_model()}, torch {torch.__version__}, {torch.get_num_threads()} threads\n"
         f"ratios, rates, shares: median (quartiles) of n = {effort.rounds} interleaved rounds\n"
-        f"same losses over {GATE_STEPS} steps: yes, within {GATE_RTOL:g} relative\n"
+        f"same losses over {GATE_STEPS} steps: yes, within {GATE_RTOL:g} relative"
     )
-
-
-def show(figures: Sequence[Figure]) -> None:
-    """One table, in Markdown."""
-    met = {True: "yes", False: "NO", None: ""}
-    lines = [("figure", "value", "required", "met")]
-    lines += [(figure.name, figure.value, figure.required, met[figure.met]) for figure in figures]
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    lines.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
-    for line in lines:
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
 
 
 def measure(effort: Effort) -> Iterator[Figure]:
@@ -194,14 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GateError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    figures = list(measure(effort))
-    print(header(effort))
-    if effort is QUICK:
-        print("--quick: a smoke test, NOT FOR QUOTING\n")
-    show(figures)
-    missed = [figure.name for figure in figures if figure.met is False]
-    print("\nmissed: " + "; ".join(missed) if missed else "\nevery requirement is met")
-    return 1 if missed else 0
+    return report(list(measure(effort)), header=header(effort), quick=effort is QUICK)
 
 
 if __name__ == "__main__":
