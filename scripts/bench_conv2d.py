@@ -5,8 +5,9 @@ Usage: python scripts/bench_conv2d.py [--quick] [--output FILE] [--minutes M]
 
 Each layer of the article's network x batch 50, 256, 1024, 8192 x ieee, tf32, bf16 x forward, both gradients, the whole
 block forward and backward, and 8 and 64 stacked models; none is begun after --minutes. No speed is given for results
-that are wrong (bench_conv2d_gate.py). Two clocks, both the device's (bench_conv2d_clock.py): ``cold``, after the L2 cache was
-overwritten, and ``graph``, a replayed CUDA graph. Floors are of the copy and matmul rates measured in the same run.
+that are wrong (bench_conv2d_gate.py). Two clocks, both the device's (bench_conv2d_clock.py): ``cold``, after the L2
+cache was overwritten, and ``graph``, a replayed CUDA graph. Floors are of the copy and matmul rates measured in the
+same run.
 Exit code: 0 all right and no aim missed, 1 a result is wrong or an aim is missed, 2 no GPU, or a wrong command.
 """
 
