@@ -16,7 +16,7 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from harness.errors import UsageError
-from harness.reading import UnreadableError, files, journal_path, read_files, require_results
+from harness.reading import UnreadableError, files, journal_path, read_file, read_files, require_results
+from harness.repeats import Repeats
 from harness.schema import TABLES, schema
 
 _FILES_AT_ONCE = 500
@@ -40,13 +41,15 @@ class Merged:
         table: its name.
         files: how many files became one; 0 where there was nothing to merge.
         rows: how many rows these hold.
-        problems: a line for each file that cannot be read, and was left alone.
+        problems: a line for each file that was left alone: it cannot be read, or contradicts another.
+        remarks: a line if rows were there twice and the same.
     """
 
     table: str
     files: int
     rows: int
     problems: list[str]
+    remarks: list[str] = field(default_factory=list)
 
 
 def compact(folder: Path) -> list[Merged]:
@@ -124,23 +127,30 @@ def _merge(folder: Path, table: str) -> Merged:
     running = {path.stem for path in (folder / ".running").glob("*.json")}
     paths = [path for path in listed if path.stem not in running]
     if len(paths) < 2:
-        return Merged(table, 0, 0, [])
+        return Merged(
+            table, 0, 0, [str(found) for found in read_files(paths, table) if not isinstance(found, pa.Table)]
+        )
     (folder / ".partial").mkdir(exist_ok=True)
     partial = folder / ".partial" / f"merged-{table}.parquet"
     try:
-        done, rows, problems = _write(paths, table, partial)
+        done, rows, problems, remarks = _write(paths, table, partial)
         if len(done) < 2:
             return Merged(table, 0, 0, problems)
         _replace(folder, table, partial, done)
     finally:
         partial.unlink(missing_ok=True)
-    return Merged(table, len(done), rows, problems)
+    return Merged(table, len(done), rows, problems, remarks)
 
 
-def _write(paths: Sequence[Path], table: str, partial: Path) -> tuple[list[Path], int, list[str]]:
-    """Write what is readable into one file, a part at a time; returns the files in it, its rows, and the problems."""
+def _write(paths: Sequence[Path], table: str, partial: Path) -> tuple[list[Path], int, list[str], list[str]]:
+    """Write what is readable into one file, a part at a time, each row once.
+
+    Returns:
+        the files in it, its rows, the problems and the remarks.
+    """
     done: list[Path] = []
     problems: list[str] = []
+    repeats = Repeats(table, lambda path: read_file(path, table))
     waiting: list[pa.Table] = []
     total = 0
     with partial.open("wb") as file:
@@ -151,9 +161,13 @@ def _write(paths: Sequence[Path], table: str, partial: Path) -> tuple[list[Path]
                     if isinstance(found, UnreadableError):
                         problems.append(str(found))
                         continue
+                    known = len(repeats.problems)
+                    new = repeats.new(path, found)
+                    if len(repeats.problems) > known:
+                        continue
                     done.append(path)
-                    waiting.append(found)
-                    total += len(found)
+                    waiting.append(new)
+                    total += len(new)
                 if sum(map(len, waiting)) >= _ROWS_A_GROUP:
                     writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=_ROWS_A_GROUP)
                     waiting = []
@@ -161,7 +175,7 @@ def _write(paths: Sequence[Path], table: str, partial: Path) -> tuple[list[Path]
                 writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=_ROWS_A_GROUP)
         file.flush()
         os.fsync(file.fileno())
-    return done, total, problems
+    return done, total, [*problems, *repeats.problems], repeats.remarks
 
 
 def _replace(folder: Path, table: str, partial: Path, done: Sequence[Path]) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import UsageError
+from harness.repeats import Repeats, once
 from harness.schema import SCHEMA_VERSION, TABLES, schema
 
 if TYPE_CHECKING:
@@ -31,6 +32,22 @@ class Frames(NamedTuple):
     layers: "pd.DataFrame"
 
 
+class Content(NamedTuple):
+    """What is in a table's files.
+
+    Attributes:
+        rows: each row once.
+        problems: a line for each file that cannot be read, or contradicts another.
+        remarks: a line if rows are there twice and the same.
+        versions: the schema versions of the files.
+    """
+
+    rows: pa.Table
+    problems: list[str]
+    remarks: list[str]
+    versions: set[int]
+
+
 class UnreadableError(Exception):
     """One file cannot be used, and why."""
 
@@ -45,6 +62,8 @@ def require_results(folder: Path) -> None:
     Raises:
         UsageError: it does not.
     """
+    if folder.is_file():
+        raise UsageError(f"{folder}: is a file; give the folder that is the results.dir of a run")
     if not (folder / "trials").is_dir():
         raise UsageError(f"{folder}: no results there (it has no folder 'trials'); give the results.dir of a run")
 
@@ -55,8 +74,10 @@ def journal_path(folder: Path, table: str) -> Path:
 
 
 def files(folder: Path, table: str) -> list[Path]:
-    """The files that hold a table, each row once: without those whose rows are in a merged file as well."""
-    found = sorted((folder / table).glob("*.parquet"))
+    """The files that hold a table, merged ones first: without those whose rows a merged one is about to replace."""
+    found = sorted(
+        (folder / table).glob("*.parquet"), key=lambda path: (not path.stem.startswith("merged-"), path.stem)
+    )
     try:
         journal = json.loads(journal_path(folder, table).read_text())
     except FileNotFoundError:
@@ -122,7 +143,8 @@ def read_file(path: Path, table: str, columns: Sequence[str] | None = None, dict
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UnreadableError(f"{path}: cannot be read as Parquet ({reason})") from error
-    return _completed(content, target(table, columns, dictionary))
+    whole = _completed(content, target(table, columns, dictionary))
+    return whole.replace_schema_metadata({**(whole.schema.metadata or {}), _VERSION_KEY: str(version)})
 
 
 def target(table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()) -> pa.Schema:
@@ -140,14 +162,12 @@ def _completed(content: pa.Table, wanted: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=wanted)
 
 
-def read(
-    folder: Path, table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()
-) -> tuple[pa.Table, list[str]]:
-    """Everything readable of a table, and a line for each file that is not; arguments as of :func:`read_file`."""
+def read(folder: Path, table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()) -> Content:
+    """Everything readable of a table, and what is wrong with its files; arguments as of :func:`read_file`."""
     for _ in range(_ATTEMPTS):
         try:
             return _read_listed(files(folder, table), table, columns, dictionary)
-        except _MovedError:
+        except (_MovedError, FileNotFoundError):
             # the files are being merged at this moment: list them again
             continue
     raise UsageError(f"{folder}: files of {table} vanish while they are read; wait until nothing changes the folder")
@@ -170,20 +190,28 @@ def read_files(
 
 def _read_listed(
     paths: Sequence[Path], table: str, columns: Sequence[str] | None, dictionary: Sequence[str]
-) -> tuple[pa.Table, list[str]]:
+) -> Content:
     found = read_files(paths, table, columns, dictionary)
-    good = [item for item in found if isinstance(item, pa.Table)]
+    good = [(path, item) for path, item in zip(paths, found, strict=True) if isinstance(item, pa.Table)]
     problems = [str(item) for item in found if isinstance(item, UnreadableError)]
-    whole = pa.concat_tables([target(table, columns, dictionary).empty_table(), *good])
+    versions = {int(item.schema.metadata[_VERSION_KEY]) for _, item in good}
+    empty = target(table, columns, dictionary).empty_table()
+    whole = pa.concat_tables([empty, *(item for _, item in good)])
+    repeats = Repeats(table, lambda path: read_file(path, table))
+    if not once(table, whole, [len(item) for _, item in good]):
+        good = [(path, repeats.new(path, item)) for path, item in good]
+        whole = pa.concat_tables([empty, *(item for _, item in good)])
     # a chunk for each of many files makes whatever comes next slow
-    return whole.combine_chunks() if len(good) > _CHUNKS else whole, problems
+    whole = whole.combine_chunks() if len(good) > _CHUNKS else whole
+    return Content(whole, [*problems, *repeats.problems], repeats.remarks, versions)
 
 
 def load(folder: str | Path, *, columns: Mapping[str, Sequence[str]] | None = None, categories: bool = False) -> Frames:
     """Read a results folder.
 
     Files that cannot be read (truncated, foreign, another schema version) are skipped with a warning that names them;
-    rows of trials without a terminal row are left out.
+    so are rows that an earlier file has as well (see :mod:`harness.repeats`), and rows of trials without a terminal row
+    are left out.
 
     Args:
         folder: the ``results.dir`` of one or more runs.
@@ -206,10 +234,10 @@ def load(folder: str | Path, *, columns: Mapping[str, Sequence[str]] | None = No
         if columns is not None and table not in columns:
             frames[table] = to_frame(target(table).empty_table())
             continue
-        content, problems = read(folder, table, columns[table] if columns is not None else None, dictionary)
-        for problem in problems:
-            warnings.warn(problem, stacklevel=2)
-        frames[table] = to_frame(content)
+        content = read(folder, table, columns[table] if columns is not None else None, dictionary)
+        for line in (*content.problems, *content.remarks):
+            warnings.warn(line, stacklevel=2)
+        frames[table] = to_frame(content.rows)
     known = frames["trials"]["trial_id"]
     for table in ("curves", "layers"):
         frame = frames[table]

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import uuid
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from harness import compaction
 from harness.errors import UsageError
 from harness.reading import Frames, load, read, require_results
+from harness.repeats import KEYS, named
 from harness.schema import STATUSES, TABLES, schema
 
 __all__ = ["Frames", "Running", "load", "main", "new_trial_id", "prepare", "problems_in", "recover"]
@@ -158,7 +159,7 @@ def _planned_schema() -> pa.Schema:
 
 
 def problems_in(folder: Path) -> list[str]:
-    """Everything that is wrong with a results folder, one line each; an empty list if it is sound.
+    """Everything that is wrong with a results folder, one line for each kind; an empty list if it is sound.
 
     Raises:
         UsageError: the folder holds no results.
@@ -166,64 +167,84 @@ def problems_in(folder: Path) -> list[str]:
     require_results(folder)
     lines: list[str] = []
     tables = {}
-    for table, names in _KEYS.items():
-        tables[table], unreadable = read(folder, table, names)
-        lines += unreadable
+    for table, names in KEYS.items():
+        found = read(folder, table, (*names, "status") if table == "trials" else names)
+        tables[table] = found.rows
+        lines += [*found.problems, *found.remarks]
     return [*lines, *_key_problems(tables), *_unfinished(folder)]
 
 
-_KEYS = {
-    "trials": ("trial_id", "status"),
-    "curves": ("trial_id", "step"),
-    "layers": ("trial_id", "step", "parameter"),
-}
-"""Table -> what is looked at; in the last two, what only one row may have."""
-
-
 def _key_problems(tables: dict[str, pa.Table]) -> Iterator[str]:
-    trials = tables["trials"].to_pylist()
-    ids = [row["trial_id"] for row in trials]
-    for trial_id, count in Counter(ids).items():
-        if count > 1:
-            yield f"trials: the trial {trial_id} has {count} rows"
-    for row in trials:
+    unknown: dict[str, list[str]] = defaultdict(list)
+    ended = []
+    for row in tables["trials"].to_pylist():
         if row["status"] not in STATUSES:
-            yield f"trials: the trial {row['trial_id']} has the unknown status '{row['status']}'"
+            unknown[row["status"]].append(row["trial_id"])
+        if row["status"] == "ok":
+            ended.append(row["trial_id"])
+    for status, ids in sorted(unknown.items()):
+        yield from _said("trials", ids, f"has the unknown status '{status}'", f"have the unknown status '{status}'")
     for table in ("curves", "layers"):
         yield from _detail_problems(table, tables[table], tables["trials"]["trial_id"].combine_chunks())
-    lacking = {row["trial_id"] for row in trials if row["status"] == "ok"} - set(
-        pc.unique(tables["curves"]["trial_id"]).to_pylist()
-    )
-    for trial_id in sorted(lacking):
-        yield f"curves: the trial {trial_id} is ok and has no rows"
+    lacking = sorted(set(ended) - set(pc.unique(tables["curves"]["trial_id"]).to_pylist()))
+    yield from _said("curves", lacking, "is ok and has no rows", "are ok and have no rows")
+
+
+def _said(table: str, ids: Sequence[str], one: str, many: str) -> Iterator[str]:
+    """One line for the same fault of any number of trials."""
+    if ids:
+        yield (
+            f"{table}: the trial {ids[0]} {one}"
+            if len(ids) == 1
+            else f"{table}: {len(ids):,} trials {many}: {named(ids)}"
+        )
 
 
 def _detail_problems(table: str, keys: pa.Table, trial_ids: pa.Array) -> Iterator[str]:
     counts = keys.group_by(keys.schema.names, use_threads=False).aggregate([([], "count_all")])
-    for row in counts.filter(pc.greater(counts["count_all"], 1)).drop_columns(["count_all"]).to_pylist():
-        yield f"{table}: more than one row for {', '.join(f'{name}={value}' for name, value in row.items())}"
+    twice = counts.filter(pc.greater(counts["count_all"], 1)).drop_columns(["count_all"]).to_pylist()
+    if twice:
+        keys_of = named((", ".join(f"{name}={value}" for name, value in row.items()) for row in twice), 1)
+        yield f"{table}: more than one row for {keys_of}"
     ids = pc.unique(keys["trial_id"])
-    for trial_id in sorted(ids.filter(pc.invert(pc.is_in(ids, value_set=trial_ids))).to_pylist()):
-        yield f"{table}: the trial {trial_id} has no terminal row in trials (its writer was killed)"
+    alone = sorted(ids.filter(pc.invert(pc.is_in(ids, value_set=trial_ids))).to_pylist())
+    yield from _said(
+        table, alone, "has no terminal row in trials (its writer was killed)",
+        "have no terminal row in trials (their writer was killed)",
+    )  # fmt: skip
 
 
 def _unfinished(folder: Path) -> Iterator[str]:
     for table in compaction.interrupted(folder):
         yield f"{table}: a merging was cut short; the next run or `compact` of this folder finishes it"
+    begun = []
     for path in sorted((folder / ".running").glob("*.json")):
         try:
             with FileLock(path.with_suffix(".lock"), timeout=0):
-                yield f"trials: {path.stem} began and has no row; the next run into this folder records it as killed"
+                begun.append(path.stem)
         except Timeout:
             # running now, which is no fault
             continue
+    then = "the next run into this folder records"
+    yield from _said(
+        "trials", begun, f"began and has no row; {then} it as killed", f"began and have no row; {then} them as killed"
+    )
 
 
 _USAGE = "usage: python -m harness.results validate|compact DIR"
+_HELP = f"""{_USAGE}
+
+validate  check the results folder DIR: a line for each fault
+compact   merge the files of each table in DIR into one, which loads quickly; no row is lost, whatever ends the process
+
+Exit codes: 0 all is sound, 1 something is not (a line says what), 2 a wrong command."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """``validate DIR`` or ``compact DIR``: 0 if all is sound, 1 with a line per problem, 2 if the command is wrong."""
+    if {"-h", "--help"} & set(arguments):
+        print(_HELP)
+        return 0
     match arguments:
         case ["validate", folder]:
             command = _validate
@@ -243,19 +264,22 @@ def _validate(folder: Path) -> int:
     lines = problems_in(folder)
     for line in lines:
         print(line)
-    count = len(read(folder, "trials", ["trial_id"])[0])
+    count = len(read(folder, "trials", ["trial_id"]).rows)
     print(f"{folder}: trials: {count:,}, {f'problems: {len(lines)}' if lines else 'all sound'}")
     return 1 if lines else 0
 
 
 def _compact(folder: Path) -> int:
-    problems = []
+    problems, remarks = [], []
     for merged in compaction.compact(folder):
         problems += merged.problems
+        remarks += merged.remarks
         done = f"{merged.files:,} files with {merged.rows:,} rows are one now" if merged.files else "nothing to merge"
         print(f"{merged.table}: {done}")
     for line in problems:
         print(f"left alone: {line}")
+    for line in remarks:
+        print(line)
     return 1 if problems else 0
 
 

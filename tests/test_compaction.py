@@ -113,6 +113,17 @@ def test_unreadable_file_is_named_and_left_alone(folder: Path, capsys: pytest.Ca
     assert torn.exists()
 
 
+def test_the_only_file_of_a_table_that_cannot_be_read_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compaction.compact(folder)
+    (torn,) = (folder / "curves").iterdir()
+    torn.write_bytes(torn.read_bytes()[:-100])
+    assert results.main(["compact", str(folder)]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left alone: ")]
+    assert line.startswith(f"left alone: {torn}: cannot be read as Parquet")
+
+
 def test_no_results_and_a_second_merging_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert results.main(["compact", str(folder.parent)]) == 2
     assert "no results there" in capsys.readouterr().err

@@ -48,6 +48,12 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def again(tmp_path: Path) -> Path:
+    """The same configs and results as base, measured another time."""
+    return folder(tmp_path / "again", losses(1.0))
+
+
+@pytest.fixture
 def worse(tmp_path: Path) -> Path:
     return folder(tmp_path / "worse", losses(1.5))
 
@@ -55,9 +61,9 @@ def worse(tmp_path: Path) -> Path:
 JUDGED = ("--judge", "test_loss,steps,test_accuracy")
 
 
-def test_exit_codes_and_the_last_line(compare: Compare, base: Path, worse: Path, tmp_path: Path) -> None:
+def test_exit_codes_and_the_last_line(compare: Compare, base: Path, again: Path, worse: Path, tmp_path: Path) -> None:
     few = folder(tmp_path / "few", losses(1.0, 3))
-    for candidate, code, verdict in ((worse, 1, "regression"), (base, 0, "ok"), (few, 3, "inconclusive")):
+    for candidate, code, verdict in ((worse, 1, "regression"), (again, 0, "ok"), (few, 3, "inconclusive")):
         options = ("--allow-missing",) if candidate == few else ()
         found, out, err = compare(base, candidate, *JUDGED, *options)
         assert (found, err) == (code, "")
@@ -152,9 +158,17 @@ def test_reports_are_written_of_an_error_too(compare: Compare, base: Path, tmp_p
 
 @pytest.mark.parametrize(("arguments", "words"), [
     ([], "FOLDER"),
-    (["BASE"], "1 folders given; give BASE and CANDIDATE"),
+    (["BASE"], "1 folder given; give BASE and CANDIDATE"),
     (["BASE", "BASE", "BASE"], "3 folders given"),
+    (["BASE", "BASE"], "base and base hold the same data (8 trials of one id: made-"),
+    (["--calibrate", "AGAIN", "BASE", "BASE"], "base and base hold the same data"),
+    (["BASE", "COPY"], "base and copy hold the same data"),
     (["BASE", "nowhere"], "nowhere: no results there"),
+    (["BASE", "FILE"], "file: is a file; give the folder that is the results.dir of a run"),
+    (["FILE", "BASE"], "file: is a file; give the folder"),
+    (["", "BASE"], "BASE is empty; give a results folder or the name of a baseline"),
+    (["BASE", ""], "CANDIDATE is empty; give a results folder"),
+    (["promote", "FILE"], "file: is a file; give the folder"),
     (["nowhere", "BASE"], "no baseline in baselines (there: none)"),
     (["../BASE", "BASE"], "no results folder, and no baseline"),
     (["BASE", "BASE", "--alpha", "2"], "--alpha 2: must lie between 0 and 1"),
@@ -164,7 +178,7 @@ def test_reports_are_written_of_an_error_too(compare: Compare, base: Path, tmp_p
     (["BASE", "BASE", "--effect", "steps=1"], "--effect belongs to --calibrate"),
     (["BASE", "BASE", "--format", "pdf"], "pdf"),
     (["BASE", "BASE", "--thresholds", "nowhere"], "--thresholds nowhere: cannot be read"),
-    (["BASE", "BASE", "--json", "no/such/folder"], "--json no/such/folder: cannot write there"),
+    (["BASE", "AGAIN", "--json", "no/such/folder"], "--json no/such/folder: cannot write there"),
     (["--calibrate", "BASE"], "--calibrate: one folder given"),
     (["--calibrate", "BASE", "BASE", "--junit", "x"], "writes no junit"),
     (["promote"], "RESULTS"),
@@ -172,11 +186,14 @@ def test_reports_are_written_of_an_error_too(compare: Compare, base: Path, tmp_p
     (["promote", "BASE", "--name", "a/b"], "--name a/b: give letters"),
     (["promote", "BASE", "--name", ".."], "--name ..: give letters"),
 ])  # fmt: skip
+@pytest.mark.usefixtures("again")
 def test_a_wrong_command_is_one_line(
     compare: Compare, base: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str], words: str
 ) -> None:
     monkeypatch.chdir(base.parent)
-    code, _, err = compare(*("base" if part == "BASE" else part for part in arguments))
+    shutil.copytree(base, "copy")
+    Path("file").touch()
+    code, _, err = compare(*(part.lower() if part in ("BASE", "AGAIN", "COPY", "FILE") else part for part in arguments))
     (line,) = err.splitlines()
     assert (code, line[:7]) == (2, "error: ")
     assert words in line
@@ -214,10 +231,12 @@ def test_calibration_writes_what_the_gate_reads(compare: Compare, tmp_path: Path
     '{"format": "initbench thresholds 1", "thresholds": {"steps": -1}}',
     '{"format": "initbench thresholds 1", "thresholds": {"steps": "x"}}',
 ])  # fmt: skip
-def test_a_file_of_no_thresholds_is_refused(compare: Compare, base: Path, tmp_path: Path, content: str) -> None:
+def test_a_file_of_no_thresholds_is_refused(
+    compare: Compare, base: Path, again: Path, tmp_path: Path, content: str
+) -> None:
     kept = tmp_path / "thresholds.json"
     kept.write_text(content)
-    code, _, err = compare(base, base, "--thresholds", kept)
+    code, _, err = compare(base, again, "--thresholds", kept)
     assert code == 2
     assert "no thresholds of --calibrate" in err
     assert err.count("\n") == 1
@@ -245,15 +264,17 @@ def test_a_promoted_baseline_is_a_name_for_base(compare: Compare, base: Path, wo
     assert compare("july", worse, *JUDGED, "--baselines", kept)[0] == 1
 
 
-def test_promoting_replaces_only_when_told_to(compare: Compare, base: Path, worse: Path, tmp_path: Path) -> None:
+def test_promoting_replaces_only_when_told_to(
+    compare: Compare, base: Path, again: Path, worse: Path, tmp_path: Path
+) -> None:
     kept = tmp_path / "kept"
     assert compare("promote", base, "--baselines", kept)[0] == 0
     code, _, err = compare("promote", worse, "--baselines", kept)
     assert code == 2
     assert "--force" in err
-    assert compare("main", base, "--baselines", kept)[0] == 0
+    assert compare("main", again, "--baselines", kept)[0] == 0
     assert compare("promote", worse, "--baselines", kept, "--force")[0] == 0
-    assert compare("main", worse, "--baselines", kept)[0] == 0
+    assert compare("main", worse, "--baselines", kept)[0] == 2, "it is this very data"
     assert [path.name for path in kept.iterdir()] == ["main"]
 
 
@@ -276,19 +297,62 @@ def test_a_promotion_that_fails_leaves_what_was_there(
     assert [path.name for path in kept.iterdir()] == ["main"]
 
 
-@pytest.mark.parametrize("why", ["failed", "truncated", "foreign folder"])
-def test_what_cannot_serve_as_a_baseline_is_refused(base: Path, tmp_path: Path, why: str) -> None:
+@pytest.mark.parametrize(("why", "words"), [
+    ("failed", "every trial in it failed"),
+    ("foreign folder", "exists and is no baseline"),
+    ("truncated trials", "cannot be read as Parquet"),
+    ("truncated curves", "cannot be read as Parquet"),
+    ("unreadable layers", "cannot be read as Parquet"),
+    ("no curves", "8 trials are ok and have no rows"),
+    ("one curve lost", "is ok and has no rows"),
+])  # fmt: skip
+def test_what_cannot_serve_as_a_baseline_is_refused(base: Path, tmp_path: Path, why: str, words: str) -> None:
     kept = tmp_path / "kept"
-    if why == "failed":
-        shutil.rmtree(base)
-        folder(base, losses(1.0, status="error"))
-    elif why == "truncated":
-        broken_by("truncated", base)
-    else:
-        (kept / "main").mkdir(parents=True)
-    with pytest.raises(UsageError):
+    match why.split():
+        case ["failed"]:
+            shutil.rmtree(base)
+            folder(base, losses(1.0, status="error"))
+        case ["foreign", _]:
+            (kept / "main").mkdir(parents=True)
+        case ["truncated" | "unreadable" as how, table]:
+            file = min((base / table).iterdir())
+            file.write_bytes(file.read_bytes()[:-100] if how == "truncated" else b"")
+        case ["no", table]:
+            shutil.rmtree(base / table)
+        case _:
+            min((base / "curves").iterdir()).unlink()
+    with pytest.raises(UsageError, match=words) as error:
         promote(base, kept, "main", force=True)
+    assert "\n" not in str(error.value)
     assert names(kept) == []
+
+
+def test_a_copied_file_counts_once_and_is_said(compare: Compare, base: Path, worse: Path) -> None:
+    before = compare(base, worse, *JUDGED)
+    file = min((worse / "trials").iterdir())
+    shutil.copy(file, file.with_stem("copy"))
+    code, out, err = compare(base, worse, *JUDGED)
+    assert (code, out) == before[:2]
+    where = f"{file.name} (as in copy.parquet)" if file.stem > "copy" else f"copy.parquet (as in {file.name})"
+    assert err == f"warning: trials: rows that are there twice are counted once: {where}\n"
+
+
+def first_version(path: Path) -> None:
+    """Write the trials as the schema's first version had them."""
+    for file in (path / "trials").iterdir():
+        rows = pq.ParquetFile(file).read()
+        old = schema("trials", 1)
+        pq.write_table(rows.select(old.names).cast(old), file)
+
+
+def test_mixed_schema_versions_are_said_and_what_they_hide(compare: Compare, base: Path, again: Path) -> None:
+    assert "mixed schema versions" not in compare(base, again, *JUDGED)[1]
+    first_version(again)
+    code, out, _ = compare(base, again, *JUDGED)
+    (line,) = [line for line in out.splitlines() if "mixed schema versions" in line]
+    versions = f"{base} is of version 2, {again} is of version 1"
+    hidden = "version 1 does not record kernel_precision, so that nobody can say whether these differ."
+    assert (code, line) == (0, f"note: mixed schema versions: {versions}; {hidden}")
 
 
 def real_runs(results_dir: Path, lr: float, seeds: int = 7) -> Path:

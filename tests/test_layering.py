@@ -22,6 +22,7 @@ LAYERS = [
     {"activations", "results", "device"},
     {"compaction"},
     {"reading"},
+    {"repeats"},
     {"config", "schema"},
     {"validation"},
     {"errors", "interrupts"},

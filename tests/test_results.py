@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 import harness
-from harness import results, schema
+from harness import reading, results, schema
 from harness.errors import UsageError
 from harness.schema import COLUMNS, TABLES, Column
 from harness.trial import TrialResult
@@ -196,6 +197,11 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     pq.write_table(change(pq.ParquetFile(path).read()), path)
 
 
+def column_of(name: str, values: list[Any], table: str = "trials") -> tuple[int, pa.Field, pa.Array]:
+    found = schema.schema(table)
+    return found.get_field_index(name), found.field(name), pa.array(values)
+
+
 def truncated(folder: Path) -> str:
     path = only_file(folder, "trials")
     path.write_bytes(path.read_bytes()[:-100])
@@ -248,13 +254,27 @@ def other_type(folder: Path) -> str:
 def two_trial_rows(folder: Path) -> str:
     path = only_file(folder, "trials")
     shutil.copy(path, path.with_stem("again"))
-    return f"trials: the trial {path.stem} has 2 rows"
+    return f"trials: rows that are there twice are counted once: again.parquet (as in {path.name})"
+
+
+def two_trial_rows_that_differ(folder: Path) -> str:
+    path = only_file(folder, "trials")
+    other = path.with_stem("again")
+    shutil.copy(path, other)
+    rewrite(other, lambda t: t.set_column(*column_of("status", ["oom"])))
+    return f"{other}: holds other rows than {path.name} of the trial {path.stem}; those of {path.name} count"
 
 
 def two_curve_rows(folder: Path) -> str:
     path = only_file(folder, "curves")
     rewrite(path, lambda t: pa.concat_tables([t, t.slice(1, 1)]))
-    return f"curves: more than one row for trial_id={path.stem}, step=2"
+    return f"curves: rows that are there twice are counted once: {path.name} (in itself)"
+
+
+def two_curve_rows_that_differ(folder: Path) -> str:
+    path = only_file(folder, "curves")
+    rewrite(path, lambda t: pa.concat_tables([t, t.slice(1, 1).set_column(*column_of("test_loss", [7.0], "curves"))]))
+    return f"{path}: holds a row of the same key twice with other values ({path.stem}); the first counts"
 
 
 def two_layer_rows(folder: Path) -> str:
@@ -277,18 +297,18 @@ def no_curves(folder: Path) -> str:
 
 def unknown_status(folder: Path) -> str:
     path = only_file(folder, "trials")
-    column = [field.name for field in COLUMNS["trials"]].index("status")
-    rewrite(path, lambda t: t.set_column(column, t.schema.field("status"), pa.array(["fine"])))
+    rewrite(path, lambda t: t.set_column(*column_of("status", ["fine"])))
     return f"trials: the trial {path.stem} has the unknown status 'fine'"
 
 
 def stale_note(folder: Path) -> str:
     (folder / ".running" / "20300101T000000-abc.json").write_text("{}")
-    return "trials: 20300101T000000-abc began and has no row"
+    return "trials: the trial 20300101T000000-abc began and has no row"
 
 
 UNREADABLE = [truncated, empty, foreign, other_table, newer_version, no_version, missing_column, other_type]
-INCONSISTENT = [two_trial_rows, two_curve_rows, two_layer_rows, no_terminal_row, no_curves, unknown_status, stale_note]
+TWICE = [two_trial_rows, two_trial_rows_that_differ, two_curve_rows, two_curve_rows_that_differ]
+INCONSISTENT = [*TWICE, two_layer_rows, no_terminal_row, no_curves, unknown_status, stale_note]
 
 
 def test_sound_folder_is_sound(real: tuple[Path, TrialResult]) -> None:
@@ -308,6 +328,75 @@ def test_validator_names_each_fault(folder: Path, fault: Fault, capsys: pytest.C
     assert printed.err == ""
 
 
+def test_the_same_fault_of_many_trials_is_one_line(folder: Path, real: tuple[Path, TrialResult]) -> None:
+    """With the count and the first few names."""
+    for index in range(5):
+        for table in ("trials", "layers"):
+            own = [row | {"trial_id": f"t{index}"} for row in read(real[0], table)]
+            results._write_table(folder, table, f"t{index}", own)
+        results._write_table(
+            folder, "curves", f"u{index}", [r | {"trial_id": f"u{index}"} for r in read(real[0], "curves")]
+        )
+        (folder / ".running" / f"n{index}.json").write_text("{}")
+    lacking = "have no terminal row in trials (their writer was killed)"
+    then = "the next run into this folder records them as killed"
+    assert results.problems_in(folder) == [
+        f"curves: 5 trials {lacking}: u0, u1, u2 and 2 more",
+        "curves: 5 trials are ok and have no rows: t0, t1, t2 and 2 more",
+        f"trials: 5 trials began and have no row; {then}: n0, n1, n2 and 2 more",
+    ]
+
+
+@pytest.mark.parametrize("fault", TWICE, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("categories", [True, False])
+def test_load_counts_what_is_there_twice_once(
+    real: tuple[Path, TrialResult], folder: Path, fault: Fault, *, categories: bool
+) -> None:
+    """The first rows count, one line names the file, and the trials of other files are all there."""
+    before = harness.load(folder)
+    expected = fault(folder)
+    for table in TABLES:
+        results._write_table(folder, table, "z", [row | {"trial_id": "z"} for row in read(real[0], table)])
+    with pytest.warns(UserWarning, match=re.escape(expected)) as caught:
+        found = reading.load(folder, categories=categories)
+    assert len(caught) == 1
+    for frame, own in zip(found, before, strict=True):
+        of_old = frame[frame["trial_id"] != "z"].reset_index(drop=True)
+        assert each(of_old.to_dict("records"), as_in_a_frame) == each(own.to_dict("records"), as_in_a_frame)
+        assert (frame["trial_id"] == "z").sum() == len(own)
+
+
+@pytest.mark.parametrize("fault", TWICE, ids=lambda fault: fault.__name__)
+def test_merging_keeps_rows_that_are_there_twice_once_and_leaves_a_contradiction_alone(
+    folder: Path, fault: Fault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = harness.load(folder)
+    for table in TABLES:
+        results._write_table(folder, table, "z", [row | {"trial_id": "z"} for row in read(folder, table)])
+    expected = fault_beside(folder, fault)
+    differs = "differ" in fault.__name__
+    assert results.main(["compact", str(folder)]) == differs
+    assert expected in capsys.readouterr().out
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = harness.load(folder)
+    assert len(caught) == differs, "merged, the copies are gone"
+    for frame, own in zip(found, before, strict=True):
+        of_old = frame[frame["trial_id"] != "z"].reset_index(drop=True)
+        assert each(of_old.to_dict("records"), as_in_a_frame) == each(own.to_dict("records"), as_in_a_frame)
+
+
+def fault_beside(folder: Path, fault: Fault) -> str:
+    """Plant a fault while the files of the trial z are out of the way."""
+    others = [folder / table / "z.parquet" for table in TABLES]
+    for path in others:
+        path.rename(path.with_suffix(".aside"))
+    expected = fault(folder)
+    for path in others:
+        path.with_suffix(".aside").rename(path)
+    return expected
+
+
 def test_faults_make_the_command_fail(folder: Path) -> None:
     expected = [fault(folder) for fault in (stale_note, foreign, empty, truncated)]
     done = validate("validate", folder)
@@ -324,6 +413,14 @@ def test_a_trial_that_is_running_is_no_fault(folder: Path) -> None:
     assert len(results.problems_in(folder)) == 1, "its process let go of the lock without a row"
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["compact", "--help"], ["validate", "-h"]], ids=str)
+def test_help_is_help(arguments: list[str]) -> None:
+    done = validate(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m harness.results validate|compact DIR\n")
+    assert "compact   merge the files" in done.stdout
+
+
 @pytest.mark.parametrize("arguments", [[], ["validate"], ["check", "."], ["validate", ".", "."]], ids=str)
 def test_wrong_arguments_show_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert results.main(arguments) == 2
@@ -336,9 +433,10 @@ def test_what_is_not_a_results_folder_is_a_wrong_command(tmp_path: Path, name: s
     (tmp_path / "file").touch()
     done = validate("validate", tmp_path / name)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {tmp_path / name}: no results there")
+    words = "is a file; give the folder" if name == "file" else "no results there"
+    assert done.stderr.startswith(f"error: {tmp_path / name}: {words}")
     assert done.stderr.count("\n") == 1
-    with pytest.raises(UsageError, match="no results there"):
+    with pytest.raises(UsageError, match=words):
         harness.load(tmp_path / name)
 
 

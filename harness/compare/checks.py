@@ -2,8 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
 
-from harness.compare.pairs import HARDWARE, Pair, Pairing, Unit, labels
+from harness.compare.pairs import COLUMNS, HARDWARE, Pair, Pairing, Unit, labels
+from harness.schema import COLUMNS as TABLE_COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Names = tuple[str, str]
 _MOST_NAMED = 6
@@ -22,6 +28,37 @@ def incomparable(pairing: Pairing, names: Names, *, allow_missing: bool, allow_h
     return lines
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 trial``, ``2 trials``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def shared(sides: "Sequence[pd.DataFrame]", names: Sequence[str]) -> Iterator[str]:
+    """A line if two folders hold a trial with the same id, which means the same data: no id is given twice."""
+    for one, other in combinations(range(len(sides)), 2):
+        both = sorted(set(sides[one]["trial_id"]) & set(sides[other]["trial_id"]))
+        if both:
+            these = f"{names[one]} and {names[other]}"
+            yield (
+                f"{these} hold the same data ({counted(len(both), 'trial')} of one id: {_few(both)}), and what is "
+                f"compared with itself shows nothing; give folders of separate runs"
+            )
+            return
+
+
+def mixed_versions(versions: Sequence[set[int]], names: Sequence[str]) -> Iterator[str]:
+    """A line if the files are not all of one schema version: what the older ones do not record."""
+    every = sorted(set().union(*versions))
+    if len(every) < 2:
+        return
+    listed = (
+        f"{name} is of version {' and '.join(map(str, sorted(own)))}" for name, own in zip(names, versions, strict=True)
+    )
+    lacking = [column.name for column in TABLE_COLUMNS["trials"] if column.since > every[0] and column.name in COLUMNS]
+    hidden = f"; version {every[0]} does not record {', '.join(lacking)}, so that nobody can say whether these differ"
+    yield f"mixed schema versions: {', '.join(listed)}{hidden if lacking else ''}."
+
+
 def _missing(pairing: Pairing, names: Names) -> Iterator[str]:
     there = {pair.base.arm for pair in pairing.pairs}
     missing = [unit for unit in pairing.only_base if unit.measured]
@@ -30,13 +67,9 @@ def _missing(pairing: Pairing, names: Names) -> Iterator[str]:
     advice = f"run them into {names[1]}, or give --allow-missing"
     if arms:
         named = sorted(set(labels(arms).values()))
-        yield f"{names[1]} lacks {_count(len(named), 'arm')} of {names[0]}: {_few(named)}; {advice}"
+        yield f"{names[1]} lacks {counted(len(named), 'arm')} of {names[0]}: {_few(named)}; {advice}"
     if seeds:
-        yield f"{names[1]} lacks {_count(len(seeds), 'trial')} of {names[0]}: {_few(in_words(seeds))}; {advice}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+        yield f"{names[1]} lacks {counted(len(seeds), 'trial')} of {names[0]}: {_few(in_words(seeds))}; {advice}"
 
 
 def _few(texts: Sequence[str]) -> str:
@@ -91,7 +124,7 @@ def _changed(measured: Sequence[Pair], named: Mapping[str, str], *, different: b
     """Where there is no noise, other weights are a change of the program."""
     noisy = [p for p in measured if p.base.reproducible is False or p.candidate.reproducible is False]
     for arm, number in _by_arm(noisy, named):
-        configs = _count(number, "config")
+        configs = counted(number, "config")
         yield f"{arm}: {configs} ended with other weights from repetition to repetition: not deterministic."
     same_program = [p for p in measured if not different and _same(p, "torch_version") and p not in noisy]
     for arm in sorted({pair.base.arm for pair in same_program}):
@@ -123,9 +156,9 @@ def _by_arm(pairs: Iterable[Pair], named: Mapping[str, str]) -> Iterator[tuple[s
 def _not_compared(pairing: Pairing, named: Mapping[str, str]) -> Iterator[str]:
     failing = [pair for pair in pairing.pairs if not pair.base.measured]
     for arm, number in _by_arm((pair for pair in failing if not pair.candidate.measured), named):
-        yield f"{arm}: {_count(number, 'trial')} failed on both sides and cannot be compared."
+        yield f"{arm}: {counted(number, 'trial')} failed on both sides and cannot be compared."
     for arm, number in _by_arm((pair for pair in failing if pair.candidate.measured), named):
-        yield f"{arm}: {_count(number, 'trial')} failed in base and ended in the candidate."
+        yield f"{arm}: {counted(number, 'trial')} failed in base and ended in the candidate."
     diverged = [p for p in pairing.pairs if p.base.status == "ok" and p.candidate.status == "diverged"]
     for arm, number in _by_arm(diverged, named):
-        yield f"{arm}: {_count(number, 'trial')} diverged in the candidate alone."
+        yield f"{arm}: {counted(number, 'trial')} diverged in the candidate alone."

@@ -7,19 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from harness.compare import output
 from harness.compare.calibration import Calibration, as_file, calibrate, foreign, read_thresholds
-from harness.compare.folders import BASELINES, promote, resolve, trials_of
+from harness.compare.checks import counted, mixed_versions, shared
+from harness.compare.folders import BASELINES, Trials, promote, resolve, trials_of
 from harness.compare.gate import compare_trials
 from harness.compare.junit import junit
 from harness.compare.measures import KINDS, parse_values, thresholds_with
 from harness.compare.outcome import ERROR, OK, Outcome, Rules
 from harness.errors import UsageError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _USAGE = """\
 python -m harness.compare BASE CANDIDATE [options]
@@ -99,7 +97,7 @@ def _compare(arguments: Sequence[str]) -> int:
     if given.calibrate:
         return _calibrate(given, rules)
     if len(given.folders) != 2:
-        raise UsageError(f"{len(given.folders)} folders given; give BASE and CANDIDATE")
+        raise UsageError(f"{counted(len(given.folders), 'folder')} given; give BASE and CANDIDATE")
     if given.effect:
         raise UsageError("--effect belongs to --calibrate")
     outcome = _outcome(given, rules)
@@ -112,26 +110,40 @@ def _outcome(given: argparse.Namespace, rules: Rules) -> Outcome:
     """What the gate says; folders that cannot be compared are an outcome too, for the reports to show."""
     names = (given.folders[0], given.folders[1])
     try:
-        frames, problems = _read([resolve(names[0], given.baselines), Path(names[1])])
+        sides, problems = _read([resolve(names[0], given.baselines), _folder(names[1], "CANDIDATE")], names)
     except UsageError as error:
         return Outcome(names, rules, errors=(str(error),))
     if problems:
         return Outcome(names, rules, errors=tuple(problems))
     outcome = compare_trials(
-        frames[0],
-        frames[1],
+        sides[0].frame,
+        sides[1].frame,
         rules,
         names=names,
         allow_missing=given.allow_missing,
         allow_different_hardware=given.allow_different_hardware,
     )
-    more = foreign(given.thresholds, frames[0]) if given.thresholds else []
+    more = [*mixed_versions([side.versions for side in sides], names)]
+    if outcome.errors:
+        return replace(outcome, errors=(*outcome.errors, *more))
+    more += foreign(given.thresholds, sides[0].frame) if given.thresholds else []
     return replace(outcome, notes=(*outcome.notes, *more))
 
 
-def _read(folders: Sequence[Path]) -> "tuple[list[pd.DataFrame], list[str]]":
+def _folder(given: str, name: str) -> Path:
+    if not given.strip():
+        raise UsageError(f"{name} is empty; give a results folder")
+    return Path(given)
+
+
+def _read(folders: Sequence[Path], names: Sequence[str]) -> tuple[list[Trials], list[str]]:
+    """The trials of each folder, and why they cannot be used; what is odd is said at once."""
     found = [trials_of(folder) for folder in folders]
-    return [frame for frame, _ in found], [problem for _, problems in found for problem in problems]
+    for side in found:
+        for remark in side.remarks:
+            print(f"warning: {remark}", file=sys.stderr)
+    problems = [problem for side in found for problem in side.problems]
+    return found, problems or list(shared([side.frame for side in found], names))
 
 
 def _rules(given: argparse.Namespace) -> Rules:
@@ -151,7 +163,8 @@ def _calibrate(given: argparse.Namespace, rules: Rules) -> int:
     if given.threshold or given.format == "junit" or given.junit:
         raise UsageError("--calibrate: takes no --threshold and writes no junit; it measures thresholds")
     effects = parse_values(given.effect, "--effect")
-    frames, problems = _read([Path(folder) for folder in given.folders])
+    sides, problems = _read([_folder(folder, "a folder") for folder in given.folders], given.folders)
+    frames = [side.frame for side in sides]
     if problems:
         found = Calibration((), {}, 0, rules, tuple(problems))
     else:

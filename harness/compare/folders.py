@@ -8,11 +8,12 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from harness.compare.pairs import COLUMNS, HARDWARE, MEASURED
 from harness.errors import UsageError
 from harness.reading import files, read, require_results, to_frame
+from harness.results import problems_in
 from harness.schema import TABLES
 
 if TYPE_CHECKING:
@@ -27,23 +28,37 @@ PROVENANCE = "baseline.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def trials_of(folder: Path) -> "tuple[pd.DataFrame, list[str]]":
-    """The trials of a results folder, in the columns that a comparison needs.
+class Trials(NamedTuple):
+    """The trials of a results folder.
 
-    Returns:
-        the trials, and one line for each file that cannot be read or is of another schema version.
+    Attributes:
+        frame: in the columns that a comparison needs, each once.
+        problems: a line for each file that cannot be used.
+        remarks: what else is odd about the files.
+        versions: their schema versions.
+    """
+
+    frame: "pd.DataFrame"
+    problems: list[str]
+    remarks: list[str]
+    versions: set[int]
+
+
+def trials_of(folder: Path) -> Trials:
+    """Read them.
 
     Raises:
         UsageError: it is no results folder, or it holds no trial.
     """
     require_results(folder)
     try:
-        content, problems = read(folder, "trials", COLUMNS)
+        found = read(folder, "trials", COLUMNS)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be read ({error.strerror})") from error
-    if not problems and len(content) == 0:
+    if not found.problems and len(found.rows) == 0:
         raise UsageError(f"{folder}: no trial in it; give the results.dir of a run that has ended")
-    return to_frame(content), [f"{problem}; remove the file, or measure its trial again" for problem in problems]
+    problems = [f"{problem}; remove the file, or measure its trial again" for problem in found.problems]
+    return Trials(to_frame(found.rows), problems, found.remarks, found.versions)
 
 
 def resolve(given: str, baselines: Path) -> Path:
@@ -52,11 +67,13 @@ def resolve(given: str, baselines: Path) -> Path:
     Raises:
         UsageError: it is neither.
     """
+    if not given.strip():
+        raise UsageError("BASE is empty; give a results folder or the name of a baseline")
     if (Path(given) / "trials").is_dir():
         return Path(given)
     if _NAME.fullmatch(given) and (baselines / given / "trials").is_dir():
         return baselines / given
-    if Path(given).is_dir():
+    if Path(given).exists():
         require_results(Path(given))
     known = ", ".join(names(baselines)) or "none"
     raise UsageError(f"{given}: no results folder, and no baseline in {baselines} (there: {known})")
@@ -97,10 +114,11 @@ def promote(results: Path, baselines: Path, name: str, *, force: bool) -> Path:
 
 
 def _sound(results: Path) -> "pd.DataFrame":
-    """The trials of a folder that can serve as a baseline."""
-    trials, problems = trials_of(results)
-    if problems:
-        raise UsageError(problems[0])
+    """The trials of a folder that can serve as a baseline: all its tables are as the program wrote them."""
+    trials = trials_of(results).frame
+    if problems := problems_in(results):
+        more = f" (and {len(problems) - 1} more: python -m harness.results validate {results})" if problems[1:] else ""
+        raise UsageError(f"{results}: not promoted, for it is not sound: {problems[0]}{more}")
     if not trials["status"].isin(MEASURED).any():
         raise UsageError(f"{results}: every trial in it failed; promote results to compare with")
     return trials

@@ -127,7 +127,7 @@ def _unit(key: str, device: str, rows: Sequence[Row]) -> Unit:
     last = used[-1]
     hashes = {row["final_weights_sha256"] for row in measured}
     (weights,) = hashes if len(hashes) == 1 else (None,)
-    failed = f"{last['status']}: {last.get('error_type') or ''}: {last.get('error_message') or ''}"
+    failed = ": ".join(filter(None, [last["status"], last.get("error_type"), last.get("error_message")]))
     return Unit(
         key=key,
         device=device,
