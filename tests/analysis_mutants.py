@@ -33,8 +33,8 @@ def _censored_at_its_last_step(frames: reading.Frames, target: float) -> dict[st
     return {name: np.where(np.isinf(values), seen, values) for name, values in _first(frames, target).items()}
 
 
-def _largest_budget(frames: reading.Frames, unit: str = "steps") -> float:
-    return float(frames.trials["steps" if unit == "steps" else "train_time_s"].max())
+def _planned(how: str) -> Any:
+    return lambda trials: float(getattr(trials.loc[trials["status"].isin(grouping.SCORED), "steps"], how)())
 
 
 def _holm_in_the_order_given(p_values: Any, family: int | None = None) -> Any:
@@ -145,9 +145,15 @@ ANALYSIS_MUTANTS = {
         grouping, "_first", _censored_at_its_last_step, _diverged
     ),
     "runs that diverged are left out": Mutant(grouping, "SCORED", ("ok",), _diverged),
-    "budget: the largest of all": Mutant(
-        grouping, "budget_of", _largest_budget, lambda _: on_frames.test_budget_is_the_smallest_that_every_run_had()
-    ),
+    **{
+        f"budget: the {how} of all": Mutant(
+            grouping,
+            "planned_steps",
+            _planned(how),
+            lambda _: on_frames.test_one_short_run_takes_nothing_from_the_budget_of_the_others(),
+        )
+        for how in ("min", "max")
+    },
     "the first trial of a seed counts": Mutant(
         grouping,
         "_runs",

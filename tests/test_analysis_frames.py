@@ -124,15 +124,50 @@ def test_last_trial_of_a_seed_counts_and_a_failed_one_takes_nothing_from_it() ->
     assert any(note.startswith("Trials of one seed have different configs") for note in notes), "key0 is not key2"
 
 
-def test_budget_is_the_smallest_that_every_run_had() -> None:
-    trials = [trial(0, steps=100), trial(1, steps=50, train_time_s=4.0, init="b"), trial(2, steps=9, status="error")]
-    trials += [trial(3, status="diverged", train_time_s=0.5)]
-    # the first gets there after the budget that the second had
-    curves = [*curve("trial00000", reaching(60)), *curve("trial00001", reaching(50)), *curve("trial00003", [0.1])]
+def test_one_short_run_takes_nothing_from_the_budget_of_the_others() -> None:
+    """It is left out though it got there, and a longer one counts up to the budget of most."""
+    trials, curves = arms_reaching({"a": [80, 90, 30], "b": [70, None, 60]})
+    trials += [trial(6, init="a", seed=3, steps=20, train_time_s=1.0), trial(7, init="b", seed=3, steps=500)]
+    trials += [trial(8, init="b", seed=4, steps=20), trial(9, init="b", seed=5, steps=5, status="error")]
+    curves += [*curve("trial00006", reaching(10, 20)), *curve("trial00007", reaching(110, 500))]
+    curves += curve("trial00008", reaching(None, 20))
     found = frames(trials, curves)
-    assert analysis.budget_of(found) == 50
-    assert analysis.budget_of(found, "seconds") == 4
-    assert [arm.times.tolist() for arm in grouping.arms(found, target=0.9, by=["init"])] == [[50], [inf, inf]]
+    assert (analysis.budget_of(found), analysis.budget_of(found, "seconds")) == (100, 10)
+    assert [arm.times.tolist() for arm in grouping.arms(found, target=0.9, by=["init"])] == [
+        [80, 90, 30],
+        [70, inf, 60, inf],
+    ]
+    ranking = standings.ranking(found, target=0.9, by=["init"])
+    assert ranking.notes[:3] == [
+        "Budget of every run: 100 steps; a run that does not get there in it counts as never.",
+        "Left out: 2 planned for fewer than the 100 steps of most.",
+        "Followed up to step 100 only: 1 planned for more.",
+    ]
+    apart = standings.ranking(found, target=0.9)
+    words = dict(zip(apart.table["arm"], apart.table["verdict"], strict=True))
+    assert words["init=a steps=20"] == words["init=b steps=20"] == "planned for fewer steps"
+    assert words["init=b steps=500"] == "never in 1 of 1 within 100 steps"
+
+
+def test_short_trial_of_a_seed_does_not_hide_the_whole_one() -> None:
+    trials = [trial(0, init="a", seed=0), trial(1, init="a", seed=0, steps=20), trial(2, init="a", seed=1)]
+    curves = [*curve("trial00000", reaching(40)), *curve("trial00001", reaching(None, 20))]
+    (arm,) = grouping.arms(frames(trials, [*curves, *curve("trial00002", reaching(50))]), target=0.9, by=["init"])
+    assert (arm.times.tolist(), arm.shorter, arm.lost, arm.repeated) == ([40, 50], 1, 0, 0)
+
+
+def test_of_two_plans_that_are_as_frequent_the_longer_is_the_budget() -> None:
+    found = frames([trial(0, steps=50), trial(1, steps=3000), trial(2, steps=50, status="oom")])
+    assert analysis.budget_of(found) == 3000
+    lost = standings.ranking(found, target=0.9)
+    assert lost.notes[0].startswith("Budget of every run: 3,000 steps;")
+    assert np.isnan(analysis.budget_of(frames([trial(0, status="error")])))
+
+
+def test_budget_in_seconds_is_the_shortest_whole_run() -> None:
+    """A run that diverged early, or was planned for fewer steps, is none."""
+    trials = [trial(0, train_time_s=8.0), trial(1, train_time_s=9.0), trial(2, status="diverged", train_time_s=0.5)]
+    assert analysis.budget_of(frames([*trials, trial(3, steps=9, train_time_s=1.0)]), "seconds") == 8
 
 
 def test_deterministic_arm_is_one_run_in_effect() -> None:
@@ -199,7 +234,7 @@ def test_overlapping_arms_are_not_separated() -> None:
 
 def test_arm_that_never_reaches_says_so() -> None:
     found = ranked({"zero": [None] * 10, "fast": FAST})
-    assert verdicts(found) == {"fast": "better", "zero": "never in 10 of 10"}
+    assert verdicts(found) == {"fast": "better", "zero": "never in 10 of 10 within 100 steps"}
     zero = row(found, "zero")
     assert (zero["successes"], zero["success_share"], zero["rmst"]) == (0, 0, 100)
     assert np.isnan(zero["median"])
@@ -209,8 +244,17 @@ def test_arm_that_never_reaches_says_so() -> None:
 
 def test_only_arms_that_never_reach() -> None:
     found = ranked({"zero": [None] * 10, "one": [None] * 10})
-    assert set(verdicts(found).values()) == {"never in 10 of 10"}
-    assert found.table["p"].dropna().tolist() == [1]
+    assert set(verdicts(found).values()) == {"never in 10 of 10 within 100 steps"}
+    assert found.table[["improvement", "improvement_low", "improvement_high", "p", "p_holm"]].isna().all(axis=None)
+    assert "No run reaches 0.9 within 100 steps: there is nothing to compare." in found.notes
+
+
+def test_never_against_a_chosen_arm_that_never_reaches_is_nothing_to_compare() -> None:
+    found = ranked({"zero": [None] * 10, "one": [None] * 10, "fast": FAST}, reference="zero")
+    assert np.isnan(row(found, "one")["improvement"])
+    assert row(found, "fast")["improvement"] == 1
+    assert verdicts(found)["fast"] == "better"
+    assert not any("nothing to compare" in note for note in found.notes)
 
 
 def test_single_arm_and_no_finished_run_and_nothing_at_all() -> None:

@@ -70,7 +70,7 @@ def test_json_holds_the_ranking_of_every_target(report: Report, folder: Path) ->
     assert rows["init=slow"]["p"] == pytest.approx(3 * 2 / 924, rel=1e-3)
     assert rows["init=slow"]["verdict"] == "worse"
     assert rows["init=quick"]["verdict"] == "better than every other"
-    assert rows["init=stuck"]["verdict"] == "never in 6 of 6"
+    assert rows["init=stuck"]["verdict"] == "never in 6 of 6 within 100 steps"
 
 
 def test_the_numbers_are_those_of_the_analysis(report: Report, folder: Path) -> None:

@@ -177,18 +177,36 @@ def row_numbers(ids: "pd.Series[Any]", known: "pd.Series[Any]") -> "np.ndarray[A
     return np.asarray(np.where(rows >= 0, positions.to_numpy()[rows] if len(positions) else -1, -1), dtype=np.intp)
 
 
-def budget_of(frames: Frames, unit: Unit = "steps") -> float:
-    """The budget that every scored run had: the smallest number of planned steps, or of seconds trained to the end.
+def planned_steps(trials: pd.DataFrame) -> float:
+    """The number of steps that most of the scored runs were planned for, of equally many the larger; NaN for no run."""
+    planned = trials.loc[trials["status"].isin(SCORED), "steps"].value_counts()
+    return float(planned.index[planned == planned.max()].max()) if len(planned) else float("nan")
 
-    NaN where no run was given its chance.
+
+def budget_of(frames: Frames, unit: Unit = "steps") -> float:
+    """How long the runs that are compared are followed: the same for all, and chosen by the plan, not by outcomes.
+
+    In steps it is :func:`planned_steps`. Runs planned for more are followed up to there, where they are what a shorter
+    run would have been. Runs planned for fewer are left out, whatever they reached: what they would have done later is
+    not known, and to keep those of them that arrived would favour their arms. So a short run costs the others nothing.
+
+    In seconds it is the shortest time that a run among those, trained to the end, took: no run is known for longer than
+    it lasted. A run that diverged stopped early, which takes nothing from the others.
+
+    Returns:
+        steps or seconds; NaN where no run was given its chance.
     """
-    trials = frames.trials
+    trials, planned = frames.trials, planned_steps(frames.trials)
     if unit == "steps":
-        planned = trials.loc[trials["status"].isin(SCORED), "steps"]
-        return float(planned.min()) if len(planned) else float("nan")
-    # a run that diverged stopped early, which takes nothing from the budget of the others
-    trained = trials.loc[trials["status"] == "ok", "train_time_s"].dropna()
+        return planned
+    whole = (trials["status"] == "ok") & (trials["steps"] >= planned)
+    trained = trials.loc[whole, "train_time_s"].dropna()
     return float(trained.min()) if len(trained) else float("nan")
+
+
+def within(budget: float, unit: str) -> str:
+    """The budget in words, e.g. ``3,000 steps``."""
+    return f"{budget:,.0f} {unit}" if unit == "steps" else f"{budget:.4g} {unit}"
 
 
 @dataclass(frozen=True)
@@ -203,6 +221,7 @@ class Arm:
         times_effective: (n_effective,): seeds that start from the same weights and get the same batches, or end with
             the same weights, are one run.
         unfinished: trials that ended as error, oom, timeout or killed, and whose seed has no other.
+        shorter: trials planned for fewer steps than are compared.
         lost: trials that were given their chance and whose curve is not there, so that nothing is known of their times.
         repeated: trials of a seed that has a later one.
         mixed: whether some seed has trials of different configs, which only an unlisted choice can make.
@@ -214,6 +233,7 @@ class Arm:
     times: Array
     times_effective: Array
     unfinished: int
+    shorter: int
     lost: int
     repeated: int
     mixed: bool
@@ -227,8 +247,8 @@ class Arm:
 def arms(frames: Frames, *, target: float, unit: Unit = "steps", by: Sequence[str] | None = None) -> list[Arm]:
     """The arms with their times to a target, in the order of their labels.
 
-    Of several trials of one seed the last measured counts. Runs that diverged count; those that an error, a limit or
-    a signal ended say nothing about their arm and are ``unfinished``.
+    All are followed for :func:`budget_of`. Of several trials of one seed the last measured counts. Runs that diverged
+    count; those that an error, a limit or a signal ended say nothing about their arm and are ``unfinished``.
 
     Args:
         frames: results.
@@ -247,7 +267,7 @@ def arms(frames: Frames, *, target: float, unit: Unit = "steps", by: Sequence[st
     ends = np.append(starts, len(runs))[1:]
     # one array a column, sliced by arm: a frame for each of many arms would take most of the time
     columns = {name: runs[name].to_numpy() for name in ("arm", "seed", "time", "run", "counted", "unfinished")}
-    columns |= {name: runs[name].to_numpy() for name in ("lost", "repeated", "mixed")}
+    columns |= {name: runs[name].to_numpy() for name in ("shorter", "lost", "repeated", "mixed")}
     first = runs.iloc[starts]
     choices = [first[name].astype(object).tolist() for name in names]
     return [
@@ -266,12 +286,14 @@ def _runs(frames: Frames, target: float, unit: Unit, names: Sequence[str]) -> pd
     rows = row_numbers(frames.curves["trial_id"], trials["trial_id"])
     evaluated[rows[rows >= 0]] = True
     ended = trials["status"].isin(SCORED).to_numpy(dtype=bool)
+    shorter = ended & (_floats(trials["steps"]) < planned_steps(trials))
     keep = ["seed", "trial_key", "batches", "initial_weights_sha256", "final_weights_sha256", "measured_at", "trial_id"]
     runs = trials[[*dict.fromkeys([*names, *keep])]].assign(
         arm=arm_labels(trials, names).to_numpy(),
         time=np.where(times <= budget, times, np.inf),
-        scored=ended & evaluated,
+        scored=ended & evaluated & ~shorter,
         ended=ended,
+        shorter=shorter,
         run=_run_ids(trials),
     )
     # unfinished ones first, so that the last of a seed is a scored one if there is any
@@ -281,7 +303,7 @@ def _runs(frames: Frames, target: float, unit: Unit, names: Sequence[str]) -> pd
     return runs.assign(
         counted=last & runs["scored"],
         unfinished=last & ~runs["ended"],
-        lost=last & runs["ended"] & ~runs["scored"],
+        lost=last & runs["ended"] & ~runs["shorter"] & ~runs["scored"],
         repeated=~last & runs["scored"],
         mixed=keys > 1,
         seed=runs["seed"].to_numpy(dtype=np.int64),
@@ -311,6 +333,7 @@ def _arm(runs: Mapping[str, Any], choices: dict[str, Any]) -> Arm:
         times=times,
         times_effective=times[np.sort(distinct)],
         unfinished=int(runs["unfinished"].sum()),
+        shorter=int(runs["shorter"].sum()),
         lost=int(runs["lost"].sum()),
         repeated=int(runs["repeated"].sum()),
         mixed=bool(runs["mixed"].any()),

@@ -1,6 +1,6 @@
 """Arms ranked by their time to a target, with what can and what cannot be said of each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.comparison import can_be_significant, holm, smallest_p, wins
-from harness.analysis.grouping import Arm, Unit, arms, budget_of, by_or_swept
+from harness.analysis.grouping import SCORED, Arm, Unit, arms, budget_of, by_or_swept, planned_steps, within
 from harness.analysis.intervals import Sampling, mean_intervals, newcombe, wilson
 from harness.analysis.survival import median_time, restricted
 from harness.errors import UsageError
@@ -23,13 +23,13 @@ class Ranking:
     Attributes:
         target: test accuracy to reach.
         unit: steps or seconds.
-        budget: common to all runs, in that unit.
+        budget: how long every run was followed, in that unit; see :func:`harness.analysis.budget_of`.
         reference: label of the arm that the others are compared with; empty where no run was finished.
         picked: whether the data chose it, so that every pair of arms counts as a comparison.
         table: one row per arm; NaN: there is none. Columns: arm, the columns that tell arms apart, n (seeds),
             n_effective, successes, success_share, success_low, success_high, rmst, rmst_low, rmst_high, median,
-            improvement, improvement_low, improvement_high (how often it beats the reference), p, p_holm, unfinished,
-            verdict.
+            improvement, improvement_low, improvement_high (how often it beats the reference), p, p_holm (all NaN where
+            neither of the two ever reaches the target: nothing to compare), unfinished, verdict.
         notes: what a reader has to know beside the table, a sentence each.
     """
 
@@ -55,7 +55,8 @@ def ranking(
 
     Verdicts: ``better`` or ``worse`` than the reference by the two-sided exact Mann-Whitney test with Holm's
     adjustment; ``not separated``; ``n too small to tell`` where no outcome at all could have been significant;
-    ``one run in effect``; ``never in N of N``; ``no finished run``; ``reference``; ``only arm``.
+    ``one run in effect``; ``never in N of N within BUDGET``; ``no finished run``; ``planned for fewer steps`` than are
+    compared; ``reference``; ``only arm``.
 
     Args:
         frames: results.
@@ -77,14 +78,21 @@ def ranking(
     order = table.assign(lost=-table["success_share"]).sort_values(["rmst", "lost", "arm"], na_position="last").index
     table, found = table.loc[order].reset_index(drop=True), [found[index] for index in order]
     position = _reference(found, reference)
+    notes = [*_budget_notes(frames.trials, budget, unit)]
     if position is None:
         table = table.assign(**dict.fromkeys(_COMPARED, np.nan), verdict="no finished run")
-        return Ranking(target, unit, budget, "", reference is None, table, _notes(found, budget, unit, table, 0))
+        return Ranking(target, unit, budget, "", reference is None, table, [*notes, *_notes(found, table, 0)])
     count = len([arm for arm in found if len(arm.times)])
     comparisons = comb(count, 2) if reference is None else count - 1
     table = pd.concat([table, _compared(found, position, comparisons, sampling.level)], axis=1)
-    table["verdict"] = _verdicts(found, table, position, comparisons, sampling.level, picked=reference is None)
-    notes = _notes(found, budget, unit, table, comparisons)
+    verdicts = _verdicts(found, table, position, comparisons, sampling.level, picked=reference is None)
+    # a verdict about a target is one about a time as well
+    table["verdict"] = [
+        f"{verdict} within {within(budget, unit)}" if verdict.startswith("never") else verdict for verdict in verdicts
+    ]
+    if not table["successes"].any():
+        notes.append(f"No run reaches {target:g} within {within(budget, unit)}: there is nothing to compare.")
+    notes += _notes(found, table, comparisons)
     return Ranking(target, unit, budget, found[position].label, reference is None, table, notes)
 
 
@@ -154,9 +162,12 @@ def _compared(found: Sequence[Arm], position: int, comparisons: int, level: floa
     for size, which in _by_size(found).items():
         others = which[which != position]
         if len(others):
-            shares, p_values = wins(np.stack([found[index].times_effective for index in others]), base)
+            times = np.stack([found[index].times_effective for index in others])
+            shares, p_values = wins(times, base)
             ends = newcombe(shares, size, len(base), level)
             table[others, :4] = np.column_stack([shares, *ends, p_values])
+            # a tie of never with never is no measured half
+            table[others[~np.isfinite(times).any(axis=1) & ~np.isfinite(base).any()], :4] = np.nan
     table[:, 4] = holm(table[:, 3], family=comparisons)
     return pd.DataFrame(table, columns=list(_COMPARED))
 
@@ -182,7 +193,7 @@ def _verdicts(
 
 def _verdict(arm: Arm, *, testable: bool, separated: bool, better: bool) -> str:
     if not len(arm.times):
-        return "no finished run"
+        return "planned for fewer steps" if arm.shorter else "no finished run"
     if not np.isfinite(arm.times).any():
         return f"never in {len(arm.times)} of {len(arm.times)}"
     if arm.n_effective == 1:
@@ -207,8 +218,19 @@ def _reference_verdict(arm: Arm, separated: list[bool], testable: list[bool], *,
     return "not separated" if any(testable) else "n too small to tell"
 
 
-def _notes(found: Sequence[Arm], budget: float, unit: str, table: pd.DataFrame, comparisons: int) -> list[str]:
-    notes = [f"Budget of every run: {budget:g} {unit}; a run that does not get there in it counts as never."]
+def _budget_notes(trials: pd.DataFrame, budget: float, unit: str) -> Iterator[str]:
+    """How long runs were followed, and for which that is not their plan."""
+    yield f"Budget of every run: {within(budget, unit)}; a run that does not get there in it counts as never."
+    steps, planned = trials.loc[trials["status"].isin(SCORED), "steps"], planned_steps(trials)
+    fewer, more = int((steps < planned).sum()), int((steps > planned).sum())
+    if fewer:
+        yield f"Left out: {fewer} planned for fewer than the {within(planned, 'steps')} of most."
+    if more:
+        yield f"Followed up to step {planned:,.0f} only: {more} planned for more."
+
+
+def _notes(found: Sequence[Arm], table: pd.DataFrame, comparisons: int) -> list[str]:
+    notes = []
     if comparisons:
         fewest = min(arm.n_effective for arm in found if len(arm.times))
         least = smallest_p(fewest, fewest)
