@@ -11,13 +11,21 @@ NIGHTLY_SIZE ?= full
 NIGHTLY_FOLDER ?= outputs/nightly
 NIGHTLY_BASELINES ?= outputs/baselines
 
-.PHONY: run test lint nightly clean
+# processes that share the tests; those of a file stay in one
+TEST_PROCESSES ?= 2
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+.PHONY: run test test-slow lint nightly clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m harness.run -m $(RUN_ARGS)
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+	@echo "the tests marked slow did not run: make test-slow"
+
+test-slow: $(VENV)/.installed-dev
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -43,6 +43,7 @@ def test_globs_and_ranges_sweep(command: Command, tmp_path: Path) -> None:
     assert "[6/6]" in done.stdout
 
 
+@pytest.mark.slow
 def test_every_initializer_runs_in_one_sweep(command: Command, tmp_path: Path) -> None:
     small = ("model=deep", "model.depth=2", "model.width=4", "data.scaling=standardised", "train.batch_size=10")
     done = command("-m", "init=glob(*)", *QUICK, *small)
@@ -57,6 +58,7 @@ def test_every_initializer_runs_in_one_sweep(command: Command, tmp_path: Path) -
     assert why in " ".join(done.stdout.split()), "wrapped at 100 columns"
 
 
+@pytest.mark.slow
 def test_order_of_a_sweep_does_not_matter(tmp_path: Path) -> None:
     found = []
     for index, inits in enumerate(("zero,he,torch_default", "torch_default,zero,he")):

@@ -484,6 +484,7 @@ def kill_at(folder: Path, pattern: str, wait_s: float) -> str:
     return stdout
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_costs_the_trial_in_hand_and_no_more(tmp_path: Path) -> None:
     killed: set[str] = set()
     rows: set[str] = set()

@@ -4,8 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,18 +22,10 @@ def run_interpreted(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest) -> Iterator[dict[str, Future]]:
-    """The selected files, at once on as many cores as there are: a process uses one."""
-    selected = [item.callspec.params["name"] for item in request.session.items if "runs" in item.fixturenames]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {name: pool.submit(run_interpreted, str(INTERPRETED / name)) for name in selected}
-
-
 @pytest.mark.parametrize("name", FILES)
-def test_passes_under_the_interpreter(name: str, runs) -> None:
+def test_passes_under_the_interpreter(name: str) -> None:
     """Every test in the file, none skipped."""
-    done = runs[name].result()
+    done = run_interpreted(str(INTERPRETED / name))
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     summary = done.stdout.strip().splitlines()[-1]
     assert re.fullmatch(r"\d{2,} passed in .*", summary), summary

@@ -262,6 +262,7 @@ def test_torch_is_never_imported(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_ten_thousand_trials_are_a_page_that_opens(report: Report, tmp_path: Path) -> None:
     """Under 60 s on one core and under 20 MB."""
     made_report.large(tmp_path / "large", arms=1000, seeds=10)

@@ -49,6 +49,7 @@ def test_help_names_the_exit_codes(name: str, tmp_path: Path) -> None:
     assert "xit code" in done.stdout
 
 
+@pytest.mark.slow
 def test_overhead_prints_a_line_for_every_requirement(tmp_path: Path) -> None:
     """The figures themselves mean nothing here: the machine runs other tests."""
     done = run_script("bench_overhead.py", "--quick", cwd=tmp_path)
@@ -216,7 +217,7 @@ def test_ci_runs_both_commands_on_every_python_the_package_takes() -> None:
     jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
     assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
-    assert commands == ["make test PYTHON=python", "make run PYTHON=python"]
+    assert commands == [".ci/run", "make run PYTHON=python"]
 
 
 def test_page_of_initializers_is_what_its_script_writes(tmp_path: Path) -> None:
@@ -235,6 +236,7 @@ def test_page_of_initializers_is_what_its_script_writes(tmp_path: Path) -> None:
         assert f"| `{path.stem}` |" in committed
 
 
+@pytest.mark.slow
 def test_every_initializer_is_timed() -> None:
     script = ROOT / "scripts/bench_init.py"
     done = subprocess.run(
