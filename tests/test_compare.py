@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,58 @@ def test_steps_to_a_target_are_better_when_fewer_and_never_is_the_budget(later: 
     outcome = compared(ours, theirs, Rules(judged=("steps",)))
     assert only(outcome, "steps to 0.9").verdict == ("regression" if later > 0 else "improvement")
     never = only(outcome, "steps to 0.95")
-    assert (never.base, never.candidate, never.change) == (1000, 1000, 0)
+    assert (never.verdict, never.why) == ("not judged", "no run of either side reaches it")
+
+
+def test_targets_that_nobody_reaches_are_never_ok() -> None:
+    """Not even of runs that are the same bit by bit."""
+    ours = [trial(seed, final_weights_sha256=str(seed), steps_to_target=[None] * 4) for seed in range(8)]
+    outcome = compared(ours, ours, Rules(judged=("steps",)))
+    assert {one.verdict for one in outcome.comparisons} == {"not judged"}
+    assert outcome.exit_code == 3
+    theirs = [{**row, "steps_to_target": [300, None, None, None]} for row in ours]
+    assert only(compared(ours, theirs, Rules(judged=("steps",))), "steps to 0.5").verdict != "not judged"
+
+
+def test_a_target_that_one_side_lacks_is_shown_as_not_judged() -> None:
+    ours = [trial(seed) for seed in range(8)]
+    theirs = [{**row, "targets": [0.5], "steps_to_target": [300]} for row in ours]
+    found = only(compared(ours, theirs, Rules()), "steps to 0.8")
+    assert (found.verdict, found.why) == ("not judged", "not a target of every trial on both sides")
+
+
+@pytest.mark.parametrize("loss", [0.5, 0.2])
+def test_survivors_are_not_judged_for_those_that_diverged(loss: float) -> None:
+    """Their loss may be as good as it likes."""
+    ours = [trial(seed, test_loss_last=0.5) for seed in range(12)]
+    theirs = [trial(seed, test_loss_last=loss + NOISE[seed % 10] / 100) for seed in range(9)]
+    theirs += [trial(seed, status="diverged", test_loss_last=math.nan) for seed in (9, 10, 11)]
+    outcome = compared(ours, theirs)
+    assert (only(outcome).verdict, outcome.exit_code) == ("inconclusive", 3)
+    assert only(outcome).why.startswith("3 of 12 candidates have no value")
+    assert only(compared(theirs, ours)).verdict != "inconclusive"
+
+
+def test_repetitions_on_another_machine_are_noticed() -> None:
+    """Not only in the last one of a config."""
+    ours, theirs = sides(8, "images_per_s_median", lambda _: 0.0, 5000.0)
+    elsewhere = [{**row, "device_model": "Chip 10", "measured_at": row["measured_at"] - timedelta(1)} for row in theirs]
+    elsewhere = [{**row, "trial_id": f"other-{row['trial_id']}"} for row in elsewhere]
+    refused = compared(ours, [*elsewhere, *theirs], SPEED)
+    assert refused.exit_code == 2
+    assert "BASE has Chip 9, CANDIDATE Chip 10 and Chip 9" in refused.errors[0]
+
+
+def test_another_processor_keeps_no_gpu_from_being_judged() -> None:
+    ours = [trial(seed, device=device) for seed in range(8) for device in ("cpu", "cuda")]
+    theirs = [
+        {**row, "images_per_s_median": 2500.0 + row["seed"]} | ({"threads": 7} if row["device"] == "cpu" else {})
+        for row in ours
+    ]
+    outcome = compared(ours, theirs, SPEED, allow_different_hardware=True)
+    verdicts = {one.arm.rpartition("=")[2]: one.verdict for one in outcome.comparisons if one.measure == "images/s"}
+    assert verdicts == {"cpu": "not judged", "cuda": "regression"}
+    assert outcome.exit_code == 1
 
 
 @pytest.mark.parametrize("n", range(1, 6))
@@ -206,7 +258,7 @@ def test_different_hardware_is_an_error_unless_allowed(column: str) -> None:
     allowed = compared(ours, other, SPEED, allow_different_hardware=True)
     assert (only(allowed, "images/s").verdict, allowed.exit_code) == ("not judged", 3)
     assert only(allowed, "images/s").why == "different hardware"
-    assert any("Throughput is not judged" in note for note in allowed.notes)
+    assert any("Throughput is not judged there" in note for note in allowed.notes)
     assert compared(ours, theirs, SPEED).exit_code == 1
 
 

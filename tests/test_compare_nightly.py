@@ -1,6 +1,7 @@
 """The nightly job: what its exit code says, the workflow that starts it, and what keeps both from rotting."""
 
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from made_trials import Row, folder, trial
@@ -129,14 +131,59 @@ def test_without_a_gpu_the_night_ends_with_an_error(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize(("device", "size"), [("cuda", "full"), ("cpu", "full"), ("cpu", "small")])
 def test_the_sweep_has_seeds_enough_to_be_judged(nightly: ModuleType, device: str, size: str) -> None:
-    """Convergence repeats bit by bit until the program changes; then all of it counts, but for the small sweep."""
+    """Convergence repeats bit by bit until the program changes; then all of it counts."""
     line = [*nightly.SWEEPS[size], nightly.KERNELS[device]]
     found = dict(part.split("=", 1) for part in line)
     seeds = len(eval(found["seed"]))  # noqa: S307 - range(a, b), of the file beside this one
     arms = len(found["init"].split(",")) * len(found["kernel"].split(","))
-    targets = harness.load_config(["experiment=nightly"]).train.targets
-    family = arms * (1 if size == "small" else len(measures(targets)))
-    assert seeds >= fewest_pairs(family, 0.05)
+    one = [part for part in line if part.startswith(("train.", "model="))]
+    targets = harness.load_config(["experiment=nightly", *one]).train.targets
+    assert seeds >= fewest_pairs(arms * len(measures(targets)), 0.05)
+
+
+WORSE = """
+import sys
+from harness import train
+train._OPTIMIZERS["sgd"] = lambda p, c: train.torch.optim.SGD(p, lr=c.lr / 2, weight_decay=c.weight_decay)
+from harness.run import main
+main()
+"""
+
+
+def test_the_small_night_judges_convergence_and_a_worse_program_is_red(
+    nightly: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One initializer, first as it is, then repeated bit by bit, then at half the learning rate it is told to take."""
+    real = nightly.call
+
+    def night(number: int, sweep: Callable[..., int]) -> int:
+        def call(*arguments: Any) -> int:
+            if "harness.report" in arguments:
+                return 0
+            return sweep(*arguments) if "harness.run" in arguments else int(real(*arguments))
+
+        path = tmp_path / f"night{number}"
+        path.mkdir()
+        monkeypatch.setattr(nightly, "call", call)
+        return int(nightly.run(nightly.Night("cpu", "small", path, tmp_path / "baselines", "small")))
+
+    def repeat(*_: Any) -> int:
+        files = (tmp_path / "night0/results/trials").iterdir()
+        rows = [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
+        folder(tmp_path / "night1/results", [row | {"trial_id": f"again-{row['trial_id']}"} for row in rows])
+        return 0
+
+    alone = [part for part in nightly.SWEEPS["small"] if not part.startswith(("init=", "seed="))]
+    monkeypatch.setitem(nightly.SWEEPS, "small", ["init=glorot", "seed=range(0,8)", "device.threads=1", *alone])
+    assert night(0, real) == 0
+    capfd.readouterr()
+    assert night(1, repeat) == 0
+    steps = ", ".join(f"steps to {target} (1 arm)" for target in (0.5, 0.7, 0.8))
+    assert f"judged: {steps}, test loss (1 arm), test accuracy (1 arm), images/s (1 arm)\n" in capfd.readouterr().out
+    assert night(2, lambda *arguments: int(real("-c", WORSE, *arguments[2:]))) == 1
+    found = json.loads((tmp_path / "night2/comparison.json").read_text())["comparisons"]
+    worse = {one["measure"] for one in found if one["verdict"] == "regression"}
+    assert {"steps to 0.7", "steps to 0.8", "test loss", "test accuracy"} <= worse
 
 
 def lint(path: Path) -> "tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]":

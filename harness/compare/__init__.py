@@ -21,7 +21,10 @@ with 80% probability, given the noise that was seen.
   way is the weaker one: it passes a true regression of ``threshold + t x standard error`` (t: the 80% point of
   Student's distribution) with at most 20% probability, where the first passes any above the threshold with about
   alpha / 2.
-* inconclusive: everything else. Not shown to be a regression, nor shown to be none.
+* inconclusive: everything else. Not shown to be a regression, nor shown to be none. So is what a candidate has no
+  value of where its base has one: the loss of a run that diverged is not judged by those that did not.
+* not judged: kinds that nobody asked for, throughput across machines, a target that no run of either side reaches or
+  that some trial did not have. If nothing is judged the whole is inconclusive.
 
 What has no noise. Where base and candidate ended with the same bits in every pair, there is nothing to test: ok. Where
 an arm's weights do not depend on the seed, its difference is exact (n = 1 in effect) and the threshold alone decides.

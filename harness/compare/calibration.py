@@ -135,7 +135,7 @@ def _drafts_of(
         if errors:
             return {}, errors
         named = labels([pair.base for pair in pairing.pairs])
-        for draft in drafts(pairing, named, rules, across_machines=False):
+        for draft in drafts(pairing, named, rules, other_machines=()):
             if not draft.skip and len(draft.differences):
                 found[draft.arm, draft.measure.name].append(draft)
     return dict(found), []

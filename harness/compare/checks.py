@@ -1,8 +1,8 @@
 """Whether two sides can be compared at all, and what a reader of the comparison has to know."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
 from harness.compare.pairs import COLUMNS, HARDWARE, Pair, Pairing, Unit, labels
@@ -23,7 +23,7 @@ def incomparable(pairing: Pairing, names: Names, *, allow_missing: bool, allow_h
     if not allow_hardware:
         lines += [
             f"{line}; run both on one machine, or give --allow-different-hardware (throughput is then not judged)"
-            for line in hardware_differences(pairing, names)
+            for line in chain(*hardware_differences(pairing, names).values())
         ]
     return lines
 
@@ -83,18 +83,20 @@ def in_words(found: Sequence[Unit]) -> list[str]:
     return sorted(f"{named[unit.arm]} seed={unit.seed}" for unit in found)
 
 
-def hardware_differences(pairing: Pairing, names: Names) -> list[str]:
-    """One line for each thing in which the machines differ, between the sides or within one."""
+def hardware_differences(pairing: Pairing, names: Names) -> dict[str, list[str]]:
+    """Device -> one line for each thing in which its machines differ, between the sides or within one."""
     measured = [pair for pair in pairing.pairs if pair.base.measured and pair.candidate.measured]
-    lines = []
+    lines: dict[str, list[str]] = defaultdict(list)
     for device in sorted({pair.base.device for pair in measured}):
         on_it = [pair for pair in measured if pair.base.device == device]
         for column in HARDWARE:
-            base, candidate = (_values(units, column) for units in _sides(on_it))
+            base, candidate = (
+                sorted(frozenset().union(*(unit.hardware[column] for unit in units))) for units in _sides(on_it)
+            )
             if base != candidate or len(base) > 1:
                 said = f"{names[0]} has {' and '.join(base)}, {names[1]} {' and '.join(candidate)}"
-                lines.append(f"different hardware for device={device}: of {column}, {said}")
-    return lines
+                lines[device].append(f"different hardware for device={device}: of {column}, {said}")
+    return dict(lines)
 
 
 def _sides(pairs: Iterable[Pair]) -> tuple[list[Unit], list[Unit]]:
@@ -106,12 +108,12 @@ def _values(found: Iterable[Unit], column: str) -> list[str]:
     return sorted({str(unit.row.get(column)) for unit in found})
 
 
-def notes(pairing: Pairing, names: Names, named: Mapping[str, str], *, different: bool) -> Iterator[str]:
+def notes(pairing: Pairing, names: Names, named: Mapping[str, str], *, different: Collection[str]) -> Iterator[str]:
     """What to know beside the verdicts."""
     measured = [pair for pair in pairing.pairs if pair.base.measured and pair.candidate.measured]
     if different:
-        lines = "; ".join(hardware_differences(pairing, names))
-        yield f"{lines}. Throughput is not judged, and what changed in convergence may come from the machine."
+        lines = "; ".join(chain(*hardware_differences(pairing, names).values()))
+        yield f"{lines}. Throughput is not judged there, and what changed in convergence may come from the machine."
     for column, what in (("torch_version", "torch"), ("gpu_driver", "GPU driver"), ("git_commit", "commit")):
         base, candidate = (_values(units, column) for units in _sides(measured))
         if base != candidate:
@@ -120,13 +122,14 @@ def notes(pairing: Pairing, names: Names, named: Mapping[str, str], *, different
     yield from _not_compared(pairing, named)
 
 
-def _changed(measured: Sequence[Pair], named: Mapping[str, str], *, different: bool) -> Iterator[str]:
+def _changed(measured: Sequence[Pair], named: Mapping[str, str], *, different: Collection[str]) -> Iterator[str]:
     """Where there is no noise, other weights are a change of the program."""
     noisy = [p for p in measured if p.base.reproducible is False or p.candidate.reproducible is False]
     for arm, number in _by_arm(noisy, named):
         configs = counted(number, "config")
         yield f"{arm}: {configs} ended with other weights from repetition to repetition: not deterministic."
-    same_program = [p for p in measured if not different and _same(p, "torch_version") and p not in noisy]
+    here = [p for p in measured if p.base.device not in different]
+    same_program = [p for p in here if _same(p, "torch_version") and p not in noisy]
     for arm in sorted({pair.base.arm for pair in same_program}):
         pairs = [pair for pair in same_program if pair.base.arm == arm]
         changed = [pair for pair in pairs if pair.base.weights != pair.candidate.weights]

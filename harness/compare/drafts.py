@@ -1,7 +1,7 @@
 """The values of an arm's pairs for each measure, and their independent differences: what is judged."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ class Draft:
         candidate: (n,) values.
         differences: (effective,) on the measure's scale, positive where the candidate's is larger.
         identical: pairs whose final weights and values are the same on both sides.
+        lacking: pairs of which the base has this measure and the candidate does not.
         exact: whether the arm's weights do not depend on the seed, on neither side.
         skip: why it is not judged; empty if it is.
     """
@@ -33,6 +34,7 @@ class Draft:
     candidate: Array
     differences: Array
     identical: int
+    lacking: int
     exact: bool
     skip: str
 
@@ -42,30 +44,45 @@ class Draft:
         return not self.skip and not self.exact and bool(self.differences.any())
 
 
-def drafts(pairing: Pairing, named: Mapping[str, str], rules: Rules, *, across_machines: bool) -> list[Draft]:
-    """One per arm and measure, in the order of the labels."""
+def drafts(pairing: Pairing, named: Mapping[str, str], rules: Rules, *, other_machines: Collection[str]) -> list[Draft]:
+    """One per arm and measure, in the order of the labels.
+
+    Args:
+        pairing: of the two sides.
+        named: arm -> label.
+        rules: what is judged.
+        other_machines: devices that are other hardware on one side than on the other.
+    """
     arms: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairing.pairs:
         if pair.base.measured and pair.candidate.measured:
             arms[pair.base.arm].append(pair)
     found = []
     for arm, pairs in sorted(arms.items(), key=lambda item: named[item[0]]):
-        common = frozenset.intersection(*(unit.targets for pair in pairs for unit in (pair.base, pair.candidate)))
-        for measure in measures(sorted(common)):
-            skip = _why_not(measure, rules, across_machines=across_machines)
+        targets = frozenset.union(*(unit.targets for pair in pairs for unit in (pair.base, pair.candidate)))
+        for measure in measures(sorted(targets)):
+            skip = _why_not(measure, pairs, rules, other_machines)
             found.append(draft(named[arm], measure, pairs, skip))
     return found
 
 
-def _why_not(measure: Measure, rules: Rules, *, across_machines: bool) -> str:
+def _why_not(measure: Measure, pairs: Sequence[Pair], rules: Rules, other_machines: Collection[str]) -> str:
     if measure.kind.name not in rules.judged:
         return "not asked for"
-    return "different hardware" if across_machines and not measure.kind.learning else ""
+    if not measure.kind.learning and pairs[0].base.device in other_machines:
+        return "different hardware"
+    every = [unit for pair in pairs for unit in (pair.base, pair.candidate)]
+    if measure.target is None:
+        return ""
+    if not all(measure.target in unit.targets for unit in every):
+        return "not a target of every trial on both sides"
+    return "" if any(measure.target in unit.reached for unit in every) else "no run of either side reaches it"
 
 
 def draft(arm: str, measure: Measure, pairs: Sequence[Pair], skip: str) -> Draft:
     """The values of the pairs that have this measure on both sides, and their independent differences."""
     both = [p for p in pairs if measure.name in p.base.values and measure.name in p.candidate.values]
+    lacking = sum(_lacks(pair, measure) for pair in pairs)
     base, candidate = (np.array([unit.values[measure.name] for unit in side]) for side in _sides(both))
     if both and not skip and measure.kind.scale != "absolute" and not (base.mean() > 0 and (candidate >= 0).all()):
         skip = "the base's mean is 0: no relative change"
@@ -75,8 +92,14 @@ def draft(arm: str, measure: Measure, pairs: Sequence[Pair], skip: str) -> Draft
     if measure.kind.learning:
         kept = _independent(both)
         exact = len(kept) == 1 and len(both) > 1
-        return Draft(arm, measure, base, candidate, differences[kept], same, exact, skip)
-    return Draft(arm, measure, base, candidate, differences, 0, exact=False, skip=skip)
+        return Draft(arm, measure, base, candidate, differences[kept], same, lacking, exact, skip)
+    return Draft(arm, measure, base, candidate, differences, 0, lacking, exact=False, skip=skip)
+
+
+def _lacks(pair: Pair, measure: Measure) -> bool:
+    """A run that diverged has no speed either, which says nothing of the speed."""
+    there = measure.kind.learning or pair.candidate.status == "ok"
+    return there and measure.name in pair.base.values and measure.name not in pair.candidate.values
 
 
 def _sides(pairs: Sequence[Pair]) -> tuple[list[Unit], list[Unit]]:

@@ -46,9 +46,9 @@ def compare_trials(
 
 def _outcome(pairing: Pairing, rules: Rules, names: tuple[str, str]) -> Outcome:
     """Of what can be compared."""
-    different = bool(checks.hardware_differences(pairing, names))
+    different = checks.hardware_differences(pairing, names).keys()
     named = labels([pair.base for pair in pairing.pairs])
-    found = drafts(pairing, named, rules, across_machines=different)
+    found = drafts(pairing, named, rules, other_machines=different)
     return Outcome(
         names,
         rules,
@@ -141,11 +141,21 @@ class _Shown:
             return "not judged", one.skip
         if n == 0:
             return "not judged", "no pair has this measure on both sides"
+        verdict, why = self._of_values()
+        if one.lacking and verdict in ("ok", "improvement"):
+            # those that are left would be judged for those that are not
+            return (
+                "inconclusive",
+                f"{one.lacking} of {n + one.lacking} candidates have no value, as where they diverged",
+            )
+        return verdict, why
+
+    def _of_values(self) -> tuple[str, str]:
+        """From the pairs that have the measure on both sides."""
+        one, n = self.draft, len(self.draft.base)
         if one.identical == n:
             return "ok", f"the same bits in all {n} pairs"
-        if one.exact:
-            return self._exact()
-        return self._by_test()
+        return self._exact() if one.exact else self._by_test()
 
     def _exact(self) -> tuple[str, str]:
         same = f"exact: the same in all {len(self.draft.base)} seeds, n = 1 in effect"

@@ -1,12 +1,14 @@
 """What a comparison or a calibration found, as text for a terminal, Markdown and JSON."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from io import StringIO
 from typing import Any
 
 from harness.compare.calibration import Calibration, finite
+from harness.compare.checks import counted
 from harness.compare.measures import KINDS
 from harness.compare.outcome import Comparison, Outcome
 
@@ -38,7 +40,8 @@ _NOISE_HEAD = (
 )
 _EXPLAINED = (
     "detectable: the smallest true change separated from zero with {power:.0%} probability; "
-    "interval: BCa, {level:.0%}; p: sign flips of paired differences, adjusted by Holm."
+    "interval: BCa, {level:.0%}; p: sign flips of paired differences, adjusted by Holm; steps: a run that never gets "
+    "there counts with its whole budget."
 )
 _NOISE_EXPLAINED = (
     "detectable: the smallest true change that the gate calls a regression with {power:.0%} probability at the level "
@@ -116,6 +119,9 @@ def size(kind: str, value: float) -> str:
 
 def _lines(outcome: Outcome) -> Iterator[str]:
     yield _EXPLAINED.format(power=outcome.rules.power, level=1 - outcome.rules.alpha)
+    judged = Counter(one.measure for one in outcome.comparisons if one.verdict != "not judged")
+    parts = [f"{name} ({counted(arms, 'arm')})" for name, arms in judged.items()]
+    yield f"judged: {', '.join(parts) or 'nothing'}"
     for failure in outcome.failures:
         yield f"failed in {outcome.names[1]} alone: {failure.arm} seed={failure.seed}: {failure.message}"
     for one in sorted(outcome.comparisons, key=lambda one: one.verdict != "regression"):

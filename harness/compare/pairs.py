@@ -52,6 +52,8 @@ class Unit:
         targets: those whose first crossing was recorded.
         weights: hash of the final weights; None if unknown, or if repetitions differ.
         reproducible: whether all repetitions ended with the same bits; None for a single one.
+        hardware: column of ``HARDWARE`` -> what the measured repetitions ran on.
+        reached: targets that some repetition reached.
         row: the last measured repetition's row (the last one's if none was measured).
     """
 
@@ -65,6 +67,8 @@ class Unit:
     targets: frozenset[float]
     weights: str | None
     reproducible: bool | None
+    hardware: Mapping[str, frozenset[str]]
+    reached: frozenset[float]
     row: Row = field(repr=False)
 
     @property
@@ -139,6 +143,8 @@ def _unit(key: str, device: str, rows: Sequence[Row]) -> Unit:
         targets=frozenset(float(target) for target in last["targets"]) if measured else frozenset(),
         weights=weights,
         reproducible=len(hashes) == 1 if len(measured) > 1 else None,
+        hardware={name: frozenset(str(row.get(name)) for row in measured) for name in HARDWARE},
+        reached=frozenset(target for row in measured for target, at in _crossings(row) if at is not None),
         row=last,
     )
 
@@ -171,11 +177,17 @@ def _values(measured: Sequence[Row]) -> dict[str, float]:
     return {name: median(found) if name == "images/s" else fmean(found) for name, found in lists.items()}
 
 
-def _values_of(row: Row) -> Iterator[tuple[str, float | None]]:
-    budget = float(row["steps"])
+def _crossings(row: Row) -> Iterator[tuple[float, float | None]]:
+    """Each target and the step at which it was reached."""
     reached = row["steps_to_target"]
     for position, target in enumerate(row["targets"]):
-        at = None if reached is None or _is_missing(reached[position]) else float(reached[position])
+        missing = reached is None or _is_missing(reached[position])
+        yield float(target), None if missing else float(reached[position])
+
+
+def _values_of(row: Row) -> Iterator[tuple[str, float | None]]:
+    budget = float(row["steps"])
+    for target, at in _crossings(row):
         yield f"steps to {target:g}", budget if at is None else min(at, budget)
     if row["status"] == "ok":
         yield "test loss", row["test_loss_last"]
