@@ -121,7 +121,7 @@ _TRIALS = [
         "matmul_flops_per_s", _REAL, "fastest float32 product of square matrices, measured before and after training"
     ),
     Column("matmul_share", _REAL, "achieved_flops_per_s / matmul_flops_per_s"),
-    Column("peak_memory_bytes", _WHOLE, "most memory held: the process on a CPU, torch's allocator on CUDA"),
+    Column("peak_memory_bytes", _WHOLE, "most memory held after set-up: by the process on a CPU, by torch on CUDA"),
     Column(
         "energy_j",
         _REAL,

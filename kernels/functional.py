@@ -1,6 +1,6 @@
 """What users call: convolutions with the signature of ``torch.nn.functional.conv2d``, plain, fused and stacked.
 
-All end in one operator on 5-D tensors (see ``kernels.operators``), which knows gradients, autocast, vmap and compilers.
+All end in one operator on 5-D tensors (see ``kernels.operators``), which knows gradients, vmap and compilers.
 """
 
 from collections.abc import Sequence
@@ -149,10 +149,21 @@ def _checked(
         if value not in allowed:
             raise ConvolutionError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
     window = geometry.window(weight.shape[3:], *arguments)
+    # before the gradient's function, which else would keep what was not cast
+    tensors = [_autocast(tensor) for tensor in (x, weight, bias)]
     # the compiler knows the operator's own gradients, and nothing of a function around it
     convolve = operators.convolution if torch.compiler.is_compiling() else operators.differentiable_convolution
-    y, _ = convolve(x, weight, bias, *_flat(window), precision, EPILOGUES[epilogue])
+    y, _ = convolve(*tensors, *_flat(window), precision, EPILOGUES[epilogue])
     return cast("Tensor", y)
+
+
+def _autocast(tensor: Tensor | None) -> Tensor | None:
+    """In the type that ``torch.autocast`` sets, as torch's own convolution; float64 and what is not real stay."""
+    if tensor is None or tensor.dtype == torch.float64 or not tensor.is_floating_point():
+        return tensor
+    device_type = tensor.device.type
+    on = device_type in ("cpu", "cuda") and torch.is_autocast_enabled(device_type)
+    return tensor.to(torch.get_autocast_dtype(device_type)) if on else tensor
 
 
 def _flat(window: Window) -> tuple[list[int], list[int], list[int], int]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from conftest import Command, Configure
 
 import harness
-from harness import fusion, kernel_check, kernel_choice, models
+from harness import device, fusion, kernel_check, kernel_choice, models
 from kernels import Kernel
 
 needs_triton = pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
@@ -161,6 +161,23 @@ def test_a_trial_of_a_wrong_kernel_fails_without_a_number(
     assert row["images_per_s_median"] is None
     assert row["train_time_s"] is None
     assert row["kernel_error"] is None
+
+
+@needs_triton
+def test_memory_of_the_check_is_not_that_of_the_kernel(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    while_checking: list[int] = []
+
+    def check(*_arguments: object, **_settings: object) -> float:
+        numbers = torch.ones(2**27)
+        while_checking.append(device.peak_memory_bytes(numbers.device))
+        return float(numbers[0] - 1)
+
+    monkeypatch.setattr(kernel_choice, "check", lambda _config, _target: None)
+    monkeypatch.setattr(kernel_choice, "kernel_of", lambda _config: Kernel(F.conv2d))
+    monkeypatch.setattr(kernel_check, "largest_error", check)
+    row = harness.run_trial(configure("kernel=triton")).trial
+    assert (row["status"], row["kernel_error"]) == ("ok", 0)
+    assert 0 < row["peak_memory_bytes"] < while_checking[0]
 
 
 def test_the_precision_follows_tf32_unless_said(configure: Configure) -> None:
