@@ -168,7 +168,7 @@ def test_memory_of_the_check_is_not_that_of_the_kernel(configure: Configure, mon
     while_checking: list[int] = []
 
     def check(*_arguments: object, **_settings: object) -> float:
-        numbers = torch.ones(2**27)
+        numbers = torch.ones(2**28)
         while_checking.append(device.peak_memory_bytes(numbers.device))
         return float(numbers[0] - 1)
 
