@@ -10,6 +10,7 @@ set beforehand, times to it, restricted means with bootstrap intervals, exact te
 import argparse
 import json
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -133,11 +134,22 @@ def analyse(folder: Path) -> dict[str, float]:
     rankings = lap("rank", lambda: [analysis.ranking(frames, target=target) for target in TARGETS])
     lap("tables", lambda: (analysis.throughput(frames.trials), analysis.completeness(frames.trials)))
     assert "torch" not in sys.modules
-    unit = 1 if platform.system() == "Darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    whole = time.perf_counter() - start
+    found["whole"] = time.perf_counter() - start
     sizes = {"trials": len(frames.trials), "curve_rows": len(frames.curves), "arms": len(rankings[0].table)}
-    return {**found, "whole": whole, "peak_gb": peak / 1e9, **sizes}
+    return {**found, "peak_gb": _peak_bytes() / 1e9, **sizes}
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process held since it became this program.
+
+    ``ru_maxrss`` would not do on Linux: a process takes over that of the one which started it, here the maker of the
+    results.
+    """
+    if platform.system() == "Linux":
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        assert found is not None
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def load_all(folder: Path) -> dict[str, float]:
@@ -150,9 +162,10 @@ def load_all(folder: Path) -> dict[str, float]:
 def _apart(work: str, folder: Path) -> dict[str, float]:
     """One of the above in a process of its own."""
     command = [sys.executable, __file__, "--inside", work, str(folder)]
+    start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)
-    return found
+    return {**found, "process": time.perf_counter() - start}
 
 
 def measure(effort: Effort, folder: Path) -> Iterator[Figure]:
@@ -169,8 +182,10 @@ def measure(effort: Effort, folder: Path) -> Iterator[Figure]:
     yield Figure(f"times to {len(TARGETS)} targets, s", f"{found['times']:.1f}")
     yield Figure(f"{len(TARGETS)} rankings with intervals, s", f"{found['rank']:.1f}")
     yield Figure("throughput and completeness, s", f"{found['tables']:.1f}")
-    whole, peak = found["whole"], found["peak_gb"]
-    yield Figure("analysis in all, s", f"{whole:.1f}", f"under {MOST_ANALYSIS_S:g}", whole < MOST_ANALYSIS_S)
+    yield Figure("analysis in all, s", f"{found['whole']:.1f}")
+    whole, peak = found["process"], found["peak_gb"]
+    name = "its process, from start to end, s"
+    yield Figure(name, f"{whole:.1f}", f"under {MOST_ANALYSIS_S:g}", whole < MOST_ANALYSIS_S)
     yield Figure("its peak memory, GB", f"{peak:.2f}", f"under {MOST_MEMORY_GB:g}", peak < MOST_MEMORY_GB)
     make(single, effort.single_trials, effort.single_evaluations, part=1)
     yield from _single(effort, single)

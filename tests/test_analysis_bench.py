@@ -28,3 +28,9 @@ def test_missed_requirement_is_named_and_fails(
     monkeypatch.setattr(bench, "_single", lambda _effort, _folder: iter(()))
     assert bench.main(["--quick"]) == 1
     assert capsys.readouterr().out.endswith("missed: its peak memory, GB\n")
+
+
+def test_memory_is_that_of_the_analysis_and_not_of_what_started_it(bench: ModuleType, tmp_path: Path) -> None:
+    bench.make(tmp_path, 20, 3, part=20)
+    held = bytearray(b"x") * 600_000_000
+    assert bench._apart("analyse", tmp_path)["peak_gb"] < len(held) / 1e9
