@@ -354,6 +354,16 @@ def test_throughput_is_quartiles_over_trials() -> None:
     assert found.iloc[0]["matmul_share_median"] == pytest.approx(0.3)
 
 
+def test_throughput_of_other_threads_is_not_pooled() -> None:
+    rows = [trial(i, threads=1 + i % 2, images_per_s_median=100.0 * (1 + i % 2), device_model="cpu") for i in range(6)]
+    found = analysis.throughput(frames(rows).trials)
+    assert found[["threads", "n", "images_per_s_q25", "images_per_s_median"]].to_numpy().tolist() == [
+        [1, 3, 100, 100],
+        [2, 3, 200, 200],
+    ]
+    assert "threads" not in analysis.throughput(frames(rows[::2]).trials)
+
+
 def test_completeness_counts_planned_failed_and_missing() -> None:
     oom = {"status": "oom", "error_type": "MemoryError", "error_message": "no memory"}
     rows = [trial(i, sweep_id="s1", sweep_size=5) for i in range(2)]

@@ -11,6 +11,10 @@ from harness.analysis.grouping import SCORED, Unit, arm_labels, arms, budget_of,
 from harness.analysis.survival import kaplan_meier
 from harness.reading import Frames
 
+MACHINE = ("device_model", "kernel", "model", "batch_size")
+ALSO_SPEED = ("threads", "tf32", "memory_format", "deterministic", "kernel_precision", "optimizer")
+"""What changes the speed as well."""
+
 FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
@@ -97,16 +101,21 @@ def profiles(
     )
 
 
-def throughput(
-    trials: pd.DataFrame, by: Sequence[str] = ("device_model", "kernel", "model", "batch_size")
-) -> pd.DataFrame:
+def throughput(trials: pd.DataFrame, by: Sequence[str] | None = None) -> pd.DataFrame:
     """Training speed by machine and kernel: quartiles over the trials' own medians.
+
+    Args:
+        trials: table.
+        by: the columns whose values get rows of their own; None: ``MACHINE``, and those of ``ALSO_SPEED`` that vary:
+            quartiles over runs with one thread and with two would be of neither.
 
     Returns:
         the columns of ``by``, n (trials that were timed), images_per_s_q25, _median, _q75, matmul_share_q25, _median,
         _q75 and step_ms_median.
     """
     timed = trials[trials["images_per_s_median"].notna()]
+    if by is None:
+        by = [*MACHINE, *(name for name in ALSO_SPEED if name in timed and len(timed[name].unique()) > 1)]
     groups = timed.groupby(list(by), observed=True, dropna=False, sort=True)
     found = {"n": groups.size()}
     for column, name in (("images_per_s_median", "images_per_s"), ("matmul_share", "matmul_share")):
