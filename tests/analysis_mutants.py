@@ -1,7 +1,9 @@
 """Wrong versions of the statistics, each with the test that has to notice it; see ``mutants.py``."""
 
 import json
+import shutil
 import uuid
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ import test_compaction
 from mutants import Mutant, Tools
 from scipy import stats
 
-from harness import compaction, reading
+from harness import compaction, reading, repeats
 from harness.analysis import comparison, grouping, intervals, standings, survival
 from harness.analysis.intervals import Interval, Sampling
+from harness.schema import TABLES
 
 _first, _runs, _mann_whitney_p, _sign_flip_p = (
     grouping._first,
@@ -140,6 +143,20 @@ def _kill(tools: Tools, after: int) -> None:
     test_compaction.kill_and_recover(folder, after)
 
 
+def _copied(tools: Tools) -> None:
+    """A file of each table copied under another name takes part once."""
+    folder = Path(tools["configure"]().results.dir) / uuid.uuid4().hex
+    test_compaction.fill(folder)
+    expected = [len(frame) for frame in reading.load(folder)]
+    for table in TABLES:
+        file = min((folder / table).iterdir())
+        shutil.copy(file, file.with_stem("copy"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = [len(frame) for frame in reading.load(folder)]
+    assert found == expected
+
+
 ANALYSIS_MUTANTS = {
     "a run that diverged is censored at its last step": Mutant(
         grouping, "_first", _censored_at_its_last_step, _diverged
@@ -207,6 +224,7 @@ ANALYSIS_MUTANTS = {
     "verdict whatever n can show": Mutant(
         standings, "can_be_significant", lambda *_: True, lambda _: on_frames.test_three_seeds_never_rank()
     ),
+    "copies of files count": Mutant(repeats.Repeats, "new", lambda _self, _path, content: content, _copied),
     "files that are merged already are read again": Mutant(reading, "files", _all_files, lambda tools: _kill(tools, 5)),
     "a merging that was cut short removes what it had not merged": Mutant(
         compaction, "_finish", _remove_without_looking, lambda tools: _kill(tools, 4)

@@ -162,7 +162,7 @@ def test_reports_are_written_of_an_error_too(compare: Compare, base: Path, tmp_p
     ([], "FOLDER"),
     (["BASE"], "1 folder given; give BASE and CANDIDATE"),
     (["BASE", "BASE", "BASE"], "3 folders given"),
-    (["BASE", "BASE"], "base and base hold the same data (8 trials of one id: made-"),
+    (["BASE", "BASE"], "base and base hold the same data (8 trials with the same id: made-"),
     (["--calibrate", "AGAIN", "BASE", "BASE"], "base and base hold the same data"),
     (["BASE", "COPY"], "base and copy hold the same data"),
     (["BASE", "nowhere"], "nowhere: no results there"),

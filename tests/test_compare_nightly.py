@@ -150,6 +150,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_the_small_night_judges_convergence_and_a_worse_program_is_red(
     nightly: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

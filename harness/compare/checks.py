@@ -6,6 +6,7 @@ from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
 from harness.compare.pairs import COLUMNS, HARDWARE, Pair, Pairing, Unit, labels
+from harness.repeats import named
 from harness.schema import COLUMNS as TABLE_COLUMNS
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ def shared(sides: "Sequence[pd.DataFrame]", names: Sequence[str]) -> Iterator[st
     for one, other in combinations(range(len(sides)), 2):
         both = sorted(set(sides[one]["trial_id"]) & set(sides[other]["trial_id"]))
         if both:
-            these = f"{names[one]} and {names[other]}"
+            what = f"{counted(len(both), 'trial')} with the same id: {named(both)}"
             yield (
-                f"{these} hold the same data ({counted(len(both), 'trial')} of one id: {_few(both)}), and what is "
-                f"compared with itself shows nothing; give folders of separate runs"
+                f"{names[one]} and {names[other]} hold the same data ({what}), and what is compared with itself shows "
+                "nothing; give folders of separate runs"
             )
             return
 
