@@ -1,4 +1,4 @@
-"""The operators, and what torch is told of them: fake kernels, gradients (autocast, vmap: ``kernels.transforms``).
+"""The operators, and what torch is told of them: fake kernels, gradients (vmap: ``kernels.transforms``).
 
 Three operators of ``torch.library``, all on 5-D tensors with an axis of models in front (see ``kernels.geometry``): a
 plain convolution is one model.

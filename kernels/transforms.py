@@ -1,38 +1,14 @@
-"""What autocast and vmap do to the operators; importing it tells torch.
+"""What vmap does to the operators; importing it tells torch.
 
 Under ``torch.func.vmap`` a convolution of one model becomes one launch: mapped images alone are more images, and with
 mapped weights there are as many models as it maps over.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from kernels.operators import NAMESPACE, convolution, input_gradient, weight_gradient
-
-
-def _left_alone(tensor: Tensor) -> bool:
-    """Whether torch's autocast keeps the type: float64's, and what is no real number (both are refused later)."""
-    return tensor.dtype == torch.float64 or not tensor.is_floating_point()
-
-
-def _autocast(device_type: str) -> Any:  # noqa: ANN401 - a function of the operator's signature
-    """The operator under ``torch.autocast``: in the type that is set there, as torch's own convolution."""
-
-    def rule(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Any:  # noqa: ANN401
-        dtype = torch.get_autocast_dtype(device_type)
-        cast_ = [t if t is None or _left_alone(t) else t.to(dtype) for t in (x, weight, bias)]
-        with torch.autocast(device_type, enabled=False):
-            return convolution(*cast_, *settings)
-
-    return rule
-
-
-LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
-LIBRARY.impl("convolution", _autocast("cuda"), "AutocastCUDA")  # type: ignore[no-untyped-call]
-LIBRARY.impl("convolution", _autocast("cpu"), "AutocastCPU")  # type: ignore[no-untyped-call]
+from kernels.operators import convolution, input_gradient, weight_gradient
 
 
 def _stack(tensor: Tensor | None, dim: int | None, batch: int, models: int) -> Tensor | None:

@@ -103,6 +103,7 @@ def _tap(start, CHANNELS: tl.constexpr, TAPS_W: tl.constexpr, DEPTH: tl.constexp
 @triton.jit
 def _add_product(total, left, right, DEPTH: tl.constexpr, PRECISION: tl.constexpr):
     """Total (M, N) + left (M, DEPTH) times right (N, DEPTH) transposed, added up in float32."""
+    tl.static_assert(left.dtype == right.dtype, "operands of two types")
     if INTERPRETED or DEPTH == 1:
         # the interpreter multiplies 16-bit numbers wrongly, for numpy has no bfloat16
         left, right = left.to(tl.float32), right.to(tl.float32)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from kernels import tiles
 
@@ -54,6 +55,23 @@ def test_every_tile_of_the_table_is_compiled(script: ModuleType) -> None:
     wanted = {(kernels[operation], kind, choice) for operation, kind, choice in tiles.choices()}
     recorded = {(one.kernel, one.kind, one.choice) for one in script.launches(script.all_layers())}
     assert wanted <= recorded, wanted - recorded
+
+
+@pytest.mark.parametrize("channels", [1, 32])
+def test_training_under_autocast_compiles(script: ModuleType, channels: int) -> None:
+    """A product of two types does not; the interpreter, which multiplies all in float32, would take it."""
+    from kernels import conv2d
+
+    x, weight, bias = (
+        torch.randn(*shape, requires_grad=True) for shape in ((1, channels, 9, 9), (8, channels, 3, 3), (8,))
+    )
+    with script.recorded() as launches:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = conv2d(x, weight, bias)
+        y.float().sum().backward()
+    kernels = ["forward_kernel", "input_gradient_kernel", "weight_gradient_kernel", "add_parts_kernel"]
+    assert [one.kernel for one in launches] == kernels
+    assert faults(script, launches, ["sm_90"]) == []
 
 
 def test_a_tile_that_is_too_large_is_noticed(script: ModuleType) -> None:
