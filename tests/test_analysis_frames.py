@@ -156,11 +156,17 @@ def test_short_trial_of_a_seed_does_not_hide_the_whole_one() -> None:
     assert (arm.times.tolist(), arm.shorter, arm.lost, arm.repeated) == ([40, 50], 1, 0, 0)
 
 
-def test_of_two_plans_that_are_as_frequent_the_longer_is_the_budget() -> None:
-    found = frames([trial(0, steps=50), trial(1, steps=3000), trial(2, steps=50, status="oom")])
-    assert analysis.budget_of(found) == 3000
-    lost = standings.ranking(found, target=0.9)
-    assert lost.notes[0].startswith("Budget of every run: 3,000 steps;")
+def test_of_two_plans_that_are_as_frequent_the_shorter_is_the_budget_and_nobody_is_left_out() -> None:
+    """As of two experiments swept over the same seeds."""
+    trials = [trial(i, init="ab"[i % 2], steps=(3000, 5000)[i % 2], seed=i // 2) for i in range(8)]
+    trials += [trial(9, steps=5000, status="oom")]
+    curves = [point for row_ in trials[:8] for point in curve(row_["trial_id"], reaching(2000, 5000))]
+    found = standings.ranking(frames(trials, curves), target=0.9, by=["init"])
+    assert found.notes[:2] == [
+        "Budget of every run: 3,000 steps; a run that does not get there in it counts as never.",
+        "Followed up to step 3,000 only: 4 planned for more.",
+    ]
+    assert found.table["n"].tolist()[:2] == [4, 4]
     assert np.isnan(analysis.budget_of(frames([trial(0, status="error")])))
 
 

@@ -178,9 +178,12 @@ def row_numbers(ids: "pd.Series[Any]", known: "pd.Series[Any]") -> "np.ndarray[A
 
 
 def planned_steps(trials: pd.DataFrame) -> float:
-    """The number of steps that most of the scored runs were planned for, of equally many the larger; NaN for no run."""
+    """The number of steps that most of the scored runs were planned for; NaN for no run.
+
+    Of plans with equally many runs it is the shortest, as in a sweep over two experiments, so that none is left out.
+    """
     planned = trials.loc[trials["status"].isin(SCORED), "steps"].value_counts()
-    return float(planned.index[planned == planned.max()].max()) if len(planned) else float("nan")
+    return float(planned.index[planned == planned.max()].min()) if len(planned) else float("nan")
 
 
 def budget_of(frames: Frames, unit: Unit = "steps") -> float:
