@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._library.autograd import Info, make_autograd_impl
+from torch.autograd.forward_ad import unpack_dual
 
 from kernels import geometry, launch
 from kernels.geometry import ConvolutionError, Window
@@ -196,9 +198,24 @@ def _function(operator: Any, setup: Any, backward: Any) -> Any:  # noqa: ANN401 
     return Function.apply
 
 
-convolution.register_autograd(_backward, setup_context=_remember)
-input_gradient.register_autograd(_no_second_derivative)
-weight_gradient.register_autograd(_no_second_derivative)
+def _register_gradient(name: str, backward: Any, setup: Any = None) -> None:  # noqa: ANN401 - torch's callbacks
+    """As ``register_autograd``, which makes every forward-mode derivative 0; here they are an error."""
+    operator = getattr(getattr(torch.ops, NAMESPACE), name).default
+    differentiate = make_autograd_impl(operator, Info(backward, setup))
+
+    def refuse_tangents(keyset: Any, *arguments: Any) -> Any:  # noqa: ANN401 - those of the operator
+        tensors = [value for value in arguments if isinstance(value, Tensor)]
+        if any(unpack_dual(tensor).tangent is not None for tensor in tensors):  # type: ignore[no-untyped-call]
+            _no_forward_mode(None)
+        return differentiate(keyset, *arguments)
+
+    LIBRARY.impl(name, refuse_tangents, "Autograd", with_keyset=True)  # type: ignore[no-untyped-call]
+
+
+LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
+_register_gradient("convolution", _backward, _remember)
+_register_gradient("convolution_input_gradient", _no_second_derivative)
+_register_gradient("convolution_weight_gradient", _no_second_derivative)
 differentiable_convolution = _function(convolution, _remember, _backward)
 _differentiable_input_gradient = _function(input_gradient, _remember_nothing, _no_second_derivative)
 _differentiable_weight_gradient = _function(weight_gradient, _remember_nothing, _no_second_derivative)

@@ -120,16 +120,54 @@ def test_autocast_reaches_mapped_and_stacked_models() -> None:
 
 FORWARD_MODE = {
     "jvp": lambda function, w: torch.func.jvp(function, (w,), (w,)),
+    "jacfwd": lambda function, w: torch.func.jacfwd(function)(w),
     "hessian": lambda function, w: torch.func.hessian(lambda v: function(v).square().sum())(w),
 }
 
 
+HOW = {
+    "eager": lambda derivative: derivative,
+    "compiled": lambda derivative: torch.compile(derivative, backend="aot_eager"),
+    "compiled in one graph": lambda derivative: torch.compile(derivative, backend="aot_eager", fullgraph=True),
+}
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("transform", FORWARD_MODE)
-def test_forward_mode_is_refused_in_one_line(transform: str) -> None:
+def test_forward_mode_is_refused_in_one_line(transform: str, how: str) -> None:
+    """Within one graph the compiler raises an error of its own, which quotes the line, or that it knows no Hessian."""
     x, weight, _ = random_inputs((1, 2, 3, 3), (2, 2, 2, 2))
+    # else the compiler remembers, from another case, to leave the function alone
+    torch.compiler.reset()
+    whole = how == "compiled in one graph"
+    words = "Observed exception" if whole and transform == "hessian" else "no forward-mode derivative"
+    with pytest.raises(torch._dynamo.exc.Unsupported if whole else ConvolutionError, match=words):
+        HOW[how](lambda: FORWARD_MODE[transform](lambda w: conv2d(x, w), weight))()
+
+
+def test_what_does_not_depend_on_the_variable_has_a_forward_mode() -> None:
+    x, weight, _ = random_inputs((1, 2, 3, 3), (2, 2, 2, 2))
+    y = conv2d(x, weight)
+    found = torch.func.jvp(lambda v: v * conv2d(x, weight), (y,), (torch.ones_like(y),))[1]
+    assert_equal([found], [y])
+
+
+WINDOW = ([1, 1], [0] * 4, [1, 1], 1, "ieee", 0)
+OPERATORS = {
+    "convolution": lambda op, v: op(v, v, None, *WINDOW)[0],
+    "convolution_input_gradient": lambda op, v: op(v, None, v, [3, 3], False, False, *WINDOW),
+    "convolution_weight_gradient": lambda op, v: op(v, v, None, [2, 2, 1, 1], False, True, True, *WINDOW)[0],
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_forward_mode_of_an_operator_is_refused(name: str) -> None:
+    """What torch makes of it is 0."""
+    operator = getattr(torch.ops.initbench, name)
+    point = torch.ones(1, 2, 2, 2, 2)
     with pytest.raises(ConvolutionError, match="no forward-mode derivative"):
-        FORWARD_MODE[transform](lambda w: conv2d(x, w), weight)
+        torch.func.jvp(lambda v: OPERATORS[name](operator, v), (point,), (point,))
 
 
 def test_what_is_changed_before_the_backward_pass_is_noticed() -> None:
