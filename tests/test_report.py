@@ -130,7 +130,7 @@ def test_markdown_has_all_parts_and_escapes_names(report: Report, tmp_path: Path
         assert part in out
     assert "<script>" not in out
     rows = [line for line in out.splitlines() if "a\\|b&lt;script&gt;\\`x\\`" in line and line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in rows} == {10}
+    assert {line.replace("\\|", "").count("|") for line in rows} == {11}
 
 
 def test_the_page_is_one_file_without_network(report: Report, folder: Path) -> None:

@@ -18,8 +18,10 @@ from harness.report import numbers
 from harness.report.command import main
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "screenshot_report.py"
+DOCS = Path(__file__).parent.parent / "docs"
+PICTURE = DOCS / "report.png"
 NASTY = ["<script>alert(1)</script>", "</script>", "<img src=x onerror=alert(1)>", "%{x}&amp;"]
-FIGURES = ("curves", "survival", "heat-a", "heat-b", "signal-moment", "signal-gain", "throughput")
+FIGURES = ("curves", "survival", "profile", "heat-a", "heat-b", "signal-moment", "signal-gain", "throughput")
 
 
 def loaded(path: Path) -> Any:
@@ -76,6 +78,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made_report.write(folder, {"trials": trials, "curves": curves, "layers": layers})
     assert main([str(folder)]) == 0
     return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the captured run: twelve arms, `zero` the last."""
+    path = tmp_path_factory.mktemp("captured") / "report.html"
+    assert main([str(DOCS / "captured"), "--output", str(path)]) == 0
+    return path
 
 
 @pytest.fixture
@@ -158,9 +168,11 @@ def test_the_target_changes_conclusion_and_table(opened: webdriver.Chrome) -> No
 
 def test_ticks_choose_what_is_drawn(opened: webdriver.Chrome) -> None:
     count = len(traces(opened, "curves"))
-    assert count == 8 * 3
+    assert count == 12 * 3
     opened.find_element(By.CSS_SELECTOR, "#ranking input").click()
     assert len(traces(opened, "curves")) == count - 3
+    Select(opened.find_element(By.ID, "top")).select_by_visible_text("best 5")
+    assert len(traces(opened, "curves")) == 5 * 3
     Select(opened.find_element(By.ID, "top")).select_by_visible_text("all 12")
     assert len(traces(opened, "curves")) == 12 * 3
 
@@ -170,7 +182,7 @@ def test_axes_and_clock(opened: webdriver.Chrome) -> None:
     assert opened.execute_script(kind) == "linear"
     opened.find_element(By.ID, "log-x").click()
     assert opened.execute_script(kind) == "log"
-    Select(opened.find_element(By.ID, "clock")).select_by_value("seconds")
+    Select(opened.find_element(By.ID, "clock")).select_by_visible_text("training seconds")
     title = opened.execute_script("return document.getElementById('survival').layout.xaxis.title.text")
     assert title == "training time (s)"
 
@@ -183,7 +195,7 @@ def test_names_stay_text(opened: webdriver.Chrome) -> None:
     # the page's own three and no more
     assert len(opened.find_elements(By.TAG_NAME, "script")) == 3
     assert opened.find_elements(By.CSS_SELECTOR, "img, h1 b") == []
-    for figure in ("curves", "survival", "signal-gain", "throughput"):
+    for figure in ("curves", "survival", "profile", "signal-gain", "throughput"):
         texts = [trace["text"] for trace in traces(opened, figure) if trace["text"]]
         assert not [text for text in texts if "<script" in text or "<img" in text or "%{x}&amp;amp" in text], figure
 
@@ -213,7 +225,77 @@ def test_dark_by_the_system_and_by_the_button(chrome: webdriver.Chrome, page: Pa
     assert dark[1] != light[1]
 
 
-@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_seconds_by_either_switch_rank_again(opened: webdriver.Chrome) -> None:
+    """The switch above the survival curves and the one at the top are one; the table says its unit."""
+    head, first = opened.find_element(By.ID, "head-mean"), "#ranking tr td:nth-child(6)"
+    assert (head.text, opened.find_element(By.CSS_SELECTOR, first).text.split("\n")[0]) == ("mean steps", "20")
+    Select(opened.find_element(By.ID, "clock-survival")).select_by_visible_text("training seconds")
+    assert opened.find_element(By.ID, "clock").get_attribute("value") == "1"
+    # evaluations are ten steps and a second apart
+    assert head.text == "mean seconds"
+    assert "on cpu, kernel x" in opened.find_element(By.ID, "ranking-caption").text
+    assert float(opened.find_element(By.CSS_SELECTOR, first).text.split("\n")[0]) == 2
+    Select(opened.find_element(By.ID, "clock")).select_by_visible_text("steps")
+    assert head.text == "mean steps"
+
+
+def test_log_rank_stands_beside_the_survival_curves(opened: webdriver.Chrome) -> None:
+    cells = [
+        [cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td.number")]
+        for row in opened.find_elements(By.CSS_SELECTOR, "#tests tr")
+    ]
+    found = {name: rest for name, *rest in cells}
+    assert len(found) == 12
+    assert sum(rest[2] == "compared with" for rest in found.values()) == 1
+    # five against five and 66 pairs of arms: no outcome at all could be significant
+    assert {rest[2] for rest in found.values()} == {"compared with", "n too small"}
+    assert found["init=never lr=0.1"][:2] == ["0 of 5", "not by the end"]
+
+
+def test_a_phone_scrolls_the_table_and_not_the_page(chrome: webdriver.Chrome, captured: Path) -> None:
+    """Every column can be scrolled into sight beside its arm; the head of the table has no empty band."""
+    shots.open_page(chrome, captured, width=390, height=800)
+    assert chrome.execute_script("return document.documentElement.scrollWidth") == 390
+    script = """
+      const box = document.querySelector("#ranking-table").parentElement, edge = box.getBoundingClientRect();
+      const seen = (cell) => cell.getBoundingClientRect();
+      const heads = [...box.querySelectorAll("thead th")];
+      const cells = [...box.querySelectorAll("#ranking tr:last-child > *")];
+      const caption = seen(box.querySelector("caption"));
+      const out = [];
+      for (const cell of cells) {
+        box.scrollLeft = 0;
+        box.scrollLeft = Math.max(0, seen(cell).right - edge.right + 2);
+        out.push(seen(cell).right <= edge.right + 1 && seen(cells[2]).left >= edge.left - 1);
+      }
+      const head = Math.max(...heads.map((head) => seen(head).height));
+      return {cells: out, head, overflow: getComputedStyle(box).overflowX, page: edge.right, caption: caption.right};
+    """
+    found = chrome.execute_script(script)
+    assert found["cells"] == [True] * 11
+    assert found["overflow"] == "auto"
+    assert found["head"] < 60
+    assert max(found["page"], found["caption"]) <= 390
+
+
+def test_a_ranking_of_twelve_is_whole(chrome: webdriver.Chrome, captured: Path) -> None:
+    shots.open_page(chrome, captured, width=1280, height=800)
+    box = "const box = document.querySelector('#ranking-table').parentElement; "
+    inside, seen = chrome.execute_script(box + "return [box.scrollHeight, box.clientHeight]")
+    assert inside == seen
+    assert rows(chrome)[-1] == "init=zero"
+
+
+def test_the_picture_in_docs_holds_the_whole_ranking(chrome: webdriver.Chrome, captured: Path) -> None:
+    header = PICTURE.read_bytes()[:24]
+    width, height = (int.from_bytes(header[at : at + 4]) for at in (16, 20))
+    shots.open_page(chrome, captured, width=width, height=height)
+    bottom = "return document.querySelector('#ranking tr:last-child').getBoundingClientRect().bottom"
+    assert chrome.execute_script(bottom) <= height <= 2500
+    assert PICTURE.stat().st_size < 500_000
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1280])
 def test_no_sideways_scrolling(chrome: webdriver.Chrome, page: Path, width: int) -> None:
     shots.open_page(chrome, page, width=width, height=800)
     assert chrome.execute_script("return document.documentElement.scrollWidth") <= width

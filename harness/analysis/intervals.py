@@ -4,6 +4,7 @@ Shapes: A arms, R resamples, m and n runs.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -121,6 +122,7 @@ def _score_end(theta: Array, m: Array, n: Array, z: float) -> Array:
     return np.asarray(np.where(theta == 0, 0.0, low))
 
 
+@lru_cache(maxsize=4)
 def resampling_weights(n: int, sampling: Sampling, stream: int = 0) -> Array:
     """How often each run is in each resample, over n: (R, n), so that ``values @ weights.T`` are resampled means.
 
@@ -130,7 +132,10 @@ def resampling_weights(n: int, sampling: Sampling, stream: int = 0) -> Array:
         stream: arms that are resampled independently of each other need different ones.
     """
     generator = np.random.default_rng([sampling.seed, stream])
-    return np.asarray(generator.multinomial(n, np.full(n, 1 / n), size=sampling.resamples) / n)
+    weights = np.asarray(generator.multinomial(n, np.full(n, 1 / n), size=sampling.resamples) / n)
+    # kept for the next arm of that size, and so nobody's to change
+    weights.flags.writeable = False
+    return weights
 
 
 def mean_intervals(values: Array, sampling: Sampling) -> tuple[Array, Array]:

@@ -12,6 +12,8 @@ from harness.report.numbers import one
 from harness.schema import STATUSES
 
 _MOST_REASON = 160
+DETAILED_BEST, DETAILED_LAST = 950, 50
+"""Arms in between, by the ranking, have no curves, maps and comparisons: a browser has to hold the page."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Arms:
         numbers: label -> arm.
         of_trial: trial_id -> arm.
         trials: the trials, with their arm in the column ``arm``.
+        detailed: the arms that figures and comparisons are made of.
     """
 
     by: list[str]
@@ -31,16 +34,26 @@ class Arms:
     numbers: dict[str, int]
     of_trial: dict[str, int]
     trials: pd.DataFrame
+    detailed: frozenset[int]
+
+
+def kept_places(count: int) -> list[int]:
+    """Of so many arms, best first, the places of the best and the last ones; all if there are few enough."""
+    if count <= DETAILED_BEST + DETAILED_LAST:
+        return list(range(count))
+    return [*range(DETAILED_BEST), *range(count - DETAILED_LAST, count)]
 
 
 def number(trials: pd.DataFrame, by: Sequence[str], order: Sequence[str]) -> Arms:
-    """Number the arms, those named in ``order`` (labels, best first) before the others."""
+    """Number the arms, those named in ``order`` (labels of arms with finished runs, best first) before the others."""
     labels = analysis.arm_labels(trials, by)
     names = list(dict.fromkeys([*order, *sorted(labels.unique())]))
     numbers = {name: index for index, name in enumerate(names)}
     arm = labels.map(numbers).astype(int)
     of_trial = dict(zip(trials["trial_id"], arm, strict=True))
-    return Arms(list(by), names, numbers, of_trial, trials.assign(arm=arm))
+    few = len(names) <= DETAILED_BEST + DETAILED_LAST
+    detailed = frozenset(kept_places(len(names) if few or not order else len(order)))
+    return Arms(list(by), names, numbers, of_trial, trials.assign(arm=arm), detailed)
 
 
 def text_of(value: Any) -> str:  # noqa: ANN401 - whatever a column of choices holds

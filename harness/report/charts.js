@@ -89,17 +89,19 @@ function faded(colour, alpha) {
   return `rgba(${r},${g},${b},${alpha})`;
 }
 
-const clockTitle = () => (state.clock === "steps" ? "training steps" : "training time (s)");
+const clockTitle = () => (clock().unit === "steps" ? "training steps" : "training time (s)");
 
 function drawCurves(arms) {
   const metric = byId("metric").value;
   const traces = [];
-  const found = arms.filter((arm) => DATA.curves[arm.id]);
+  const steps = clock().unit === "steps";
+  const found = arms.filter((arm) => DATA.curves[arm.id] && (steps || clock().seconds[arm.id]));
+  const alpha = found.length > 5 ? 0.08 : 0.15;
   for (const arm of found) {
-    const curve = DATA.curves[arm.id], look = style(arm), x = state.clock === "steps" ? curve.step : curve.seconds;
+    const curve = DATA.curves[arm.id], look = style(arm), x = steps ? curve.step : clock().seconds[arm.id];
     const [low, middle, high] = curve[metric];
     const edge = { x, mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
-    traces.push({ ...edge, y: low }, { ...edge, y: high, fill: "tonexty", fillcolor: faded(look.colour, 0.15) });
+    traces.push({ ...edge, y: low }, { ...edge, y: high, fill: "tonexty", fillcolor: faded(look.colour, alpha) });
     traces.push({
       x, y: middle, mode: "lines+markers", name: escaped(arm.name), line: { color: look.colour, dash: look.dash, width: 2 },
       marker: { symbol: look.symbol, size: 7, color: look.colour, maxdisplayed: 12 },
@@ -108,7 +110,7 @@ function drawCurves(arms) {
         "quartiles %{customdata[0]} to %{customdata[1]}, n = %{customdata[2]}<extra></extra>",
     });
   }
-  const target = DATA.ranking[state.target].value;
+  const target = entryShown().value;
   const line = { type: "line", xref: "paper", x0: 0, x1: 1, y0: target, y1: target, line: { color: cssColour("--soft"), width: 1, dash: "dot" } };
   const mark = {
     text: `target ${target}`, xref: "paper", x: 0, xanchor: "left", y: byId("log-y").checked ? Math.log10(target) : target, yanchor: "bottom",
@@ -124,12 +126,13 @@ function drawCurves(arms) {
 }
 
 function drawSurvival(arms, all) {
-  const entry = DATA.survival[state.target];
+  const entry = clock().survival[state.target];
+  const rows = new Map(entryShown().rows.map((row) => [row.arm, row]));
+  const isNever = (arm) => rows.get(arm.id).n > 0 && rows.get(arm.id).reached === 0;
   const traces = [];
-  const reached = arms.filter((arm) => entry[arm.id] && !entry[arm.id].never);
+  const reached = arms.filter((arm) => entry[arm.id] && !isNever(arm));
   for (const arm of reached) {
-    const curve = entry[arm.id][state.clock], look = style(arm);
-    if (!curve) continue;
+    const curve = entry[arm.id], look = style(arm);
     traces.push({
       x: curve.x, y: curve.y, mode: "lines+markers", name: escaped(arm.name),
       line: { color: look.colour, dash: look.dash, width: 2, shape: "hv" }, marker: { symbol: look.symbol, size: 7, color: look.colour },
@@ -137,9 +140,9 @@ function drawSurvival(arms, all) {
       hovertemplate: `<b>${escaped(arm.name)}</b><br>at %{x:.4~g}: %{customdata} still below the target<extra></extra>`,
     });
   }
-  const never = all.filter((arm) => entry[arm.id] && entry[arm.id].never);
+  const never = all.filter(isNever);
   if (never.length) {
-    const ends = Object.values(entry).flatMap((one) => (one && one[state.clock] ? one[state.clock].x : []));
+    const ends = Object.values(entry).flatMap((one) => one.x.slice(-1));
     const names = never.slice(0, 12).map((arm) => escaped(shortened(arm.name))).join("<br>");
     const rest = never.length > 12 ? `<br>and ${never.length - 12} more` : "";
     traces.push({
@@ -154,6 +157,25 @@ function drawSurvival(arms, all) {
   legend("survival-legend", reached);
   const note = never.length ? `Never within the budget (thick grey line): ${never.map((arm) => shortened(arm.name)).slice(0, 40).join("; ")}${never.length > 40 ? "; ..." : ""}.` : "";
   byId("never").textContent = note;
+}
+
+function drawProfile(arms) {
+  const { factors, shares } = clock().profile;
+  const found = arms.filter((arm) => shares[arm.id]);
+  const traces = found.map((arm) => {
+    const look = style(arm);
+    return {
+      x: factors, y: shares[arm.id], mode: "lines+markers", name: escaped(arm.name),
+      line: { color: look.colour, dash: look.dash, width: 2, shape: "hv" },
+      marker: { symbol: look.symbol, size: 7, color: look.colour, maxdisplayed: 9 }, customdata: shares[arm.id].map(percent),
+      hovertemplate: `<b>${escaped(arm.name)}</b><br>%{customdata} of its tasks within %{x:.3~g} times the soonest<extra></extra>`,
+    };
+  });
+  draw("profile", traces, layout(
+    axis("times the soonest arm's time", { type: "log", tickvals: [1, 2, 4, 8, 16], range: [-0.02, Math.log10(17)] }),
+    axis("share of tasks done", { range: [-0.04, 1.06], tickformat: ".0%" }),
+  ));
+  legend("profile-legend", found);
 }
 
 function drawThroughput(arms) {
@@ -281,6 +303,7 @@ function drawSignals(arms) {
 function drawFigures(arms, selected) {
   drawCurves(selected);
   drawSurvival(selected, arms);
+  drawProfile(selected);
   drawThroughput(selected);
   for (const side of ["a", "b"]) drawHeat(side);
   drawSignals(selected);

@@ -34,6 +34,13 @@ def _parser() -> _Parser:
     parser.add_argument(
         "--format", choices=list(_FORMS), default="html", help="html: one self-contained page (default)"
     )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE,VALUE",
+        help="only trials with one of these values, ranked and tested by themselves; may be repeated",
+    )
     parser.add_argument("--output", metavar="FILE", help="default: DIR/report.html; md and json: standard output")
     return parser
 
@@ -42,18 +49,18 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     try:
         options = _parser().parse_args(arguments)
-        _run(Path(options.folder), options.format, options.output)
+        _run(Path(options.folder), options.format, options.output, options.where)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _run(folder: Path, form: str, output: str | None) -> None:
+def _run(folder: Path, form: str, output: str | None, where: Sequence[str]) -> None:
     frames, problems = read(folder)
     for line in problems:
         print(f"warning: {line}", file=sys.stderr)
-    text = _FORMS[form](content(frames, folder, problems))
+    text = _FORMS[form](content(frames, folder, problems, where))
     if output is None and form != "html":
         print(text, end="")
         return

@@ -2,15 +2,19 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.analysis import CHOICES
 from harness.errors import UsageError
 from harness.reading import Frames, files, load
+from harness.report.arms import text_of
 from harness.schema import SCHEMA_VERSION, schema
 
+_MOST_NAMED = 20
 _CURVES = ("trial_id", "step", "train_time_s", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 _LAYERS = (
     *("trial_id", "parameter", "step", "weight_norm", "update_norm", "bit_equal"),
@@ -35,6 +39,34 @@ def read(folder: Path) -> tuple[Frames, list[str]]:
         unread = f" ({len(problems)} of its files cannot be read: {problems[0]})" if problems else ""
         raise UsageError(f"{folder}: no readable trial in it{unread}; give the results.dir of a run that has ended")
     return frames, problems + _versions(folder)
+
+
+def narrowed(frames: Frames, where: Sequence[str]) -> Frames:
+    """The trials that have one of the values in every ``COLUMN=VALUE,VALUE``, and what belongs to them.
+
+    Raises:
+        UsageError: an unknown column or value, or nothing is left.
+    """
+    trials = frames.trials
+    for given in where:
+        column, _, values = given.partition("=")
+        if column not in (*CHOICES, "seed", "status"):
+            raise UsageError(
+                f"--where {given}: no such choice; give COLUMN=VALUE,VALUE, COLUMN of: {', '.join(CHOICES)}"
+            )
+        texts = frames.trials[column].map(text_of)
+        wanted = values.split(",")
+        unknown = [value for value in wanted if not (texts == value).any()]
+        if unknown:
+            there = ", ".join(sorted(texts.unique())[:_MOST_NAMED])
+            raise UsageError(f"--where {given}: no trial has {column}={unknown[0]}; there is: {there}")
+        trials = trials[texts.loc[trials.index].isin(wanted)]
+    if trials.empty:
+        raise UsageError(f"--where {' --where '.join(where)}: no trial has all of these; give fewer conditions")
+    if not where:
+        return frames
+    rest = [frame[frame["trial_id"].isin(trials["trial_id"])] for frame in (frames.curves, frames.layers)]
+    return Frames(trials, *rest)
 
 
 def _versions(folder: Path) -> list[str]:

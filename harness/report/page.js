@@ -1,9 +1,14 @@
 // The page: what is chosen, the tables, and when which figure is drawn. No statistics here: all numbers are Python's.
 "use strict";
 
+const WHOLE_ROWS = 30;
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const state = { target: DATA.default_target, top: DATA.top, clock: "steps", filters: new Map(), picked: new Map() };
+const state = { target: DATA.default_target, top: DATA.top, clock: 0, filters: new Map(), picked: new Map() };
 const byId = (id) => document.getElementById(id);
+
+/** Steps, or the seconds of one machine and kernel, with their ranking, survival curves and profiles. */
+const clock = () => DATA.clocks[state.clock];
+const entryShown = () => clock().ranking[state.target];
 
 /** An element with attributes, text and children; text is always text, never markup. */
 function element(tag, attributes = {}, ...children) {
@@ -36,7 +41,7 @@ function range(low, high, form = shown) {
 /** Arms that pass every filter, the best of the chosen target first. */
 function eligible() {
   const passes = (arm) => [...state.filters].every(([column, values]) => values.has(arm.values[column]));
-  return DATA.ranking[state.target].rows.map((row) => DATA.arms[row.arm]).filter(passes);
+  return entryShown().rows.map((row) => DATA.arms[row.arm]).filter(passes);
 }
 
 /** Those of them that the figures draw: the first few, unless a box was ticked or cleared by hand. */
@@ -92,10 +97,18 @@ function filterBox(filter) {
 
 function setUpControls() {
   const select = byId("target");
-  DATA.ranking.forEach((entry, index) => select.append(element("option", { value: index }, entry.label)));
+  clock().ranking.forEach((entry, index) => select.append(element("option", { value: index }, entry.label)));
   select.value = String(state.target);
   select.addEventListener("change", () => { state.target = Number(select.value); update(); });
-  byId("clock").addEventListener("change", (event) => { state.clock = event.target.value; update(); });
+  const both = document.querySelectorAll("select.clock");
+  for (const one of both) {
+    DATA.clocks.forEach((own, index) => one.append(element("option", { value: index }, own.label)));
+    one.addEventListener("change", () => {
+      state.clock = Number(one.value);
+      for (const other of both) other.value = one.value;
+      update();
+    });
+  }
   const top = byId("top");
   const counts = [5, 8, 12, 20, 40].filter((count) => count < DATA.arms.length);
   for (const count of counts) top.append(element("option", { value: count }, `best ${count}`));
@@ -143,6 +156,13 @@ function forest(estimate, low, high, scale, reference) {
 /** A cell of an estimate with its interval below it. */
 const measured = (estimate, interval) => element("td", {}, estimate, element("div", { class: "interval" }, interval));
 
+/** A mean in which every run counts with the whole budget is a bound. */
+const mean = (row, value) => (value === undefined || value === null ? "-" : `${row.reached ? "" : "> "}${shown(value)}`);
+const pLogrank = (row) => (row.few ? "n too small" : probability(row.p_logrank));
+
+/** A name that breaks between its parts, if it has to. */
+const named = (arm) => arm.name.split(/(?<=[_= ])/).flatMap((part) => [part, element("wbr")]);
+
 function rankingRow(row, arm, isDrawn, scale, reference) {
   const box = element("input", { type: "checkbox", checked: isDrawn, "aria-label": `draw ${arm.name}` });
   box.addEventListener("change", () => { state.picked.set(arm.id, box.checked); update(); });
@@ -153,20 +173,20 @@ function rankingRow(row, arm, isDrawn, scale, reference) {
     { class: isDrawn ? "drawn" : "undrawn", "data-arm": arm.id },
     element("td", { class: "key" }, element("label", {}, box, swatch(arm))),
     element("td", { class: "number" }, shown(row.rank)),
-    element("th", { scope: "row", class: "name" }, arm.name),
+    element("th", { scope: "row", class: "name" }, ...named(arm)),
     element("td", { class: `verdict ${row.kind}` }, row.verdict),
     measured(`${row.reached} of ${row.n}`, range(row.share_low, row.share_high, percent)),
-    measured(shown(time.estimate), range(time.low, time.high)),
+    measured(mean(row, time.estimate), range(time.low, time.high)),
     element("td", {}, time.estimate === undefined ? "" : forest(time.estimate, time.low, time.high, scale, reference)),
-    measured(shown(difference.estimate), range(difference.low, difference.high)),
+    measured(mean(row, difference.estimate), row.reached ? range(difference.low, difference.high) : ""),
     element("td", { class: "number" }, percent(row.better)),
     element("td", { class: "number" }, probability(row.p)),
-    element("td", { class: "why" }, row.why),
+    element("td", { class: "why" }, row.why ?? ""),
   );
 }
 
 function drawRanking(arms, selected) {
-  const entry = DATA.ranking[state.target];
+  const entry = entryShown();
   const rows = new Map(entry.rows.map((row) => [row.arm, row]));
   const ends = entry.rows.flatMap((row) => (row.time ? [row.time.low ?? row.time.estimate, row.time.high ?? row.time.estimate] : []));
   const scale = [0, Math.max(...ends, 1)];
@@ -174,10 +194,28 @@ function drawRanking(arms, selected) {
   const chosen = new Set(selected.map((arm) => arm.id));
   byId("ranking").replaceChildren(...arms.map((arm) => rankingRow(rows.get(arm.id), arm, chosen.has(arm.id), scale, best)));
   byId("ranking-empty").hidden = arms.length > 0;
+  byId("ranking-table").parentElement.classList.toggle("tall", arms.length > WHOLE_ROWS);
+  byId("head-mean").textContent = `mean ${entry.unit}`;
+  byId("head-later").textContent = `${entry.unit} later`;
   byId("ranking-caption").textContent = entry.caption;
   byId("ranking-notes").textContent = entry.notes.join(" ");
   byId("conclusion").textContent = entry.conclusion;
-  byId("printed").textContent = `Target: ${entry.label}. Drawn: ${selected.length} of ${arms.length} arms that pass the filters, ${DATA.arms.length} in all.`;
+  byId("printed").textContent = `Target: ${entry.label}. Time in ${clock().label}. ` +
+    `Drawn: ${selected.length} of ${arms.length} arms that pass the filters, ${DATA.arms.length} in all.`;
+}
+
+/** Beside the survival curves: when half of the runs are there, and the log-rank test. */
+function drawTests(selected) {
+  const entry = entryShown(), rows = new Map(entry.rows.map((row) => [row.arm, row]));
+  const own = selected.map((arm) => [arm, rows.get(arm.id)]).filter(([, row]) => row.n);
+  byId("tests-median").textContent = `half are there (${entry.unit})`;
+  byId("tests").replaceChildren(...own.map(([arm, row]) => element(
+    "tr", {},
+    element("td", { class: "key" }, swatch(arm)), element("th", { scope: "row", class: "name" }, ...named(arm)),
+    element("td", { class: "number" }, `${row.reached} of ${row.n}`),
+    element("td", { class: "number" }, row.median === undefined ? "not by the end" : shown(row.median)),
+    element("td", { class: "number" }, arm.name === entry.reference ? "compared with" : pLogrank(row)),
+  )));
 }
 
 /** Rows of the tables that belong to no arm that passes the filters are hidden. */
@@ -187,7 +225,9 @@ function filterRows(arms) {
     row.hidden = !row.dataset.arms.split(" ").some((id) => ids.has(Number(id)));
   }
   const failures = [...document.querySelectorAll("#failures tr")];
-  byId("failures-none").hidden = failures.some((row) => !row.hidden);
+  const some = failures.some((row) => !row.hidden);
+  byId("failures-none").hidden = some;
+  byId("failures").closest(".scroll").hidden = !some;
 }
 
 function drawCompleteness(arms) {
@@ -210,9 +250,14 @@ function setOptions(select, arms, fallback) {
 function update() {
   const arms = eligible();
   const selected = drawn(arms);
-  const some = `${selected.length} of ${arms.length} arms drawn`;
-  byId("count").textContent = arms.length === DATA.arms.length ? some : `${some}; ${DATA.arms.length - arms.length} filtered out`;
+  const bare = selected.filter((arm) => !DATA.curves[arm.id]).length;
+  const out = entryShown().rows.length - arms.length, elsewhere = DATA.arms.length - entryShown().rows.length;
+  byId("count").textContent = [
+    `${selected.length - bare} of ${arms.length} arms drawn`, bare && `${bare} without curves`, out && `${out} filtered out`,
+    elsewhere && `${elsewhere} on another device or kernel`,
+  ].filter(Boolean).join("; ");
   drawRanking(arms, selected);
+  drawTests(selected);
   filterRows(arms);
   drawCompleteness(arms);
   const mapped = arms.filter((arm) => DATA.heat[arm.id]);

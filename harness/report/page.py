@@ -13,7 +13,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 _DRAWN = (
-    *("arms", "filters", "statuses", "default_target", "top", "ranking", "curves", "survival", "heat", "heat_range"),
+    *("arms", "filters", "statuses", "default_target", "top", "clocks", "curves", "heat", "heat_range"),
     *("signals", "throughput"),
 )
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
@@ -27,10 +27,23 @@ def html(report: dict[str, Any]) -> str:
         report=report | {"conclusion": report["ranking"][report["default_target"]]["conclusion"]},
         policy=POLICY,
         css=Markup(_own("report.css")),  # noqa: S704 - our own file
-        blob=Markup(blob({name: report[name] for name in _DRAWN})),  # noqa: S704 - blob escapes
+        blob=Markup(blob({name: report[name] for name in _DRAWN} | {"clocks": _short(report["clocks"])})),  # noqa: S704 - blob escapes
         plotly=Markup(_plotly()),  # noqa: S704 - the package's own file
         script=Markup(_own("charts.js") + _own("page.js")),  # noqa: S704 - our own files
     )
+
+
+def _short(clocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The clocks without what a row of a ranking lacks: there may be thousands of rows, several times."""
+    empty = {"few": False, "why": ""}
+
+    def short(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in row.items() if value is not None and empty.get(name) != value}
+
+    return [
+        clock | {"ranking": [entry | {"rows": [short(row) for row in entry["rows"]]} for entry in clock["ranking"]]}
+        for clock in clocks
+    ]
 
 
 def blob(value: Any) -> str:  # noqa: ANN401 - whatever JSON can hold

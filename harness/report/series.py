@@ -10,16 +10,15 @@ import pandas as pd
 
 from harness import analysis
 from harness.analysis import Frames
+from harness.analysis.grouping import Unit
 from harness.report.arms import Arms
 from harness.report.numbers import kept
 
 METRICS = ("test_accuracy", "train_accuracy", "test_loss", "train_loss")
-DETAILED_ARMS = 1000
-"""Arms beyond so many, in the order of the ranking, have no curves and maps on the page: a browser has to hold it."""
-
 _CURVE_POINTS, _HEAT_CELLS = 60_000, 400_000
 _SIGNALS = {"moment": "output_moment", "gain": "gradient_gain"}
 _LOWEST_POWER, _HIGHEST_POWER = -10, 3
+_FACTORS = [2 ** (tenth / 10) for tenth in range(41)]
 
 
 def thinned(steps: Sequence[int], most: int) -> list[int]:
@@ -36,9 +35,9 @@ def curve_points(arms: int) -> int:
 
 
 def curves(frames: Frames, arms: Arms) -> dict[int, dict[str, Any]]:
-    """Arm -> step, median training seconds, n, and per metric (q25, median, q75), each a list over steps."""
-    wide = pd.concat({name: _bands(frames, arms, name) for name in (*METRICS, "train_time_s")}, axis=1).sort_index()
-    most = curve_points(min(len(arms.names), DETAILED_ARMS))
+    """Arm -> step, n, and per metric (q25, median, q75), each a list over steps."""
+    wide = pd.concat({name: _bands(frames, arms, name) for name in METRICS}, axis=1).sort_index()
+    most = curve_points(len(arms.detailed))
     columns = {name: wide[name].to_numpy(float) for name in wide}
     steps = wide.index.get_level_values("step").to_numpy()
     found = {}
@@ -46,35 +45,54 @@ def curves(frames: Frames, arms: Arms) -> dict[int, dict[str, Any]]:
         at = places[np.array(thinned(range(len(places)), most))]
         found[int(str(arm))] = {
             "step": steps[at].tolist(),
-            "seconds": kept(columns["train_time_s", "median"][at]),
             "n": kept(np.nan_to_num(columns["test_accuracy", "n"][at])),
             **{name: [kept(columns[name, part][at]) for part in ("q25", "median", "q75")] for name in METRICS},
         }
     return found
 
 
+def seconds(frames: Frames, arms: Arms, drawn: dict[int, dict[str, Any]]) -> dict[int, list[Any]]:
+    """Arm -> the median training seconds of its trials in ``frames`` at each step of its curve."""
+    medians = _bands(frames, arms, "train_time_s")["median"]
+    return {
+        int(str(arm)): kept(own.droplevel("arm").reindex(drawn[int(str(arm))]["step"]))
+        for arm, own in medians.groupby(level="arm", sort=True)
+        if int(str(arm)) in drawn
+    }
+
+
 def _bands(frames: Frames, arms: Arms, metric: str) -> pd.DataFrame:
     """Quartiles and n by (arm, step); where a metric is not finite it has no row."""
     table = analysis.curve_bands(frames, metric, by=arms.by)
     table = table.assign(arm=table["arm"].astype(str).map(arms.numbers).astype(int))
-    return table[table["arm"] < DETAILED_ARMS].set_index(["arm", "step"])[["n", "q25", "median", "q75"]]
+    return table[table["arm"].isin(arms.detailed)].set_index(["arm", "step"])[["n", "q25", "median", "q75"]]
 
 
 def is_thinned(frames: Frames, arms: Arms) -> bool:
     """Whether some curve has more evaluated steps than the page shows."""
-    return int(frames.curves["step"].nunique()) > curve_points(min(len(arms.names), DETAILED_ARMS))
+    return int(frames.curves["step"].nunique()) > curve_points(len(arms.detailed))
 
 
-def survival(frames: Frames, arms: Arms, target: float) -> dict[int, dict[str, Any]]:
-    """Arm -> ``never`` and, in steps and in seconds, the corners (x, y) of its Kaplan-Meier curve."""
-    found: dict[int, dict[str, Any]] = {}
-    for unit in ("steps", "seconds"):
-        table = analysis.survival_curves(frames, target=target, unit=unit, by=arms.by)
-        times, shares = kept(table["time"]), kept(table["share"])
-        for label, start, stop in _runs(table["arm"].tolist()):
-            curve = found.setdefault(arms.numbers[label], {"never": shares[stop - 1] == 1})
-            curve[unit] = {"x": times[start:stop], "y": shares[start:stop]}
-    return found
+def survival(frames: Frames, arms: Arms, target: float, unit: Unit) -> dict[int, dict[str, Any]]:
+    """Arm -> the corners (x, y) of its Kaplan-Meier curve."""
+    table = analysis.survival_curves(frames, target=target, unit=unit, by=arms.by)
+    times, shares = kept(table["time"]), kept(table["share"])
+    return {
+        arms.numbers[label]: {"x": times[start:stop], "y": shares[start:stop]}
+        for label, start, stop in _runs(table["arm"].tolist())
+        if arms.numbers[label] in arms.detailed
+    }
+
+
+def profile(frames: Frames, arms: Arms, unit: Unit) -> dict[str, Any]:
+    """Performance profiles: ``factors``, and in ``shares`` arm -> share of its tasks done within each."""
+    table = analysis.profiles(frames, unit=unit, by=arms.by, factors=_FACTORS)
+    shares = table["share"].to_numpy(float).reshape(-1, len(_FACTORS))
+    numbers = [arms.numbers[label] for label in table["arm"].iloc[:: len(_FACTORS)]]
+    return {
+        "factors": kept(_FACTORS),
+        "shares": {arm: kept(own, 3) for arm, own in zip(numbers, shares, strict=True) if arm in arms.detailed},
+    }
 
 
 def _runs(labels: Sequence[str]) -> Iterator[tuple[str, int, int]]:
@@ -89,7 +107,7 @@ def _layers_of(frames: Frames, arms: Arms) -> pd.DataFrame:
     layers = frames.layers
     arm = layers["trial_id"].map(arms.of_trial).astype("Int64")
     layers = layers.assign(arm=arm, parameter=layers["parameter"].astype(str))
-    return layers[arm.notna() & (arm < DETAILED_ARMS)]
+    return layers[arm.isin(arms.detailed)]
 
 
 def heat(frames: Frames, arms: Arms) -> tuple[dict[int, dict[str, Any]], tuple[int, int]]:
@@ -102,8 +120,7 @@ def heat(frames: Frames, arms: Arms) -> tuple[dict[int, dict[str, Any]], tuple[i
     """
     layers = _layers_of(frames, arms)
     layers = layers[layers["step"] > 0]
-    shown = min(len(arms.names), DETAILED_ARMS)
-    most = min(40, max(8, _HEAT_CELLS // max(1, shown * max(1, layers["parameter"].nunique()))))
+    most = min(40, max(8, _HEAT_CELLS // max(1, len(arms.detailed) * max(1, layers["parameter"].nunique()))))
     layers = layers[layers["step"].isin(thinned(sorted(layers["step"].unique()), most))]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = layers["update_norm"].to_numpy() / layers["weight_norm"].to_numpy()

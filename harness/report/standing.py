@@ -1,24 +1,75 @@
-"""The ranking of every target as the page shows it: rows of numbers, a verdict and its reason."""
+"""The ranking of every target as the page shows it, in steps and in seconds: rows of numbers, a verdict, its reason."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import comb
 from typing import Any
 
 import numpy as np
 
 from harness import analysis
 from harness.analysis import Frames, Ranking
-from harness.report.arms import Arms
+from harness.analysis.grouping import Unit
+from harness.report.arms import Arms, kept_places, text_of
 from harness.report.numbers import one
-from harness.report.words import caption, conclusion
+from harness.report.words import caption, conclusion, speed_note
 
-_KINDS = {"better": "best", "worse": "worse", "no finished run": "bad"}
-COMPARED_ARMS = 1000
-"""Arms beyond so many, in the order of the ranking, get no interval of their distance from the best."""
+_KINDS = {"better": "best", "worse": "worse", "no finished run": "bad", "planned for fewer steps": "bad"}
+_LEVEL = 0.95
+MACHINE = ("device", "device_model", "kernel")
+"""Seconds are compared within one of these only."""
 
 
-def rankings(frames: Frames, by: Sequence[str]) -> list[Ranking]:
-    """One for each pre-set target, rising."""
-    return [analysis.ranking(frames, target=target, by=by) for target in analysis.targets_of(frames.trials)]
+@dataclass(frozen=True)
+class Clock:
+    """A measure of time and the trials that can be compared by it.
+
+    Attributes:
+        label: for the reader.
+        unit: steps or seconds.
+        where: in seconds the machine and kernel, "" in steps.
+        frames: the trials of that machine and kernel; in steps all.
+        rankings: one for each pre-set target, rising.
+    """
+
+    label: str
+    unit: Unit
+    where: str
+    frames: Frames
+    rankings: list[Ranking]
+
+
+def clocks(frames: Frames, by: Sequence[str]) -> list[Clock]:
+    """Steps, over all trials; then training seconds, for each device and kernel by itself."""
+    targets = analysis.targets_of(frames.trials)
+    found = [Clock("steps", "steps", "", frames, _rankings(frames, targets, by, "steps"))]
+    trials = frames.trials
+    places = list(trials.groupby(list(MACHINE), dropna=False, observed=True, sort=True).indices.items())
+    machines = [(values, _only(frames, own)) for values, own in places]
+    timed = [(values, own) for values, own in machines if analysis.budget_of(own, "seconds") > 0]
+    for values, own in timed:
+        where = _where(values)
+        label = "training seconds" if len(timed) == 1 else f"training seconds, {where}"
+        found.append(Clock(label, "seconds", where, own, _rankings(own, targets, by, "seconds")))
+    return found
+
+
+def _rankings(frames: Frames, targets: Sequence[float], by: Sequence[str], unit: Unit) -> list[Ranking]:
+    return [analysis.ranking(frames, target=target, unit=unit, by=by) for target in targets]
+
+
+def _only(frames: Frames, places: Any) -> Frames:  # noqa: ANN401 - pandas says array or list
+    """The trials at these places, with their curves; no layers."""
+    if len(places) == len(frames.trials):
+        return frames
+    trials = frames.trials.iloc[places]
+    curves = frames.curves[frames.curves["trial_id"].isin(trials["trial_id"])]
+    return Frames(trials, curves, frames.layers.iloc[:0])
+
+
+def _where(values: Any) -> str:  # noqa: ANN401 - a group's key has the columns' types
+    device, model, kernel = (text_of(value) for value in values)
+    return f"{device if model == 'none' else model}, kernel {kernel}"
 
 
 def chosen(found: Sequence[Ranking]) -> int:
@@ -27,36 +78,39 @@ def chosen(found: Sequence[Ranking]) -> int:
     return max(reached, default=0)
 
 
-def entries(frames: Frames, found: Sequence[Ranking], arms: Arms, described: Sequence[dict[str, Any]]) -> list[Any]:
+def entries(clock: Clock, arms: Arms, described: Sequence[dict[str, Any]]) -> list[Any]:
     """What the page needs of each target: label, caption, conclusion and rows."""
+    trials = clock.frames.trials
+    caution = speed_note(trials, analysis.arm_labels(trials, arms.by)) if clock.where else ""
     return [
         {
             "value": entry.target,
             "label": f"test accuracy {entry.target:g}",
-            "caption": caption(entry),
-            "notes": entry.notes,
-            "conclusion": conclusion(entry, found),
+            "caption": caption(entry, clock.where),
+            "notes": [*entry.notes, *filter(None, [caution])],
+            "conclusion": " ".join(filter(None, [conclusion(entry, clock.rankings, clock.where), caution])),
             "budget": one(entry.budget),
-            "rows": _rows(frames, entry, arms, described),
+            "unit": entry.unit,
+            "reference": entry.reference,
+            "rows": _rows(clock, entry, arms, described),
         }
-        for entry in found
+        for entry in clock.rankings
     ]
 
 
-def _rows(frames: Frames, entry: Ranking, arms: Arms, described: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    differences = _differences(frames, entry, arms.by)
+def _rows(clock: Clock, entry: Ranking, arms: Arms, described: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    against = _against(clock, entry, arms.by)
     times = entry.table["rmst"].to_numpy(float)
     rows = []
     for place, row in enumerate(entry.table.to_dict("records")):
         own = described[arms.numbers[row["arm"]]]
         finished = not np.isnan(row["rmst"])
-        verdict = _verdict(row, entry)
         rows.append(
             {
                 "arm": own["id"],
                 # arms with the same time share a place
                 "rank": 1 + int((times[:place] < row["rmst"]).sum()) if finished else None,
-                "verdict": verdict,
+                "verdict": _verdict(row, entry),
                 "kind": _kind(row["verdict"]),
                 "reached": int(row["successes"]),
                 "n": int(row["n"]),
@@ -65,9 +119,9 @@ def _rows(frames: Frames, entry: Ranking, arms: Arms, described: Sequence[dict[s
                 "share_high": one(row["success_high"]) if finished else None,
                 "time": _estimate(row["rmst"], row["rmst_low"], row["rmst_high"]) if finished else None,
                 "median": one(row["median"]),
-                "difference": differences.get(row["arm"]),
                 "better": one(row["improvement"]),
                 "p": one(row["p_holm"]),
+                **against.get(row["arm"], _NOT_COMPARED),
                 "why": _why(row, own),
             }
         )
@@ -78,27 +132,62 @@ def _estimate(value: float, low: float | None, high: float | None) -> dict[str, 
     return {"estimate": one(value), "low": one(low), "high": one(high)}
 
 
-def _differences(frames: Frames, entry: Ranking, by: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Arm -> how much later than the reference it gets there, with its interval."""
-    found = {arm.label: arm for arm in analysis.arms(frames, target=entry.target, by=by) if arm.n_effective}
+_NOT_COMPARED: dict[str, Any] = {"difference": None, "p_logrank": None, "few": False}
+
+
+def _against(clock: Clock, entry: Ranking, by: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Arm -> how it differs from the reference.
+
+    Returns:
+        ``difference``: how much later it gets there, with its interval; ``p_logrank``: of the log-rank test, by Holm
+        for all pairs of arms; None where the runs are too ``few`` to show anything.
+    """
+    found = {
+        arm.label: arm
+        for arm in analysis.arms(clock.frames, target=entry.target, unit=clock.unit, by=by)
+        if arm.n_effective
+    }
     if entry.reference not in found:
         return {}
-    base = found[entry.reference].times_effective
-    differences = {}
-    for label in entry.table["arm"].iloc[:COMPARED_ARMS]:
-        if label in found and label != entry.reference:
-            value = analysis.rmst_difference(found[label].times_effective, base, entry.budget)
-            ends = (value.interval.low, value.interval.high) if value.interval else (None, None)
-            differences[label] = _estimate(value.value, *ends)
-    return differences
+    base, pairs = found[entry.reference].times_effective, comb(len(found), 2)
+    labels = [label for label in entry.table["arm"] if label in found]
+    labels = [labels[place] for place in kept_places(len(labels)) if labels[place] != entry.reference]
+    times = [found[label].times_effective for label in labels]
+    few = [not analysis.can_be_significant(len(own), len(base), _LEVEL, pairs) for own in times]
+    # the test's normal approximation may say less than so few runs can show; an exact one would not
+    tests = [
+        max(analysis.logrank(own, base, entry.budget), analysis.smallest_p(len(own), len(base)))
+        if np.isfinite([*own, *base]).any()
+        else np.nan
+        for own in times
+    ]
+    adjusted = analysis.holm(tests, family=pairs)
+    return {
+        label: {
+            "difference": _difference(own, base, entry.budget),
+            "p_logrank": None if too_few else one(p),
+            "few": too_few,
+        }
+        for label, own, p, too_few in zip(labels, times, adjusted, few, strict=True)
+    }
+
+
+def _difference(times: Any, base: Any, budget: float) -> dict[str, Any]:  # noqa: ANN401 - arrays
+    value = analysis.rmst_difference(times, base, budget)
+    ends = (value.interval.low, value.interval.high) if value.interval else (None, None)
+    return _estimate(value.value, *ends)
 
 
 def _verdict(row: Mapping[Any, Any], entry: Ranking) -> str:
-    """The analysis' verdict; that of the best says that it is the best."""
+    """The analysis' verdict; that of the best says from how many others it is separated."""
     verdict = str(row["verdict"])
     if row["arm"] != entry.reference or verdict in ("only arm", "reference") or not row["successes"]:
         return verdict
-    return "better than every other" if verdict == "better" else f"first; {verdict}"
+    if verdict == "better":
+        return "better than every other"
+    rivals = entry.table[(entry.table["arm"] != entry.reference) & (entry.table["n"] > 0)]
+    separated = int((rivals["p_holm"] <= 1 - _LEVEL + 1e-12).sum())
+    return f"first; separated from {separated} of {len(rivals)}" if separated else f"first; {verdict}"
 
 
 def _kind(verdict: str) -> str:

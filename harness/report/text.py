@@ -5,28 +5,38 @@ from typing import Any
 
 from harness.report.numbers import percent, probability, shown, to
 
-_MOST_ROWS = 20
-_LEFT_OUT = ("curves", "heat", "heat_range", "signals", "statuses", "top", "filters")
+_MOST_ROWS, _LAST_ROWS = 20, 5
+_LEFT_OUT = ("curves", "heat", "heat_range", "signals", "statuses", "top", "filters", "clocks")
 
 
 def as_json(report: dict[str, Any]) -> str:
     """All numbers but those of the pictures; targets by value, arms by name."""
     names = [arm["name"] for arm in report["arms"]]
     kept = {name: value for name, value in report.items() if name not in _LEFT_OUT}
-    kept["ranking"] = [
-        entry | {"rows": [{"name": names[row["arm"]], **row} for row in entry["rows"]]} for entry in report["ranking"]
+    kept["ranking"] = _named(report["ranking"], names)
+    kept["ranking_by_time"] = [
+        {"where": clock["where"], "ranking": _named(clock["ranking"], names)} for clock in report["clocks"][1:]
     ]
     return json.dumps(kept, indent=1, allow_nan=False) + "\n"
 
 
+def _named(entries: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
+    return [entry | {"rows": [{"name": names[row["arm"]], **row} for row in entry["rows"]]} for entry in entries]
+
+
 def markdown(report: dict[str, Any]) -> str:
-    """Conclusion, a ranking per target, throughput and completeness."""
-    default = report["ranking"][report["default_target"]]
+    """Conclusion, a ranking per target in steps and one in seconds per machine, throughput and completeness."""
+    at = report["default_target"]
+    default = report["ranking"][at]
     parts = [f"# {_plain(report['title'])}", _plain(report["facts"]), _plain(default["conclusion"])]
+    parts += map(_plain, report["left_out"])
     for entry in report["ranking"]:
         parts += [f"## Time to {entry['label']}", *_ranking(report, entry)]
+    for clock in report["clocks"][1:]:
+        parts += [f"## Seconds to {default['label']}: {_plain(clock['where'])}"]
+        parts += _ranking(report, clock["ranking"][at])
     parts += ["## Throughput", _throughput(report), "## Completeness", *_completeness(report), "## Environment"]
-    parts += [_environments(report), _plain(report["method"])]
+    parts += [_environments(report), _plain(report["method"]), _plain(f"Log-rank: {report['method_logrank']}")]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -45,29 +55,47 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _ranking(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
-    rows = [_row(report["arms"][row["arm"]]["name"], row) for row in entry["rows"][:_MOST_ROWS]]
+    shown_rows, out = _ends(entry["rows"])
+    rows = [_row(report["arms"][row["arm"]]["name"], row) for row in shown_rows]
     head = [
         "rank",
         "arm",
         "verdict",
         "reached",
         "share (95 %)",
-        "mean steps (95 %)",
+        f"mean {entry['unit']} (95 %)",
         "sooner than best",
         "p (Holm)",
+        "log-rank p",
         "why",
     ]
-    more = len(entry["rows"]) - _MOST_ROWS
-    return [_table(head, rows), f"and {more} more arms" if more > 0 else "", *map(_plain, entry["notes"])]
+    return [_table(head, rows), out, *map(_plain, entry["notes"])]
+
+
+def _ends(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """The best rows and the last ones of those with finished runs, and what is between them."""
+    if len(rows) <= _MOST_ROWS:
+        return rows, ""
+    finished = sum(row["rank"] is not None for row in rows)
+    best = min(_MOST_ROWS - _LAST_ROWS, finished)
+    last = rows[max(best, finished - _LAST_ROWS) : finished]
+    kept = [*rows[:best], *last]
+    out = f"{len(rows):,} arms: the best {best} and the last {len(last)} with finished runs are shown, "
+    return kept, (
+        f"{out}{len(rows) - len(kept):,} are not. `--format json` and the page have all; `--where COLUMN=VALUE,VALUE` "
+        "reports on fewer."
+    )
 
 
 def _row(name: str, row: dict[str, Any]) -> list[str]:
     share = "" if row["share_low"] is None else f"{percent(row['share_low'])} to {percent(row['share_high'])}"
     time = row["time"]
     interval = to(time["low"], time["high"]) if time else ""
-    mean = "-" if time is None else shown(time["estimate"]) + (f" ({interval})" if interval else "")
+    bound = "" if row["reached"] else "> "
+    mean = "-" if time is None else bound + shown(time["estimate"]) + (f" ({interval})" if interval else "")
     reached = f"{row['reached']} of {row['n']}"
-    last = [percent(row["better"]), probability(row["p"]), row["why"]]
+    logrank = "n too small" if row["few"] else probability(row["p_logrank"])
+    last = [percent(row["better"]), probability(row["p"]), logrank, row["why"]]
     return [shown(row["rank"]), name, row["verdict"], reached, share, mean, *last]
 
 
@@ -86,7 +114,8 @@ def _completeness(report: dict[str, Any]) -> list[str]:
     rows = [[row["name"], row["status"], str(row["n"]), row["seeds"], row["why"]] for row in found["failures"]]
     left_out = "\n".join(f"- {_plain(line)}" for line in found["problems"])
     bad = _table(["arm", "status", "trials", "seeds", "why"], rows[:_MOST_ROWS]) if rows else ""
-    more = f"and {len(rows) - _MOST_ROWS} more lines" if len(rows) > _MOST_ROWS else ""
+    out = len(rows) - _MOST_ROWS
+    more = f"and {out:,} more lines, which `--format json` and the page have" if out > 0 else ""
     return [_plain(f"Trials: {counts}."), *map(_plain, found["notes"]), left_out, bad, more]
 
 

@@ -8,29 +8,73 @@ import pandas as pd
 
 from harness import analysis
 from harness.analysis import Ranking
+from harness.report.arms import DETAILED_BEST, DETAILED_LAST, Arms
 from harness.report.numbers import counted, listed, probability, shown, to
 
 METHOD = (
-    "Mean steps to target: restricted mean, in which a run that never gets there counts with the whole budget. "
-    "Verdicts: two-sided exact Mann-Whitney tests against the best arm, adjusted by Holm for all pairs of arms, for "
-    "the data chose the best; level 0.05. Sooner than best: share of pairs of runs in which this arm is first, ties "
-    "half."
+    "Mean: the restricted mean time to the target, in which a run that never gets there counts with the whole budget. "
+    "Verdicts and p: two-sided exact Mann-Whitney tests against the best arm, adjusted by Holm for all pairs of arms, "
+    "because the data chose the best; level 0.05. Not separated does not mean equal. Sooner than best: share of pairs "
+    "of runs, one of each arm, in which this arm is sooner; ties count half."
 )
+METHOD_LOGRANK = (
+    "Two-sided, adjusted by Holm for all pairs of arms. The verdicts above do not rest on it: it is a normal "
+    "approximation, so that p is never given as smaller than an exact test of so few runs could show, and as n too "
+    "small where that could not reach 0.05."
+)
+METHOD_PROFILE = (
+    "A task is one target with one seed. The curve shows the share of an arm's tasks that it does within so many times "
+    "the time of the arm that is soonest at the same task; at 1 it is the soonest itself, alone or with others. A "
+    "target that is never reached is a task not done. All targets and all arms count, whatever is filtered. It "
+    "describes these runs; no test goes with it."
+)
+SAME_SPEED = 1.1
+"""Seconds of arms whose images/s differ by more than this factor may compare the machine, and not the arms."""
 
 
-def caption(entry: Ranking) -> str:
-    """Above the ranking of a target."""
-    return f"Time to test accuracy {entry.target:g} in {entry.unit}, soonest first."
+def caption(entry: Ranking, where: str) -> str:
+    """Above the ranking of a target; ``where``: machine and kernel of times in seconds, "" for steps."""
+    unit = f"seconds of training, evaluations not counted, on {where}" if where else entry.unit
+    return f"Time to test accuracy {entry.target:g} in {unit}; soonest first."
 
 
-def conclusion(entry: Ranking, every: Sequence[Ranking]) -> str:
+def speed_note(trials: pd.DataFrame, labels: "pd.Series[str]") -> str:
+    """In seconds: a warning where arms do not run equally fast, for most choices do not change the work of a step."""
+    speeds = trials["images_per_s_median"].groupby(labels).median().dropna()
+    if len(speeds) < 2 or speeds.max() <= SAME_SPEED * speeds.min():
+        return ""
+    slow, fast = (
+        f"{shown(float(value))} ({name})"
+        for value, name in ((speeds.min(), speeds.idxmin()), (speeds.max(), speeds.idxmax()))
+    )
+    return (
+        f"Caution: the median images/s of the arms go from {slow} to {fast}. Initializers do the same work in a step, "
+        "so where only they differ that is the machine's doing, and so may be differences in seconds: then compare "
+        "steps."
+    )
+
+
+def left_out(arms: Arms, target: float) -> list[str]:
+    """What is not shown of so many arms, and how to see it; [] where everything is."""
+    if len(arms.detailed) == len(arms.names):
+        return []
+    line = (
+        f"Of {len(arms.names):,} arms {len(arms.detailed):,} have curves, maps, profiles, signals and the distance "
+        f"from the best: the best {DETAILED_BEST:,} and the last {DETAILED_LAST:,} with finished runs, by the ranking "
+        f"at test accuracy {target:g} in steps. Those in between have their row in the ranking only. To see more of "
+        f"them, report on fewer: python -m harness.report DIR --where {arms.by[0]}=VALUE,VALUE"
+    )
+    return [line]
+
+
+def conclusion(entry: Ranking, every: Sequence[Ranking], where: str = "") -> str:
     """One paragraph: who wins at this target, how sure that is, who never gets there, and the other targets."""
-    parts = [_winner(entry), _sureness(entry), _never(entry), _others(entry, every)]
+    parts = [_winner(entry, where), _sureness(entry), _never(entry), _others(entry, every)]
     return " ".join(filter(None, parts))
 
 
-def _winner(entry: Ranking) -> str:
-    within = f"within {shown(entry.budget)} {entry.unit}"
+def _winner(entry: Ranking, where: str) -> str:
+    within = f"within {shown(entry.budget)} {entry.unit}" + (f" of training on {where}" if where else "")
     if not entry.reference:
         return f"No run was finished, so nothing can be said of test accuracy {entry.target:g}."
     best = _row(entry, entry.reference)
@@ -74,7 +118,8 @@ def _sureness(entry: Ranking) -> str:
     left = rivals.loc[~(rivals["p_holm"] <= 0.05), "arm"].tolist()
     rest = f"; it is not separated from {listed(left)}" if left else ""
     more = "" if possible or not left else f" {limit}: arms of that size cannot be told apart."
-    return f"It is separated from {separated} of the {counted(len(rivals), 'other arm')} (p at most 0.05){rest}.{more}"
+    others = counted(len(rivals), "other arm")
+    return f"It is separated from {separated} of the {others} (adjusted p at most 0.05){rest}.{more}"
 
 
 def _cannot(*, possible: bool) -> str:
@@ -120,18 +165,21 @@ def facts(trials: pd.DataFrame, arms: int, by: Sequence[str]) -> str:
     )
 
 
-def planned(found: analysis.Completeness) -> list[str]:
-    """Planned, recorded, failed and missing trials, and the note on trials without a plan."""
+def planned(found: analysis.Completeness, *, whole: bool) -> list[str]:
+    """Planned, recorded, failed and missing trials of the folder; ``whole``: whether the report is on all of it."""
     sweeps = found.sweeps
     named = sweeps[sweeps["sweep_id"].notna()]
     lines = []
+    of_folder = "" if whole else "In the whole folder: "
     if len(named):
         total = {name: int(named[name].sum()) for name in ("planned", "recorded", "ok", "missing")}
         lines.append(
-            f"{counted(len(named), 'command')} planned {counted(total['planned'], 'trial')}: "
+            f"{of_folder}{counted(len(named), 'command')} planned {counted(total['planned'], 'trial')}: "
             f"{total['recorded']:,} recorded, {total['ok']:,} ok, {total['missing']:,} missing."
         )
     loose = int(sweeps.loc[sweeps["sweep_id"].isna(), "recorded"].sum())
     if loose:
-        lines.append(f"{counted(loose, 'trial')} without a recorded plan (run from Python, or by schema version 1).")
+        lines.append(
+            f"{of_folder}{counted(loose, 'trial')} without a recorded plan (run from Python, or by schema version 1)."
+        )
     return lines
