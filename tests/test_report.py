@@ -327,3 +327,146 @@ def test_throughput_has_quartiles_by_device_and_kernel(tmp_path: Path) -> None:
     assert [group["share"] for group in found["groups"]] == [[0.1, 0.2, 0.3]] * 2
     assert [row["hardware"] for row in found["table"]] == ["Chip 9"] * 2
     assert [row["matmul"] for row in found["table"]] == ["2"] * 2
+
+
+def test_the_first_says_from_how_many_it_is_separated(report: Report, tmp_path: Path) -> None:
+    """Neither all nor none: first, and better than some of them."""
+    times = TIMES | {"nearly": [20, 20, 30, 20, 10, 30]}
+    made_results.write(tmp_path / "r", *made_results.arms_reaching(times))
+    (_, entry) = read_json(report, tmp_path / "r")["ranking"]
+    verdicts = {row["name"]: row["verdict"] for row in entry["rows"]}
+    assert verdicts["init=quick"] == "first; separated from 2 of 3"
+    assert verdicts["init=nearly"] == "not separated"
+
+
+def test_seconds_are_ranked_within_one_device_and_kernel(report: Report, tmp_path: Path) -> None:
+    """The same steps take twice the time on the other device: each has its own ranking, budget and reference."""
+    trials, curves = [], []
+    for device, pace in (("Chip 9", 1.0), ("Card 3", 0.5)):
+        more, drawn = made_results.arms_reaching(TIMES, device_model=device, kernel="torch", train_time_s=10 * pace)
+        for row in [*more, *drawn]:
+            row["trial_id"] += device
+        for row in drawn:
+            row["train_time_s"] *= pace
+        trials, curves = trials + more, curves + drawn
+    made_results.write(tmp_path / "r", trials, curves)
+    found = read_json(report, tmp_path / "r")["ranking_by_time"]
+    assert [part["where"] for part in found] == ["Card 3, kernel torch", "Chip 9, kernel torch"]
+    times = [[row["time"]["estimate"] for row in part["ranking"][1]["rows"]] for part in found]
+    assert times == [[1, 4, 5], [2, 8, 10]]
+    for part in found:
+        rows = {row["name"]: row for row in part["ranking"][1]["rows"]}
+        assert (rows["init=quick"]["n"], rows["init=stuck"]["reached"]) == (6, 0)
+        assert (
+            rows["init=slow"]["time"]["low"] < rows["init=slow"]["time"]["estimate"] < rows["init=slow"]["time"]["high"]
+        )
+    out = report(tmp_path / "r", "--format", "md")[1]
+    assert out.count("mean seconds (95 %)") == 2
+    assert "## Seconds to test accuracy 0.9: Card 3, kernel torch" in out
+
+
+def test_unequal_speed_is_said_of_seconds_and_not_of_steps(report: Report, tmp_path: Path) -> None:
+    trials, curves = made_results.arms_reaching({"a": [10] * 3, "b": [20] * 3})
+    for row in trials:
+        row["images_per_s_median"] = 1000.0 if row["init"] == "a" else 1500.0
+    made_results.write(tmp_path / "r", trials, curves)
+    found = read_json(report, tmp_path / "r")
+    caution = "Caution: the median images/s of the arms go from 1,000 (init=a) to 1,500 (init=b)."
+    assert caution in found["ranking_by_time"][0]["ranking"][0]["conclusion"]
+    assert "Caution" not in found["ranking"][0]["conclusion"]
+
+
+def test_log_rank_is_that_of_the_analysis_but_claims_no_more_than_n_can(report: Report, folder: Path) -> None:
+    """Six against six: the normal approximation gives less than 2 / C(12, 6); three pairs of arms by Holm."""
+    (_, entry) = read_json(report, folder)["ranking"]
+    found = {row["name"]: row["p_logrank"] for row in entry["rows"]}
+    slow, quick = ([float(time) for time in TIMES[name]] for name in ("slow", "quick"))
+    assert analysis.logrank(slow, quick, 100) < 2 / 924
+    assert found == {
+        "init=quick": None,
+        "init=slow": pytest.approx(3 * 2 / 924, rel=1e-3),
+        "init=stuck": pytest.approx(3 * 2 / 924, rel=1e-3),
+    }
+
+
+def test_log_rank_of_close_arms_is_not_raised(report: Report, tmp_path: Path) -> None:
+    arms = {"a": [10, 20, 30, 40, 50, 60], "b": [20, 30, 40, 50, 60, 90]}
+    made_results.write(tmp_path / "r", *made_results.arms_reaching(arms))
+    (_, entry) = read_json(report, tmp_path / "r")["ranking"]
+    expected = analysis.logrank(*(list(map(float, times)) for times in arms.values()), 100)
+    assert entry["rows"][1]["p_logrank"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_log_rank_of_too_few_runs_is_not_given(report: Report, tmp_path: Path) -> None:
+    made_results.write(tmp_path / "r", *made_results.arms_reaching({"a": [10] * 3, "b": [None] * 3}))
+    (_, entry) = read_json(report, tmp_path / "r")["ranking"]
+    assert [(row["p_logrank"], row["few"]) for row in entry["rows"]] == [(None, False), (None, True)]
+    assert "| n too small |" in report(tmp_path / "r", "--format", "md")[1]
+
+
+def test_profiles_are_shares_of_targets_and_seeds(tmp_path: Path) -> None:
+    """Of arms a and b each is soonest with one of two seeds, at both targets, and within twice that time with the other."""
+    trials, curves = made_results.arms_reaching({"a": [10, 40], "b": [20, 20], "c": [None, None]})
+    made_results.write(tmp_path / "r", trials, curves)
+    frames, _ = read(tmp_path / "r")
+    (steps, seconds) = (clock["profile"] for clock in content(frames, tmp_path / "r", [])["clocks"])
+    arms = {row["name"]: row["id"] for row in content(frames, tmp_path / "r", [])["arms"]}
+    at = {factor: place for place, factor in enumerate(steps["factors"])}
+    shares = {name: [steps["shares"][arm][at[1]], steps["shares"][arm][at[2]]] for name, arm in arms.items()}
+    assert shares == {"init=a": [0.5, 1], "init=b": [0.5, 1], "init=c": [0, 0]}
+    assert seconds == steps
+
+
+def test_where_reports_on_a_part(report: Report, folder: Path) -> None:
+    code, out, err = report(folder, "--format", "json", "--where", "init=quick,stuck", "--where", "seed=0,1,2")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert {arm["name"]: arm["planned"] for arm in found["arms"]} == {"init=quick": 3, "init=stuck": 3}
+    assert found["facts"].endswith("; only init=quick,stuck; only seed=0,1,2")
+    assert found["completeness"]["statuses"] == {"ok": 6}
+    assert found["completeness"]["notes"][0].startswith("In the whole folder: 18 trials")
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (["colour=red"], "no such choice"),
+        (["init"], "no trial has init="),
+        (["init=quik"], "no trial has init=quik; there is: quick, slow, stuck"),
+        (["init=quick", "init=slow"], "no trial has all of these"),
+    ],
+    ids=str,
+)
+def test_a_wrong_where_is_one_line(report: Report, folder: Path, where: list[str], said: str) -> None:
+    code, out, err = report(folder, *(part for text in where for part in ("--where", text)))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: --where ")
+    assert said in err
+
+
+def test_what_so_many_arms_leave_out_is_said(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best and the last ones have curves; the page says so, and how to see others; text says it of its rows."""
+    for module in ("arms", "words"):
+        monkeypatch.setattr(f"harness.report.{module}.DETAILED_BEST", 3)
+        monkeypatch.setattr(f"harness.report.{module}.DETAILED_LAST", 2)
+    monkeypatch.setattr("harness.report.text._MOST_ROWS", 6)
+    made_report.large(tmp_path / "r", arms=7, seeds=2)
+    found = read_json(report, tmp_path / "r")
+    (line,) = found["left_out"]
+    assert line.startswith("Of 7 arms 5 have curves")
+    assert "the best 3 and the last 2" in line
+    assert "--where init=VALUE,VALUE" in line
+    compared = [row["difference"] is not None for row in found["ranking"][0]["rows"]]
+    assert compared == [False, True, True, False, False, True, True]
+    markdown = report(tmp_path / "r", "--format", "md")[1]
+    assert "7 arms: the best 1 and the last 5 with finished runs are shown, 1 are not." in markdown
+    assert report(tmp_path / "r")[0] == 0
+    text = (tmp_path / "r" / "report.html").read_text()
+    assert html.escape(line) in text
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    shown = [data["curves"], data["heat"], data["signals"], data["clocks"][0]["profile"]["shares"]]
+    assert [sorted(part) for part in shown] == [["0", "1", "2", "5", "6"]] * 4
+
+
+def test_nothing_is_left_out_of_few_arms(report: Report, folder: Path) -> None:
+    assert read_json(report, folder)["left_out"] == []

@@ -32,7 +32,7 @@ function shown(value, digits = 3) {
   return Number(Number(value.toPrecision(4)).toPrecision(digits)).toLocaleString("en", { maximumFractionDigits: 6 });
 }
 const percent = (value) => (value === null || value === undefined ? "-" : `${shown(100 * value)}\u00a0%`);
-const probability = (p) => (p === null || p === undefined ? "-" : p < 0.001 ? "< 0.001" : p.toFixed(3));
+const probability = (p) => (p === null || p === undefined ? "-" : p < 0.001 ? "<\u00a00.001" : p.toFixed(3));
 
 function range(low, high, form = shown) {
   return low === null || low === undefined ? "" : `${form(low)} to ${form(high)}`;
