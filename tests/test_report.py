@@ -405,7 +405,7 @@ def test_log_rank_of_too_few_runs_is_not_given(report: Report, tmp_path: Path) -
 
 
 def test_profiles_are_shares_of_targets_and_seeds(tmp_path: Path) -> None:
-    """Of arms a and b each is soonest with one of two seeds, at both targets, and within twice that time with the other."""
+    """Each of a and b is soonest with one seed, at both targets, and within twice the time with the other."""
     trials, curves = made_results.arms_reaching({"a": [10, 40], "b": [20, 20], "c": [None, None]})
     made_results.write(tmp_path / "r", trials, curves)
     frames, _ = read(tmp_path / "r")
