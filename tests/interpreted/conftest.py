@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 
+import bounds
 import pytest
 import torch
 
@@ -20,6 +21,13 @@ def poisoned_memory() -> Iterator[None]:
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(mode=False)
+
+
+@pytest.fixture(autouse=True)
+def memory_that_is_kept_to() -> Iterator[None]:
+    """No kernel reads or writes outside of its tensors."""
+    with bounds.kept():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import assert_right, random_inputs
+from oracle import assert_equal, assert_right, gradients, random_inputs, whole_inputs
 
 from kernels import conv2d, geometry, launch, tiles
 
@@ -182,6 +182,26 @@ def test_on_the_sample_inputs_of_torchs_own_tests() -> None:
         assert_right(conv2d, inputs, **rest)
         count += 1
     assert count >= 10
+
+
+MOVES = {"plain": {}, "padded": {"padding": 1, "groups": 2}, "stride 2": {"stride": 2, "padding": 1}}
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in matmul:RuntimeWarning")
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("where", ["x", "weight", "dy"])
+def test_what_is_not_finite_stays_where_torch_keeps_it(where: str, move: str) -> None:
+    """But for dx where a weight is not finite: a tap that does not land is 0 times it, so all of its channel is not."""
+    x, weight, bias = whole_inputs((2, 4, 7, 6), (6, 4 // MOVES[move].get("groups", 1), 3, 3))
+    dy = torch.ones_like(F.conv2d(x, weight, **MOVES[move]))
+    # where taps beyond the last, which depths of 32 have, would look at it
+    {"x": x, "weight": weight, "dy": dy}[where][1, 1, 5 if where == "x" else 2, 1] = float("nan")
+    found = gradients(conv2d, [x, weight, bias], dy, **MOVES[move])
+    wanted = gradients(F.conv2d, [t.double() for t in (x, weight, bias)], dy.double(), **MOVES[move])
+    if where == "weight":
+        assert found[1][:, 1].isnan().all()
+        found[1][:, 1] = wanted[1][:, 1]
+    assert_equal(found, wanted)
 
 
 sizes = st.integers(1, 6)
