@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,26 @@ def test_the_sql_table_is_shown(executed: NotebookNode) -> None:
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
     with pytest.raises(CellExecutionError, match=r"no results there \(it has no folder 'trials'\)"):
         execute(read_notebook(), tmp_path)
+
+
+def test_files_that_cannot_be_read_are_a_line_each_and_the_rest_is_shown(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "results")
+    for table in ("trials", "curves"):
+        good = min((tmp_path / "results" / table).glob("*.parquet"))
+        (good.parent / "z-truncated.parquet").write_bytes(good.read_bytes()[:-40])
+    (good.parent / "z-foreign.parquet").write_bytes(b"no Parquet")
+    done = execute(read_notebook(), tmp_path / "results")
+    printed = [
+        line
+        for cell in done.cells
+        for output in cell.get("outputs", [])
+        if output.get("name") in ("stdout", "stderr")
+        for line in output.text.splitlines()
+    ]
+    assert sum("z-truncated.parquet: cannot be read as Parquet" in line for line in printed) == 2
+    assert sum("z-foreign.parquet: cannot be read as Parquet" in line for line in printed) == 1
+    assert not [line for line in printed if "Warning" in line]
+    assert all(word in done.cells[-1].outputs[-1].data["text/plain"] for word in ("glorot", "zero"))
 
 
 def test_the_notebook_in_git_has_no_outputs() -> None:

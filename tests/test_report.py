@@ -470,3 +470,22 @@ def test_what_so_many_arms_leave_out_is_said(report: Report, tmp_path: Path, mon
 
 def test_nothing_is_left_out_of_few_arms(report: Report, folder: Path) -> None:
     assert read_json(report, folder)["left_out"] == []
+
+
+def test_arms_that_could_not_be_told_apart_are_named_apart_from_those_that_were_not(
+    report: Report, tmp_path: Path
+) -> None:
+    """Ten runs each could have separated a from b; c is one run in effect, whatever its seeds."""
+    times = [10, 20, 30, 40, 50] * 2
+    trials, curves = made_results.arms_reaching({"a": times, "b": times[::-1], "c": [30] * 10})
+    for row in trials:
+        if row["init"] == "c":
+            row |= {"initial_weights_sha256": "one", "final_weights_sha256": "two"}
+    made_results.write(tmp_path / "r", trials, curves)
+    (_, entry) = read_json(report, tmp_path / "r")["ranking"]
+    said = (
+        "It is separated from none of the 2 other arms (adjusted p at most 0.05); it is not separated from init=b, "
+        "which does not mean equal; too few runs differ to tell it from init=c."
+    )
+    assert said in entry["conclusion"]
+    assert {row["name"]: row["verdict"] for row in entry["rows"]}["init=c"] == "one run in effect"

@@ -309,12 +309,15 @@ def test_text_and_page_round_alike(opened: webdriver.Chrome) -> None:
     assert opened.execute_script(script, kept) == [[numbers.shown(v), numbers.percent(v)] for v in values]
 
 
-def test_the_ranking_fits_a_desk_whole(opened: webdriver.Chrome) -> None:
+@pytest.mark.parametrize("clock", ["steps", "training seconds"])
+def test_the_ranking_fits_a_desk_whole(chrome: webdriver.Chrome, captured: Path, clock: str) -> None:
     """Verdict, p and reason stand in sight of the arm, without scrolling the table sideways."""
+    shots.open_page(chrome, captured, width=1280, height=900)
+    Select(chrome.find_element(By.ID, "clock")).select_by_visible_text(clock)
     sizes = (
         "const box = document.querySelector('#ranking-table').parentElement; return [box.scrollWidth, box.clientWidth]"
     )
-    needed, there = opened.execute_script(sizes)
+    needed, there = chrome.execute_script(sizes)
     assert needed <= there
 
 

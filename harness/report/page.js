@@ -133,7 +133,7 @@ function setUpControls() {
 
 /** Whisker plot of one row's interval on the scale that all rows of the table share. */
 function forest(estimate, low, high, scale, reference) {
-  const width = 96, height = 18;
+  const width = 72, height = 18;
   const at = (value) => 4 + ((width - 8) * (value - scale[0])) / (scale[1] - scale[0] || 1);
   const paint = element("span", {});
   const svg = (tag, attributes) => {

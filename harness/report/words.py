@@ -34,8 +34,13 @@ SAME_SPEED = 1.1
 
 def caption(entry: Ranking, where: str) -> str:
     """Above the ranking of a target; ``where``: machine and kernel of times in seconds, "" for steps."""
-    unit = f"seconds of training, evaluations not counted, on {where}" if where else entry.unit
-    return f"Time to test accuracy {entry.target:g} in {unit}; soonest first."
+    start = f"Time to test accuracy {entry.target:g} in {entry.unit}"
+    if not where:
+        return f"{start}, soonest first."
+    return (
+        f"{start} of training on {where}, soonest first. Evaluations are not counted. Runs are followed for "
+        f"{shown(entry.budget)} {entry.unit}, the shortest time that one of them took to its last step."
+    )
 
 
 def speed_note(trials: pd.DataFrame, labels: "pd.Series[str]") -> str:
@@ -100,32 +105,36 @@ def _row(entry: Ranking, label: str) -> "pd.Series[Any]":
 
 
 def _sureness(entry: Ranking) -> str:
-    """How many arms it is separated from, and what is possible at all with so many runs."""
+    """How many arms it is separated from, and which of the others so few runs could not have separated."""
     rivals = _rivals(entry)
     if rivals.empty or not _row(entry, entry.reference)["successes"]:
         return ""
-    separated = int((rivals["p_holm"] <= 0.05).sum())
-    fewest = int(entry.table.loc[entry.table["n"] > 0, "n_effective"].min())
-    comparisons = comb(len(rivals) + 1, 2)
-    possible = analysis.can_be_significant(fewest, fewest, comparisons=comparisons)
-    least = min(1.0, analysis.smallest_p(fewest, fewest) * comparisons)
-    limit = (
-        f"With as few as {counted(fewest, 'distinct run')} in an arm and {counted(comparisons, 'comparison')}, "
-        f"the smallest possible adjusted p is {probability(least)}"
+    own, comparisons = int(_row(entry, entry.reference)["n_effective"]), comb(len(rivals) + 1, 2)
+    sizes = rivals["n_effective"].astype(int).tolist()
+    testable = pd.Series(
+        [analysis.can_be_significant(own, size, comparisons=comparisons) for size in sizes], index=rivals.index
     )
-    if not separated:
-        return f"{limit}: {_cannot(possible=possible)}."
-    left = rivals.loc[~(rivals["p_holm"] <= 0.05), "arm"].tolist()
-    rest = f"; it is not separated from {listed(left)}" if left else ""
-    more = "" if possible or not left else f" {limit}: arms of that size cannot be told apart."
+    if not testable.any():
+        return _limit(own, max(sizes), comparisons)
+    separated = rivals["p_holm"] <= 0.05
+    left, few = rivals.loc[testable & ~separated, "arm"].tolist(), rivals.loc[~testable, "arm"].tolist()
     others = counted(len(rivals), "other arm")
-    return f"It is separated from {separated} of the {others} (adjusted p at most 0.05){rest}.{more}"
+    parts = [
+        f"It is separated from {int(separated.sum()) or 'none'} of the {others} (adjusted p at most 0.05)",
+        f"it is not separated from {listed(left)}, which does not mean equal" if left else "",
+        f"too few runs differ to tell it from {listed(few)}" if few else "",
+    ]
+    return "; ".join(filter(None, parts)) + "."
 
 
-def _cannot(*, possible: bool) -> str:
-    if possible:
-        return "the test could have told the arms apart, and did not"
-    return "the order is a hint to follow up, and no difference can be claimed; run more seeds"
+def _limit(own: int, most: int, comparisons: int) -> str:
+    """Where no test could have shown anything."""
+    least = min(1.0, analysis.smallest_p(own, most) * comparisons)
+    return (
+        f"With {counted(own, 'distinct run')} of it, at most {most} of another arm and "
+        f"{counted(comparisons, 'comparison')}, the smallest possible adjusted p is {probability(least)}: the order is "
+        "a hint to follow up, and no difference can be claimed; run more seeds."
+    )
 
 
 def _rivals(entry: Ranking) -> pd.DataFrame:
