@@ -19,8 +19,8 @@ METHOD = (
 )
 METHOD_LOGRANK = (
     "Two-sided, adjusted by Holm for all pairs of arms. The verdicts above do not rest on it: it is a normal "
-    "approximation, so that p is never given as smaller than an exact test of so few runs could show, and as n too "
-    "small where that could not reach 0.05."
+    "approximation, so p is never given as smaller than an exact test of so few runs could show. N too small: even "
+    "that, adjusted, is above 0.05."
 )
 METHOD_PROFILE = (
     "A task is one target with one seed. The curve shows the share of an arm's tasks that it does within so many times "
