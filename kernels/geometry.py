@@ -4,6 +4,7 @@ Shapes: models M (independent convolutions; 1 for a plain one), N images, C chan
 output, R x S taps. Tensors are 5-D from here on: x (M or 1, N, C, H, W), weight (M, K, C / groups, R, S), bias (M, K).
 """
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import NamedTuple, SupportsIndex, cast
@@ -14,7 +15,8 @@ PRECISIONS = ("ieee", "tf32", "tf32x3")
 """Of float32 products: exact to float32's rounding; of 10-bit mantissas; of such with the error made up for."""
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_LARGEST = 2**31 - 2**12
+LARGEST = 2**31 - 2**14
+"""What the kernels count in 32 bits stays below; the rest is for tiles and parts that reach beyond the last number."""
 
 
 class ConvolutionError(RuntimeError):
@@ -57,7 +59,7 @@ def window(
 
     Args:
         taps: (R, S).
-        stride: one number or a pair, at least 1.
+        stride: one number or a pair, at least 1 and below 2^31, like the next two.
         padding: one number or a pair, at least 0, or ``"valid"`` or ``"same"`` (stride 1 only; of an odd total the
             larger half is at the bottom and right).
         dilation: one number or a pair, at least 1.
@@ -69,8 +71,8 @@ def window(
     strides = _pair("stride", stride, least=1)
     dilations = _pair("dilation", dilation, least=1)
     parts = _whole(groups)
-    if parts is None or parts < 1:
-        raise ConvolutionError(f"groups={groups!r}: give a whole number of at least 1")
+    if parts is None or not 1 <= parts < 2**31:
+        raise ConvolutionError(f"groups={groups!r}: give a whole number of at least 1 and below 2**31")
     return Window(strides, _padding(padding, taps, strides, dilations), dilations, parts)
 
 
@@ -86,11 +88,14 @@ def _whole(value: object) -> int | None:
 
 
 def _pair(name: str, value: int | Sequence[int], *, least: int) -> tuple[int, int]:
-    given = tuple(value) if isinstance(value, Sequence) else (value,)
+    given = tuple(value) if isinstance(value, list | tuple) else (value,)
     numbers = [_whole(number) for number in (given * 2 if len(given) == 1 else given)]
-    if len(numbers) != 2 or numbers[0] is None or numbers[1] is None or min(numbers[0], numbers[1]) < least:
-        raise ConvolutionError(f"{name}={value!r}: give a whole number or a pair of them, each at least {least}")
-    return numbers[0], numbers[1]
+    allowed = [number for number in numbers if number is not None and least <= number < 2**31]
+    if len(numbers) != 2 or len(allowed) != 2:
+        raise ConvolutionError(
+            f"{name}={value!r}: give a whole number or a pair of them, each at least {least} and below 2**31"
+        )
+    return allowed[0], allowed[1]
 
 
 def _padding(
@@ -139,7 +144,7 @@ def check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, wind
     _check_tensors(x, weight, bias)
     channels, filters, groups = x.shape[2], weight.shape[1], window.groups
     if 0 in x.shape[2:] or 0 in weight.shape:
-        raise ConvolutionError(f"input {_shape(x)}, weight {_shape(weight)}: only the batch may be empty")
+        raise ConvolutionError(f"images of {tuple(x.shape[2:])}, weight {_shape(weight)}: only the batch may be empty")
     if channels != weight.shape[2] * groups or filters % groups:
         raise ConvolutionError(
             f"weight {_shape(weight)} with groups={groups} takes {weight.shape[2] * groups} channels in and a multiple "
@@ -172,19 +177,28 @@ def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
 
 
 def _check_sizes(x: torch.Tensor, weight: torch.Tensor, window: Window) -> None:
-    image, taps = x.shape[3:], weight.shape[3:]
+    image, taps, (top, bottom, left, right) = x.shape[3:], weight.shape[3:], window.padding
     out = window.output(image, taps)
     if min(out) < 1:
         reach = tuple(space * (count - 1) + 1 for space, count in zip(window.dilation, taps, strict=True))
+        padding = (top, left) if (top, left) == (bottom, right) else window.padding
         raise ConvolutionError(
-            f"a filter that spans {reach} does not fit into an image of {tuple(image)} with padding {window.padding}"
+            f"a filter that spans {reach} does not fit into an image of {tuple(image)} with padding {padding}"
         )
-    rows = x.shape[1] * max(image[0] * image[1], out[0] * out[1])
-    if rows > _LARGEST or x.shape[2] * image[0] * image[1] > _LARGEST or weight.shape[1] * out[0] * out[1] > _LARGEST:
-        raise ConvolutionError(
-            f"input {_shape(x)} with weight {_shape(weight)}: more than 2**31 pixels in a batch, or numbers in an "
-            "image; split the batch"
-        )
+    counts = {
+        "rows with padding": image[0] + top + bottom,
+        "columns with padding": image[1] + left + right,
+        "pixels in a batch": x.shape[1] * max(image[0] * image[1], out[0] * out[1]),
+        "numbers in an image": x.shape[2] * image[0] * image[1],
+        "numbers in an output": weight.shape[1] * out[0] * out[1],
+        "numbers in a model": weight.shape[1] * (math.prod(weight.shape[2:]) + 1),
+    }
+    for what, count in counts.items():
+        if count > LARGEST:
+            raise ConvolutionError(
+                f"{x.shape[1]} images of {tuple(x.shape[2:])} with weight {_shape(weight)}: {count} {what}; at most "
+                f"{LARGEST} are possible"
+            )
 
 
 def is_channels_last(tensor: torch.Tensor) -> bool:

@@ -13,12 +13,10 @@ import torch
 
 from kernels import tiles
 from kernels import triton_kernels as tk
-from kernels.geometry import ConvolutionError, Window, dense_strides, is_channels_last
+from kernels.geometry import LARGEST, ConvolutionError, Window, dense_strides, is_channels_last
 
 EPILOGUES = {"none": 0, "relu": 1, "pool_relu": 2}
 """Name of what follows the convolution -> its number in the kernels."""
-
-_LARGEST = 2**31 - 1
 
 
 def require_device(device: torch.device, precision: str) -> None:
@@ -185,6 +183,8 @@ def weight_gradient(
     kind = tiles.arithmetic(tiles.WEIGHT_GRADIENT, 0, **_operands(dy, precision))
     choice = _choose(tiles.WEIGHT_GRADIENT, kind, rows=geometry.K, columns=columns)
     programs = _programs(geometry.K, columns, choice.tile) * models * geometry.GROUPS
+    if not programs:
+        return weight_out, bias_out
     splits = tiles.splits(x.shape[1] * geometry.P * geometry.Q, programs, choice.tile.K)
     numbers = (math.prod(filters) if needs[0] else 0) + (filters[0] if needs[1] else 0)
     parts = torch.empty((models, splits, numbers), dtype=torch.float32, device=x.device)
@@ -202,6 +202,10 @@ def _add_parts(partial: torch.Tensor, first: torch.Tensor | None, second: torch.
     """Second stage of a reduction: ``partial`` is (models, parts, numbers), the results (models, their numbers)."""
     models = next(out.shape[0] for out in (first, second) if out is not None)
     sizes = [0 if out is None else out.numel() // models for out in (first, second)]
+    if sum(sizes) > LARGEST:
+        raise ConvolutionError(
+            f"{sum(sizes)} numbers to add up, of each of several models; at most {LARGEST} are possible"
+        )
     blocks = -(-sum(sizes) // tiles.SUM_BLOCK)
     if blocks:
         choice = tiles.Choice(tiles.Tile(1, tiles.SUM_BLOCK, 1), 4, 1)
@@ -238,7 +242,7 @@ def _packed(weight: torch.Tensor) -> torch.Tensor:
 def _addressable(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor as it lies, if offsets within one image fit into 32 bits; else a dense copy."""
     span = sum((size - 1) * stride for size, stride in zip(tensor.shape[2:], tensor.stride()[2:], strict=True))
-    return tensor if span <= _LARGEST else tensor.contiguous()
+    return tensor if span <= LARGEST else tensor.contiguous()
 
 
 def _model_stride(tensor: torch.Tensor | None) -> int:
@@ -256,7 +260,7 @@ def _programs(rows: int, columns: int, tile: tiles.Tile) -> int:
 
 def _start(kernel: Any, programs: int, choice: tiles.Choice, *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
     """Launch on the tensors' own GPU, with every option that could be inherited stated."""
-    if programs > _LARGEST:
+    if programs > LARGEST:
         raise ConvolutionError(f"{programs} programs are more than a launch can have; split the batch or the models")
     tensor = next(argument for argument in arguments if isinstance(argument, torch.Tensor))
     with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():

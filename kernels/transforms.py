@@ -32,50 +32,53 @@ def _as_images(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | N
     return mapped.transpose(0, 1).flatten(1, 2)
 
 
-def _models(tensor: Tensor, dim: int | None) -> int:
-    """Length of the axis of models, the mapped one aside."""
-    return tensor.shape[0 if dim is None or dim > 0 else 1]
+def _length(tensor: Tensor, dim: int | None, axis: int) -> int:
+    """Of an axis (0 models, 1 images), the mapped one aside."""
+    return tensor.shape[axis if dim is None or dim > axis else axis + 1]
 
 
-def _unflatten(tensor: Tensor, axis: int, batch: int) -> Tensor:
-    return tensor.reshape(*tensor.shape[:axis], batch, tensor.shape[axis] // batch, *tensor.shape[axis + 1 :])
+def _unflatten(tensor: Tensor, axis: int, batch: int, count: int) -> Tensor:
+    return tensor.reshape(*tensor.shape[:axis], batch, count, *tensor.shape[axis + 1 :])
 
 
-def _unmapped(outputs: Sequence[Tensor], axis: int, batch: int) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+def _unmapped(
+    outputs: Sequence[Tensor], axis: int, batch: int, count: int
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     """Take the mapped axis out of each output, as vmap wants it; what is empty was not mapped."""
-    mapped = tuple(out if out.dim() == 1 else _unflatten(out, axis, batch) for out in outputs)
+    mapped = tuple(out if out.dim() == 1 else _unflatten(out, axis, batch, count) for out in outputs)
     return mapped, tuple(None if out.dim() == 1 else axis for out in outputs)
 
 
 @convolution.register_vmap
 def _(info, in_dims, x, weight, bias, *settings):  # type: ignore[no-untyped-def]
     batch, (x_dim, weight_dim, bias_dim) = info.batch_size, in_dims[:3]
-    models = max(_models(x, x_dim), _models(weight, weight_dim))
+    models = max(_length(x, x_dim, 0), _length(weight, weight_dim, 0))
     if models == 1 and weight_dim is None and bias_dim is None:
-        return _unmapped(convolution(_as_images(x, x_dim, batch), weight, bias, *settings), 1, batch)
+        found = convolution(_as_images(x, x_dim, batch), weight, bias, *settings)
+        return _unmapped(found, 1, batch, _length(x, x_dim, 1))
     biases = _stack(bias, bias_dim, batch, models)
     stacked = _stack_or_share(x, x_dim, batch, models), _stack(weight, weight_dim, batch, models), biases
-    return _unmapped(convolution(*stacked, *settings), 0, batch)
+    return _unmapped(convolution(*stacked, *settings), 0, batch, models)
 
 
 @input_gradient.register_vmap
 def _(info, in_dims, dy, gate, weight, image, shared, *settings):  # type: ignore[no-untyped-def]
     batch, (dy_dim, gate_dim, weight_dim) = info.batch_size, in_dims[:3]
-    models = max(_models(dy, dy_dim), _models(weight, weight_dim))
+    models = max(_length(dy, dy_dim, 0), _length(weight, weight_dim, 0))
     if models == 1 and weight_dim is None:
         found = input_gradient(
             _as_images(dy, dy_dim, batch), _as_images(gate, gate_dim, batch), weight, image, shared, *settings
         )
-        return _unflatten(found, 1, batch), 1
+        return _unflatten(found, 1, batch, _length(dy, dy_dim, 1)), 1
     stacked = [_stack(t, dim, batch, models) for t, dim in ((dy, dy_dim), (gate, gate_dim), (weight, weight_dim))]
-    found = input_gradient(*stacked, image, False, *settings)
-    found = _unflatten(found, 0, batch)
+    found = _unflatten(input_gradient(*stacked, image, False, *settings), 0, batch, models)
     return found.sum(1, keepdim=True) if shared else found, 0
 
 
 @weight_gradient.register_vmap
 def _(info, in_dims, x, dy, gate, *settings):  # type: ignore[no-untyped-def]
     batch, (x_dim, dy_dim, gate_dim) = info.batch_size, in_dims[:3]
-    models = max(_models(x, x_dim), _models(dy, dy_dim))
+    models = max(_length(x, x_dim, 0), _length(dy, dy_dim, 0))
     stacked = _stack(dy, dy_dim, batch, models), _stack(gate, gate_dim, batch, models)
-    return _unmapped(weight_gradient(_stack_or_share(x, x_dim, batch, models), *stacked, *settings), 0, batch)
+    found = weight_gradient(_stack_or_share(x, x_dim, batch, models), *stacked, *settings)
+    return _unmapped(found, 0, batch, models)

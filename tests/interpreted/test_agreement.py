@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import assert_equal, gradients, random_inputs, whole_inputs
 
-from kernels import ConvolutionError, conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked
+from kernels import ConvolutionError, conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked, launch
 
 X, W, B = (2, 4, 6, 6), (6, 4, 3, 3), (6,)
 
@@ -45,6 +45,9 @@ NOT_WHOLE = {
     "four": (1, 1, 1, 1),
     "a fractional tensor": torch.tensor(1.5),
     "a truth value of NumPy": np.bool_(1),
+    "a range": range(1, 3),
+    "bytes": b"\x01\x02",
+    "more than 64 bits": 2**65,
 }
 
 
@@ -52,11 +55,46 @@ NOT_WHOLE = {
 @pytest.mark.parametrize("name", [*NUMBERS, "groups"])
 def test_what_is_no_whole_number_is_refused_in_one_line(name: str, what: str) -> None:
     inputs = random_inputs(X, W)
-    with pytest.raises((RuntimeError, TypeError)):
+    with pytest.raises((RuntimeError, TypeError, ValueError)):
         F.conv2d(*inputs, **{name: NOT_WHOLE[what]})
     with pytest.raises(ConvolutionError, match=f"^{name}=.*: give a whole number") as error:
         conv2d(*inputs, **{name: NOT_WHOLE[what]})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"stride": 2**31, "padding": 1}, {"dilation": 2**31}, {"padding": (0, 2**31)}], ids=str
+)
+def test_numbers_of_more_than_32_bits_are_refused_in_one_line(arguments: dict[str, int]) -> None:
+    """The kernels count in 32; torch computes those which reach beyond the image, to no use."""
+    x, weight, bias = random_inputs(X, (6, 4, 1, 1))
+    with pytest.raises(ConvolutionError, match=r"2147483648\)?: give .* and below 2\*\*31$"):
+        conv2d(x, weight, bias, **arguments)
+    assert conv2d(x, weight, bias, stride=2**31 - 1, dilation=2**31 - 1).shape == (2, 6, 1, 1)
+
+
+TOO_LARGE = {
+    "pixels": ((2**20, 1, 64, 64), (1, 1, 1, 1), {}, "4294967296 pixels in a batch"),
+    "an image": ((1, 2**16, 256, 256), (1, 2**16, 1, 1), {}, "4294967296 numbers in an image"),
+    "an output": ((1, 1, 256, 256), (2**16, 1, 1, 1), {}, "4294967296 numbers in an output"),
+    "a weight": ((1, 2**16, 1, 1), (2**15, 2**16, 1, 1), {}, "2147516416 numbers in a model"),
+    "padding": ((1, 1, 2, 2), (1, 1, 1, 1), {"padding": 2**30, "stride": 2**30}, "2147483650 rows with padding"),
+}
+
+
+@pytest.mark.parametrize("what", TOO_LARGE)
+def test_more_numbers_than_32_bits_count_are_refused_in_one_line(what: str) -> None:
+    x, weight, arguments, words = TOO_LARGE[what]
+    tensors = [torch.empty(shape, dtype=torch.float16, device="meta") for shape in (x, weight)]
+    with pytest.raises(ConvolutionError, match=f": {words}; at most 2147467264 are possible$"):
+        conv2d(*tensors, **arguments)
+
+
+def test_more_numbers_to_add_up_than_32_bits_count_are_refused() -> None:
+    """Those of the gradient of an input that several models share."""
+    parts, total = (torch.empty((models, 2**31), device="meta") for models in (2, 1))
+    with pytest.raises(ConvolutionError, match=r"^2147483648 numbers to add up, .* at most 2147467264"):
+        launch._add_parts(parts, total, None, parts=2)
 
 
 @pytest.mark.parametrize("place", range(3))

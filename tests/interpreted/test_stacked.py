@@ -128,6 +128,18 @@ def test_gradients_through_vmap() -> None:
         torch.testing.assert_close(mine, other, rtol=0, atol=0)
 
 
+def test_vmap_over_nothing() -> None:
+    """Empty results and gradients; torch's forgets the number of images, and its gradients fail."""
+    x, weight, bias = whole_inputs((2, 4, 6, 6), (6, 4, 3, 3))
+    none, in_dims = x[None][:0], (0, None, None)
+    assert torch.vmap(conv2d, in_dims)(none, weight, bias).shape == (0, 2, 6, 4, 4)
+    loss = torch.func.grad(lambda *a: conv2d(*a).sum(), (0, 1, 2))
+    assert [t.shape[0] for t in torch.vmap(loss, in_dims)(none, weight, bias)] == [0, 0, 0]
+    through = torch.func.grad(lambda *a: torch.vmap(conv2d, in_dims)(*a).sum(), (0, 1, 2))(none, weight, bias)
+    assert [t.shape for t in through] == [none.shape, weight.shape, bias.shape]
+    assert not any(t.any() for t in through)
+
+
 def test_vmap_within_vmap(launches: list[str]) -> None:
     """Two sets of images by three models."""
     x, weight, bias = stacks()
