@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 BATCHES, STACKS, PRECISIONS = (50, 256, 1024, 8192), (8, 64), ("ieee", "tf32", "bf16")
 _LEAST_ROUNDS = 3
+_NO_ROOM, _FAILED = "would not fit into the memory", "the device failed"
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def gated(cell: "Cell", run: Run) -> "tuple[dict[str, Arm], dict[str, str]]":
 def measure_all(
     wanted: "Sequence[Cell]", run: Run, *, until_s: float, memory_bytes: float, now: Callable[[], float]
 ) -> "tuple[list[Result], dict[str, list[Cell]]]":
-    """Every cell that fits into the memory, until time is up; and what was left out, by reason."""
+    """Every cell that fits into the memory, until time is up or the device fails; and what was left out, by reason."""
     from bench_conv2d_cells import fits
 
     found, left_out = [], dict[str, "list[Cell]"]()
@@ -120,7 +121,7 @@ def measure_all(
         if now() > until_s:
             left_out.setdefault("no time left", []).append(cell)
         elif not fits(cell, memory_bytes):
-            left_out.setdefault("would not fit into the memory", []).append(cell)
+            left_out.setdefault(_NO_ROOM, []).append(cell)
         else:
             if sys.stderr.isatty():
                 print(f"\033[K{index} of {len(wanted)}: {cell}", end="\r", file=sys.stderr, flush=True)
@@ -128,6 +129,9 @@ def measure_all(
                 found.append(measure(run, cell))
             except torch.OutOfMemoryError:
                 left_out.setdefault("did not fit into the memory", []).append(cell)
+            except torch.AcceleratorError as error:
+                left_out[f"{_FAILED}: {str(error).splitlines()[0]}"] = list(wanted[index - 1 :])
+                break
             release(run.device)
     return found, left_out
 
@@ -165,7 +169,7 @@ def about(run: Run, ceilings: "Ceilings | None") -> dict[str, str]:
 
 def tell(results: "Sequence[Result]", left_out: "Mapping[str, Sequence[Cell]]", ceilings: "Ceilings | None") -> bool:
     """Print the summary, what is wrong, what was left out, and the aims; whether all is well."""
-    from bench_conv2d_cells import cells
+    from bench_conv2d_cells import cells, has_aim
     from bench_conv2d_report import aims, summary
 
     print("\n".join(summary(results, ceilings)))
@@ -175,14 +179,18 @@ def tell(results: "Sequence[Result]", left_out: "Mapping[str, Sequence[Cell]]", 
         for arm, times in result.times.items():
             for clock, reason in times.without.items():
                 print(f"\nleft out, no {clock} time: {result.cell}, {arm}: {reason}")
-    print("\ntorch.compile: in blocks only; of one convolution or gradient it calls cuDNN as torch does\n")
-    reached = aims(results, ceilings, cells(BATCHES, STACKS, PRECISIONS))
+    print("\ntorch.compile: in blocks only, NCHW; of one convolution or gradient it calls cuDNN as torch does\n")
+    # the largest stacks fit into no memory, and no aim is about them alone
+    no_room = [cell for cell in left_out.get(_NO_ROOM, ()) if not has_aim(cell)]
+    expected = [cell for cell in cells(BATCHES, STACKS, PRECISIONS) if cell not in no_room]
+    reached = aims(results, ceilings, expected)
     for aim in reached:
         print(f"aim: {aim.name}: {aim.found}: { {True: 'met', False: 'NOT MET', None: 'not measured'}[aim.met] }")
     faults = [f"{result.cell}, {arm}: {fault}" for result in results for arm, fault in result.faults.items()]
     for fault in faults:
         print(f"wrong result, no speed: {fault}", file=sys.stderr)
-    return not faults and all(aim.met is not False for aim in reached)
+    has_failed = any(reason.startswith(_FAILED) for reason in left_out)
+    return not (faults or has_failed) and all(aim.met is not False for aim in reached)
 
 
 def refusal(given: argparse.Namespace) -> str | None:
@@ -231,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = PLANS[given.dry_run, given.quick]
     device = torch.device("cpu" if given.dry_run else "cuda")
     run = Run(device, NoClock() if given.dry_run else Gpu(device), plan)
-    memory_bytes = float("inf") if given.dry_run else torch.cuda.get_device_properties(device).total_memory
+    memory_bytes = float("inf") if given.dry_run else torch.cuda.mem_get_info(device)[0]
     ceilings = run.clock.ceilings()
     if given.dry_run:
         print("DRY RUN on the processor: it shows that every arm is right and this script works, and nothing of speed")

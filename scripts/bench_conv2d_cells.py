@@ -168,10 +168,11 @@ def cells(batches: Sequence[int], stacks: Sequence[int], precisions: Sequence[st
             else:
                 yield Cell(operation, layer, images, precision)
 
-    return sorted(build(), key=lambda cell: (not _has_aim(cell), OPERATIONS.index(cell.operation)))
+    return sorted(build(), key=lambda cell: (not has_aim(cell), OPERATIONS.index(cell.operation)))
 
 
-def _has_aim(cell: Cell) -> bool:
+def has_aim(cell: Cell) -> bool:
+    """Whether ours is to be faster there than another by so much."""
     return cell.operation == BLOCK or (cell.operation == STACKED and cell.models == 64 and cell.images == 50)
 
 

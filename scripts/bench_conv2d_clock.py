@@ -1,7 +1,8 @@
 """The clocks of bench_conv2d.py, all on the GPU, and what the GPU can do at best.
 
 cold     one call, launched as a program launches it, after the L2 cache was overwritten. The overwriting is
-         queued until it outlasts the launching, so that the time is the device's: from event to event
+         queued until it outlasts the launching, so that the time is the device's: from event to event. What the
+         call writes may stay in the cache: of small results a share above 100% of the memory floor is possible
 graph    a CUDA graph of several calls, replayed: no launching, inputs in the L2 cache where they fit
 host     what the processor takes to launch one call; where this is longer than the device's time, it is the time
 """
@@ -91,7 +92,8 @@ class Gpu:
         self.device = device
         cache_bytes = torch.cuda.get_device_properties(device).L2_cache_size
         self._flush = torch.empty(max(4 * cache_bytes, 2**28), dtype=torch.uint8, device=device)
-        self._flush_us = self._elapsed_us(self._flush.zero_)
+        # the first ones load the kernel: taken for slow, too few would be queued to outlast a launch
+        self._flush_us = self._fastest_us(self._flush.zero_)
 
     def times(self, works: Mapping[str, Work], *, rounds: int, least: int, limit_s: float) -> dict[str, Times]:
         """Both clocks of each work, interleaved. A work that a graph cannot hold is timed cold alone."""
@@ -106,8 +108,14 @@ class Gpu:
             try:
                 samples[name, "graph"] = self._graph(work, samples[name, "cold"](), pool)
             except RuntimeError as error:
+                found[name].without["graph"] = _first_cause(error)
+                # raises if it was the device that failed, not the capture
                 torch.cuda.synchronize(self.device)
-                found[name].without["graph"] = str(error).splitlines()[0]
+                # what a failed capture leaves of its pool takes no further one
+                pool = torch.cuda.graph_pool_handle()
+        # capturing gave unused memory back: ask for it again before the clock starts
+        for sample in samples.values():
+            sample()
         taken = interleaved(samples, rounds=rounds, least=least, limit_s=limit_s, now=time.perf_counter)
         for (name, clock), us in taken.items():
             found[name].us[clock] = us
@@ -157,7 +165,8 @@ class Gpu:
     def _graph(self, work: Work, about_us: float, pool: Any) -> Sample:  # noqa: ANN401 - opaque
         repeats = min(_MOST_REPEATS, max(1, math.ceil(_LEAST_GRAPH_US / about_us)))
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        # the outer context: torch's own leaves its stream current where ending the capture raises
+        with torch.cuda.stream(torch.cuda.current_stream(self.device)), torch.cuda.graph(graph, pool=pool):
             for _ in range(repeats):
                 work()
         graph.replay()
@@ -182,6 +191,13 @@ class Gpu:
 
     def _fastest_us(self, call: Callable[[], object]) -> float:
         return min(self._elapsed_us(call) for _ in range(_CEILING_ROUNDS))
+
+
+def _first_cause(error: BaseException) -> str:
+    """In a line. Ending a capture that was broken raises an error of its own, on top of the one that broke it."""
+    while isinstance(error.__context__, RuntimeError):
+        error = error.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class NoClock:

@@ -94,6 +94,9 @@ def fault(check: Callable[[], str | None]) -> str | None:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a compiler or driver raises is a line of the report
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            # raises if the device itself failed, by a wrong address say: nothing more can be asked of it
+            torch.cuda.synchronize()
         return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
 
 

@@ -1,6 +1,8 @@
 """The convolutions' bench without a GPU: its gate, its arithmetic, its choices, and a dry run as a user starts it."""
 
+import contextlib
 import dataclasses
+import functools
 import importlib
 import os
 import subprocess
@@ -371,3 +373,198 @@ def test_what_was_left_out_is_said(
     said = capsys.readouterr().out
     assert "left out, no time left: block, conv2-4, batch 3, bf16" in said
     assert "left out, would not fit into the memory: block, conv2-4, batch 1000000000, ieee" in said
+
+
+def test_a_device_that_fails_ends_the_run_and_loses_nothing(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = [cell(bench), cell(bench, precision="tf32"), cell(bench, precision="bf16")]
+
+    def measure(_: object, one: object) -> object:
+        if one == wanted[1]:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
+        return bench.report.Result(one, {})
+
+    monkeypatch.setattr(bench.main, "measure", measure)
+    run = bench.main.Run(torch.device("cpu"), bench.clock.NoClock(), bench.main.DRY)
+    found, left_out = bench.main.measure_all(wanted, run, until_s=1.0, memory_bytes=8e10, now=lambda: 0.0)
+    assert [result.cell for result in found] == wanted[:1]
+    reason = "the device failed: CUDA error: an illegal memory access was encountered"
+    assert left_out == {reason: wanted[1:]}
+    assert not bench.main.tell(found, left_out, None)
+    assert f"left out, {reason}: block, conv2-4, batch 3, tf32; " in capsys.readouterr().out
+
+
+def test_what_fits_into_80_gb(bench: SimpleNamespace) -> None:
+    """By hand: of 64 models x 8192 images conv1's output alone takes 64 x 8192 x 32 x 28 x 28 x 4 bytes = 53 GB."""
+    cells = bench.cells.cells(bench.main.BATCHES, bench.main.STACKS, bench.main.PRECISIONS)
+    unfit = [one for one in cells if not bench.cells.fits(one, 79e9)]
+    assert {(one.models, one.images, one.operation) for one in unfit} == {(64, 8192, "stacked block")}
+    assert len(unfit) == 6
+    largest = max((one for one in cells if one not in unfit), key=lambda one: one.memory_bytes)
+    # an arm without fusion keeps conv1's output, 6.6 GB, its gradient and what cuDNN lays out anew
+    assert (largest.models * largest.images, largest.layer.name) == (65536, "conv1")
+    assert 40e9 < largest.memory_bytes < 50e9
+
+
+class FakeStream(str):
+    """A name."""
+
+    __slots__ = ()
+
+    def wait_stream(self, other: str) -> None:
+        """Nothing runs beside another here."""
+
+
+class FakeCuda:
+    """Enough of ``torch.cuda`` for the clocks: time passes when a work says so, and a capture breaks as CUDA's does.
+
+    Attributes:
+        now_us: of the device.
+        current: the stream.
+        pools: pool of each capture, in order.
+        broken: pools in which a capture failed, which take no other.
+    """
+
+    def __init__(self) -> None:
+        self.now_us, self.current, self.capturing = 0.0, FakeStream("default"), False
+        self.pools: list[object] = []
+        self.broken: list[object] = []
+
+    @contextlib.contextmanager
+    def stream(self, stream: FakeStream) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        replaced = {
+            "Event": functools.partial(FakeEvent, self),
+            "Stream": lambda _device: FakeStream("side"),
+            "CUDAGraph": functools.partial(FakeGraph, self),
+            "graph": functools.partial(FakeCapture, self),
+            "graph_pool_handle": object,
+            "stream": self.stream,
+            "current_stream": lambda _device: self.current,
+            "synchronize": lambda _device: None,
+            "get_device_properties": lambda _device: SimpleNamespace(L2_cache_size=2**20),
+        }
+        for name, value in replaced.items():
+            assert hasattr(torch.cuda, name)
+            monkeypatch.setattr(torch.cuda, name, value)
+
+
+class FakeEvent:
+    """Recording it takes a microsecond."""
+
+    def __init__(self, fake: FakeCuda, *, enable_timing: bool) -> None:
+        assert enable_timing
+        self.fake = fake
+
+    def record(self) -> None:
+        assert not self.fake.capturing
+        self.fake.now_us += 1.0
+        self.at_us = self.fake.now_us
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: "FakeEvent") -> float:
+        return 1e-3 * (end.at_us - self.at_us)
+
+
+class FakeGraph:
+    """Takes as long as what was captured."""
+
+    def __init__(self, fake: FakeCuda) -> None:
+        self.fake, self.us = fake, 0.0
+
+    def replay(self) -> None:
+        self.fake.now_us += self.us
+
+
+class FakeCapture:
+    """Leaves its stream current where it fails, and then says something else than the first error, as torch's."""
+
+    def __init__(self, fake: FakeCuda, graph: FakeGraph, *, pool: object) -> None:
+        self.fake, self.graph, self.pool = fake, graph, pool
+
+    def __enter__(self) -> None:
+        assert self.pool not in self.fake.broken, "already recording to this pool"
+        self.fake.pools.append(self.pool)
+        self.before, self.begun_us = self.fake.current, self.fake.now_us
+        self.fake.current, self.fake.capturing = FakeStream("capture"), True
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.fake.capturing = False
+        self.graph.us, self.fake.now_us = self.fake.now_us - self.begun_us, self.begun_us
+        if kind is not None:
+            self.fake.broken.append(self.pool)
+            raise RuntimeError("operation failed due to a previous error during capture")
+        self.fake.current = self.before
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    found = FakeCuda()
+    found.install(monkeypatch)
+    return found
+
+
+def test_clocks_of_a_gpu(bench: SimpleNamespace, fake: FakeCuda) -> None:
+    """On a device that is played: each arm's own time by both clocks, and a failed capture costs the others nothing."""
+
+    def takes(us: float) -> Callable[[], list[torch.Tensor]]:
+        def work() -> list[torch.Tensor]:
+            fake.now_us += us
+            return []
+
+        return work
+
+    def waits() -> list[torch.Tensor]:
+        fake.now_us += 30.0
+        if fake.capturing:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return []
+
+    works = {"first": takes(40.0), "waits": waits, "last": takes(500.0)}
+    found = bench.clock.Gpu(torch.device("meta")).times(works, rounds=4, least=3, limit_s=60.0)
+    # an event takes a microsecond here
+    assert found["first"].us == {"cold": pytest.approx([41.0] * 4), "graph": pytest.approx([40.2] * 4)}
+    assert found["last"].us == {"cold": pytest.approx([501.0] * 4), "graph": pytest.approx([501.0] * 4)}
+    assert found["waits"].us == {"cold": pytest.approx([31.0] * 4)}
+    assert found["waits"].without == {"graph": "operation not permitted when stream is capturing"}
+    assert len(fake.pools) == 3
+    assert fake.pools[0] is fake.pools[1] is not fake.pools[2]
+    assert fake.current == "default"
+    row = bench.report._row(bench.report.Result(cell(bench), found), "waits", "graph", None)
+    assert (row["median_us"], row["fault"]) == (None, "operation not permitted when stream is capturing")
+
+
+def test_the_flush_outlasts_the_launching(bench: SimpleNamespace, fake: FakeCuda) -> None:
+    """A first overwriting that is slow, for it loads the kernel, is not what is counted by."""
+    overwritten = []
+
+    class Flush:
+        def zero_(self) -> None:
+            overwritten.append(True)
+            fake.now_us += 5000.0 if len(overwritten) == 1 else 99.0
+
+    clock = bench.clock.Gpu(torch.device("meta"))
+    clock._flush = Flush()
+    clock._flush_us = clock._fastest_us(clock._flush.zero_)
+    overwritten.clear()
+    clock._cold(list, 1000.0)()
+    assert 99.0 * len(overwritten) >= 2 * 1000.0 - 99.0
+    assert len(overwritten) == 20
+
+
+def test_ceilings_are_the_best_of_several(bench: SimpleNamespace, fake: FakeCuda) -> None:
+    """One microsecond here for 2 GiB read and written, and for each product."""
+    ceilings = bench.clock.Gpu(torch.device("meta")).ceilings()
+    assert fake.now_us > 0
+    assert ceilings.bytes_per_s == pytest.approx(2 * 2**30 * 1e6)
+    sizes = {"ieee": 4096, "tf32": 8192, "bf16": 8192}
+    assert ceilings.flops_per_s == pytest.approx({name: 2e6 * size**3 for name, size in sizes.items()})

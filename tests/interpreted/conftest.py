@@ -1,16 +1,24 @@
-"""Tests that run the kernels on the CPU; ``tests/test_kernels.py`` starts them with TRITON_INTERPRET=1."""
+"""Tests that run the kernels: on the CPU with TRITON_INTERPRET=1 (``test_kernels.py``), else on a GPU.
 
-import os
+``tests/test_gpu_kernels.py`` starts them there.
+"""
+
 from collections.abc import Iterator
 
 import bounds
 import pytest
 import torch
+from oracle import DEVICE, INTERPRETED
 
 from kernels import launch, tiles
 
-if os.environ.get("TRITON_INTERPRET") != "1":
-    raise pytest.UsageError("these tests need TRITON_INTERPRET=1 before Python starts; tests/test_kernels.py sets it")
+if not INTERPRETED and not torch.cuda.is_available():
+    raise pytest.UsageError(
+        "these tests need a CUDA GPU, or TRITON_INTERPRET=1 before Python starts; tests/test_kernels.py sets it"
+    )
+
+# a wrong kernel may read where it must not, after which a GPU runs nothing more
+collect_ignore = [] if INTERPRETED else ["test_mutants.py"]
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +26,7 @@ def poisoned_memory() -> Iterator[None]:
     """Fresh tensors hold NaN, or the largest whole number: whatever a kernel does not write shows."""
     torch.use_deterministic_algorithms(mode=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.empty(3).isnan().all()
+    assert torch.empty(3, device=DEVICE).isnan().all()
     yield
     torch.use_deterministic_algorithms(mode=False)
 

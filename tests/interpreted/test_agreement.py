@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import assert_equal, gradients, random_inputs, whole_inputs
+from oracle import DEVICE, assert_equal, gradients, random_inputs, torchs, whole, whole_inputs
 
 from kernels import ConvolutionError, conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked, launch
 
@@ -31,7 +31,7 @@ TAKEN = {
 @pytest.mark.parametrize("what", TAKEN)
 def test_arguments_that_torch_takes_are_taken(what: str) -> None:
     inputs = whole_inputs(X, (6, 4 // int(TAKEN[what].get("groups", 1)), 3, 3))
-    assert_equal([conv2d(*inputs, **TAKEN[what])], [F.conv2d(*inputs, **TAKEN[what])])
+    assert_equal([conv2d(*inputs, **TAKEN[what])], [torchs(*inputs, **TAKEN[what])])
 
 
 NUMBERS = ("stride", "padding", "dilation")
@@ -112,7 +112,7 @@ def test_what_is_no_tensor_is_refused_in_one_line(place: int) -> None:
 def test_a_layout_of_another_library_is_refused_in_one_line() -> None:
     x, weight, bias = random_inputs(X, W)
     with pytest.raises(ConvolutionError, match=r"^input is torch._mkldnn; only dense tensors are allowed$"):
-        conv2d(x.to_mkldnn(), weight, bias)
+        conv2d(x.cpu().to_mkldnn(), weight, bias)
 
 
 def test_a_stacks_bias_is_asked_for_each_model() -> None:
@@ -125,7 +125,7 @@ def test_the_erroneous_inputs_of_torchs_own_tests_are_refused() -> None:
     from torch.testing._internal.common_methods_invocations import error_inputs_conv2d
 
     count = 0
-    for error in error_inputs_conv2d(None, "cpu"):
+    for error in error_inputs_conv2d(None, DEVICE):
         sample = error.sample_input
         # its float64, which we refuse anyway, as float32: the reason must be the generator's
         tensors = [t.float() if t.dtype == torch.float64 else t for t in (sample.input, *sample.args)]
@@ -142,15 +142,15 @@ def test_autocast_leaves_whole_numbers_alone_as_torchs_does() -> None:
     """So they are refused, not quietly rounded to 8 bits."""
     x, weight, _ = (tensor.long() for tensor in whole_inputs(X, W))
     with torch.autocast("cpu", torch.bfloat16):
-        assert F.conv2d(x, weight).dtype == torch.int64
-        with pytest.raises(ConvolutionError, match="input is int64"):
-            conv2d(x, weight)
+        assert torchs(x, weight).dtype == torch.int64
+    with torch.autocast(DEVICE.type, torch.bfloat16), pytest.raises(ConvolutionError, match="input is int64"):
+        conv2d(x, weight)
 
 
 def test_autocast_reaches_mapped_and_stacked_models() -> None:
     x, weight, bias = whole_inputs(X, (3, *W))
-    wanted = torch.stack([F.conv2d(x, w, b) for w, b in zip(weight, bias, strict=True)])
-    with torch.autocast("cpu", torch.bfloat16):
+    wanted = torch.stack([torchs(x, w, b) for w, b in zip(weight, bias, strict=True)])
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         for found in (torch.vmap(conv2d, (None, 0, 0))(x, weight, bias), conv2d_stacked(x, weight, bias)):
             assert found.dtype == torch.bfloat16
             assert_equal([found], [wanted.bfloat16()])
@@ -231,10 +231,10 @@ def test_backward_twice_adds_the_same_bits() -> None:
 
 def test_memory_of_every_kind_is_poisoned() -> None:
     """What the kernels' results are made with is unset memory, and the fixture must reach each."""
-    strided = torch.empty_strided((2, 3), (1, 2))
+    strided = torch.empty_strided((2, 3), (1, 2), device=DEVICE)
     assert strided.isnan().all()
     assert strided.new_empty(4, dtype=torch.bfloat16).isnan().all()
-    assert (torch.empty_strided((2, 3), (3, 1), dtype=torch.uint8) == 255).all()
+    assert (torch.empty_strided((2, 3), (3, 1), dtype=torch.uint8, device=DEVICE) == 255).all()
 
 
 LAYOUTS = {
@@ -270,11 +270,14 @@ def test_any_layout_of_anything(images, parts, groups, image, taps, stride, lies
         "pool_relu": (conv2d_pool_relu, lambda *a, **k: F.relu(F.max_pool2d(F.conv2d(*a, **k), 2))),
     }[block]
     x, weight, bias = whole_inputs((images, groups * parts[0], *image), (groups * parts[1], parts[0], *taps))
-    inputs = [LAYOUTS[lies[0]](x), LAYOUTS[lies[1]](weight), bias]
+    on_device, on_cpu = (
+        [LAYOUTS[lies[0]](x.to(device)), LAYOUTS[lies[1]](weight.to(device)), bias.to(device)]
+        for device in (DEVICE, "cpu")
+    )
     arguments = {"stride": stride, "padding": 2, "groups": groups}
     with torch.no_grad():
-        y, wanted = ours(*inputs, **arguments), theirs(*inputs, **arguments)
+        y, wanted = ours(*on_device, **arguments), theirs(*on_cpu, **arguments)
     if block == "none":
         assert y.stride() == wanted.stride()
-    dy = LAYOUTS[lies[2]](torch.randint(-2, 3, y.shape, generator=torch.Generator().manual_seed(1)).float())
-    assert_equal(gradients(ours, inputs, dy, **arguments), gradients(theirs, inputs, dy, **arguments))
+    dy = LAYOUTS[lies[2]](whole(y.shape))
+    assert_equal(gradients(ours, on_device, dy, **arguments), gradients(theirs, on_cpu, dy, **arguments))

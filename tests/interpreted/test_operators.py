@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import random_inputs, whole_inputs
+from oracle import DEVICE, assert_equal, random_inputs, torchs, whole_inputs
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kernels import ConvolutionError, conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked
@@ -18,7 +18,7 @@ WINDOW = ([1, 1], [1, 1, 1, 1], [1, 1], 1, "ieee")
 
 
 def stack(*shape: int, grad: bool = False) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_(grad)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(DEVICE).requires_grad_(grad)
 
 
 # torch's own check reads it
@@ -78,16 +78,14 @@ def test_fake_tensors_have_the_real_ones_shape_and_strides(epilogue: str, layout
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_computes_in_its_type(dtype: torch.dtype) -> None:
     x, weight, bias = (t.requires_grad_() for t in whole_inputs((2, 3, 6, 6), (4, 3, 3, 3)))
-    with torch.autocast("cpu", dtype):
-        y, theirs = conv2d(x, weight, bias), F.conv2d(x, weight, bias)
-    assert y.dtype == theirs.dtype == dtype
-    # small whole numbers are exact in both
-    torch.testing.assert_close(y, theirs, rtol=0, atol=0)
-    found = torch.autograd.grad(y.float().sum(), (x, weight, bias))
-    wanted = torch.autograd.grad(theirs.float().sum(), (x, weight, bias))
+    with torch.autocast(DEVICE.type, dtype):
+        y = conv2d(x, weight, bias)
+        assert y.dtype == F.conv2d(x, weight, bias).dtype == dtype
+    # small whole numbers are exact in either type
+    exact = torchs(x, weight, bias)
+    found, wanted = (torch.autograd.grad(out.float().sum(), (x, weight, bias)) for out in (y, exact))
     assert all(gradient.dtype == torch.float32 for gradient in found)
-    for mine, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+    assert_equal([y, *found], [exact, *wanted])
 
 
 X, W, B = (2, 4, 6, 6), (6, 4, 3, 3), (6,)
@@ -117,7 +115,7 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_torch_refuses_is_refused_in_one_line(what: str) -> None:
     x, weight, bias, settings, words = REFUSED[what]
-    tensors = [torch.ones(shape) for shape in (x, weight, bias)]
+    tensors = [torch.ones(shape, device=DEVICE) for shape in (x, weight, bias)]
     if what != "no channels":
         with pytest.raises((RuntimeError, ValueError, TypeError)):
             F.conv2d(*tensors, **settings)

@@ -3,15 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import whole_inputs
+from oracle import DEVICE, assert_equal, torchs, whole_inputs
 
 from kernels import ConvolutionError, conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked
 
 MODELS = 3
 PLAIN = {
-    "none": F.conv2d,
-    "relu": lambda *a, **k: F.relu(F.conv2d(*a, **k)),
-    "pool_relu": lambda *a, **k: F.relu(F.max_pool2d(F.conv2d(*a, **k), 2)),
+    "none": torchs,
+    "relu": lambda *a, **k: F.relu(torchs(*a, **k)),
+    "pool_relu": lambda *a, **k: F.relu(F.max_pool2d(torchs(*a, **k), 2)),
 }
 OURS = {"none": conv2d, "relu": conv2d_relu, "pool_relu": conv2d_pool_relu}
 
@@ -29,8 +29,7 @@ def assert_same(ours, theirs, tensors: list[torch.Tensor]) -> None:
         leaves = [tensor.detach().requires_grad_() for tensor in tensors]
         y = function(*leaves)
         results.append([y, *torch.autograd.grad((y * y.detach()).sum(), leaves)])
-    for mine, other in zip(*results, strict=True):
-        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+    assert_equal(*results)
 
 
 @pytest.mark.parametrize("epilogue", PLAIN)
@@ -61,7 +60,7 @@ def test_all_models_share_one_input(epilogue: str) -> None:
 
 def test_without_a_bias_and_for_one_model() -> None:
     x, weight, _ = stacks()
-    assert_same(conv2d_stacked, lambda x, w: F.conv2d(x[0], w[0])[None], [x[:1], weight[:1]])
+    assert_same(conv2d_stacked, lambda x, w: torchs(x[0], w[0])[None], [x[:1], weight[:1]])
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_without_a_bias_and_for_one_model() -> None:
 )
 def test_what_is_no_stack_is_refused(x: tuple[int, ...], weight: tuple[int, ...]) -> None:
     with pytest.raises(ConvolutionError, match=r"models"):
-        conv2d_stacked(torch.ones(x), torch.ones(weight))
+        conv2d_stacked(torch.ones(x, device=DEVICE), torch.ones(weight, device=DEVICE))
 
 
 MAPPED = {
@@ -95,7 +94,7 @@ def test_vmap_is_one_launch(what: str, epilogue: str, launches: list[str]) -> No
     in_dims, tensors = MAPPED[what], mapped(MAPPED[what])
     found = torch.vmap(lambda *a: OURS[epilogue](*a, padding=1), in_dims)(*tensors)
     wanted = torch.vmap(lambda *a: PLAIN[epilogue](*a, padding=1), in_dims)(*tensors)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert_equal([found], [wanted])
     assert launches == ["forward_kernel"]
 
 
@@ -109,8 +108,7 @@ def test_gradients_of_each_model_under_vmap(what: str, epilogue: str, launches: 
 
         return torch.vmap(torch.func.grad(loss, (0, 1, 2)), MAPPED[what])(*mapped(MAPPED[what]))
 
-    for mine, other in zip(of(OURS[epilogue]), of(PLAIN[epilogue]), strict=True):
-        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+    assert_equal(of(OURS[epilogue]), of(PLAIN[epilogue]))
     assert launches == ["forward_kernel", "input_gradient_kernel", "weight_gradient_kernel", "add_parts_kernel"]
 
 
@@ -124,8 +122,7 @@ def test_gradients_through_vmap() -> None:
 
         return torch.func.grad(loss, (0, 1, 2))(x[0], weight, bias)
 
-    for mine, other in zip(of(conv2d), of(F.conv2d), strict=True):
-        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+    assert_equal(of(conv2d), of(torchs))
 
 
 def test_vmap_over_nothing() -> None:
@@ -147,7 +144,7 @@ def test_vmap_within_vmap(launches: list[str]) -> None:
     def of(function):
         return torch.vmap(torch.vmap(function, (None, 0, 0)), (0, None, None))(x[:2], weight, bias)
 
-    torch.testing.assert_close(of(conv2d), of(F.conv2d), rtol=0, atol=0)
+    assert_equal([of(conv2d)], [of(torchs)])
     assert launches == ["forward_kernel"]
 
 
@@ -156,4 +153,4 @@ def test_vmap_over_a_stack() -> None:
     images = torch.stack([x, x.flip(0)])
     found = torch.vmap(conv2d_stacked, (0, None, None))(images, weight, bias)
     wanted = torch.stack([conv2d_stacked(each, weight, bias) for each in images])
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert_equal([found], [wanted])

@@ -1,0 +1,64 @@
+"""Steps of training through the kernels: what must not move does not, and every run ends at the same bits."""
+
+import pytest
+import torch
+from oracle import random_inputs, whole_inputs
+
+from kernels import conv2d, conv2d_pool_relu, conv2d_relu
+
+STEPS, RATE = 3, 0.5
+
+
+def train(inputs: list[torch.Tensor], *, precision: str = "ieee", layout=torch.contiguous_format) -> list[torch.Tensor]:
+    """The parameters after a few steps of three convolutions, the first pooled, and a sum with a bias of its own."""
+    images, *parameters = (t.contiguous(memory_format=layout) if t.dim() == 4 else t for t in inputs)
+    leaves = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in parameters]
+    settings = {"padding": 1, "precision": precision}
+    for _ in range(STEPS):
+        first, second, third, last = leaves[:2], leaves[2:4], leaves[4:6], leaves[6]
+        y = conv2d_relu(conv2d_pool_relu(images, *first, **settings), *second, **settings)
+        loss = (conv2d(y, *third, **settings).mean((1, 2, 3)) + last - 3).square().mean()
+        gradients = torch.autograd.grad(loss, leaves)
+        leaves = [(leaf - RATE * step).detach().requires_grad_() for leaf, step in zip(leaves, gradients, strict=True)]
+    return [leaf.detach() for leaf in leaves]
+
+
+def network(*, zeroed: bool) -> list[torch.Tensor]:
+    """Images, weight and bias of each convolution, the last bias; the second convolution is zero if asked."""
+    images, first, _ = random_inputs((3, 1, 8, 6), (4, 1, 3, 3))
+    (_, second, _), (_, third, bias) = (random_inputs((1, 1, 1, 1), (4, 4, 3, 3), seed=seed) for seed in (1, 2))
+    zeros = torch.zeros_like(bias)
+    return [images, first, zeros, second * (not zeroed), zeros, third, zeros, bias[:1]]
+
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "tf32x3"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_behind_a_fused_zero_kernel_nothing_moves_a_bit(layout: str, precision: str) -> None:
+    """But for the third convolution's bias and the last one, which see no zero in front of them."""
+    before = network(zeroed=True)
+    after = train(before, precision=precision, layout=LAYOUTS[layout])
+    same = [torch.equal(one, other) for one, other in zip(before[1:], after, strict=True)]
+    assert same == [True, True, True, True, True, False, False]
+
+
+def test_without_the_zero_kernel_everything_moves() -> None:
+    """Else the test above could not fail."""
+    before = network(zeroed=False)
+    assert not any(torch.equal(one, other) for one, other in zip(before[1:], train(before), strict=True))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_training_ends_at_the_same_bits(layout: str) -> None:
+    first, *others = (train(network(zeroed=False), layout=LAYOUTS[layout]) for _ in range(3))
+    for again in others:
+        assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("function", [conv2d, conv2d_relu, conv2d_pool_relu], ids=lambda function: function.__name__)
+def test_every_layout_gives_the_same_whole_numbers(function) -> None:
+    x, weight, bias = whole_inputs((2, 5, 7, 6), (6, 5, 3, 3))
+    found = [function(x.contiguous(memory_format=one), weight, bias) for one in LAYOUTS.values()]
+    assert torch.equal(*found)
