@@ -2,11 +2,16 @@
 
 Usage: python scripts/gpu_acceptance.py [--device cpu] [--steps N] [--results DIR]
 
-Under ten minutes. Exit code 0: every check passed, 1: some failed, 2: no GPU, or a wrong command. ``--device cpu`` is a
-dry run of this script on the processor; it accepts no GPU.
+It begins with the tests, the Triton kernels' among them, and then trains by torch on both devices and by each choice of
+Triton kernels on the GPU, from the same weights for as many steps. At most ten minutes.
+Exit code 0: every check passed, 1: some failed, 2: no GPU, or a wrong command.
+
+``--device cpu`` is a dry run of this script on the processor; it accepts no GPU. It trains by torch alone, or with
+TRITON_INTERPRET=1 by the kernels too, a few steps of two images, for their interpreter takes seconds for each.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,10 +32,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROOT = Path(__file__).parent.parent
-TESTS_LIMIT_S, SWEEP_LIMIT_S = 270, 270
-INITS = ("zero", "glorot")
+TESTS_LIMIT_S, SWEEP_LIMIT_S, VALIDATE_LIMIT_S = 330, 120, 30
+INITS, TRITON = ("zero", "glorot"), ("triton", "triton_fused")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # of the zero run, whose loss is known in closed form; of the others' first loss, where only summation order differs
 LOSS_RTOL, BIAS_ATOL, FIRST_LOSS_RTOL = 1e-6, 1e-7, 1e-4
+# of glorot's last loss by another kernel, where the summation order differs at every step: see docs/kernels.md
+LAST_LOSS_RTOL = 1e-2
 
 
 @dataclass(frozen=True)
@@ -43,21 +51,61 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The four trials, (init, 0: device under test, 1: CPU) -> row of ``trials``."""
+class Plan:
+    """What to run.
 
-    rows: "dict[tuple[str, int], pd.Series[Any]]"
+    Attributes:
+        device: under test.
+        kernels: of Triton, that train there.
+        steps: of each trial.
+        batch_size: images of a step.
+    """
+
+    device: str
+    kernels: tuple[str, ...]
+    steps: int
+    batch_size: int
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether no GPU is accepted."""
+        return self.device == "cpu"
+
+    @property
+    def sweep_limit_s(self) -> int:
+        """Of each of the two sweeps."""
+        return 600 if self.is_dry and self.kernels else SWEEP_LIMIT_S
+
+    @property
+    def expected(self) -> dict[tuple[str, str], int]:
+        """(init, kernel) -> trials: by torch on the device and on the CPU, by the others on the device."""
+        return {(init, kernel): 2 if kernel == "torch" else 1 for init in INITS for kernel in ("torch", *self.kernels)}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The trials, (init, kernel, 0: device under test, 1: CPU) -> row of ``trials``."""
+
+    rows: "dict[tuple[str, str, int], pd.Series[Any]]"
 
     def pair(self, init: str) -> "tuple[pd.Series[Any], pd.Series[Any]]":
-        """The rows of one init on both devices."""
-        return self.rows[init, 0], self.rows[init, 1]
+        """The rows of one init by torch on both devices."""
+        return self.rows[init, "torch", 0], self.rows[init, "torch", 1]
+
+    def of(self, init: str) -> "Iterator[tuple[str, pd.Series[Any]]]":
+        """Every row of one init, with its name for a line of the summary."""
+        for (its_init, kernel, place), row in self.rows.items():
+            if its_init == init:
+                yield f"{init} by {kernel} on {'cpu' if place else row['device']}", row
 
 
-def python(*arguments: str, folder: Path, limit_s: int) -> "subprocess.CompletedProcess[str]":
-    """Python with these arguments; exit code 124 if it does not end in time."""
-    line = [sys.executable, *arguments]
+def python(*arguments: str, folder: Path, limit_s: int, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Python with these arguments and further environment variables; exit code 124 if it does not end in time."""
+    line, environment = [sys.executable, *arguments], {**os.environ, **variables}
     try:
-        return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=limit_s, check=False)
+        return subprocess.run(
+            line, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit_s, check=False
+        )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(line, 124, "", f"not finished after {limit_s} s")
 
@@ -68,11 +116,11 @@ def show_output(done: "subprocess.CompletedProcess[str]") -> None:
 
 
 def run_tests(scratch: Path, *, dry: bool) -> Check:
-    """``pytest -m gpu``: on a GPU all pass and none is skipped; in a dry run none fails."""
+    """``pytest -m gpu``, not interpreted: on a GPU all pass and none is skipped; in a dry run none fails."""
     report = scratch / "tests.xml"
     done = python(
         "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={report}",
-        folder=ROOT, limit_s=TESTS_LIMIT_S,
+        folder=ROOT, limit_s=TESTS_LIMIT_S, TRITON_INTERPRET="0",
     )  # fmt: skip
     counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
     if report.exists():
@@ -88,26 +136,36 @@ def run_tests(scratch: Path, *, dry: bool) -> Check:
     return Check("pytest -m gpu", value, fine)
 
 
-def run_sweep(device: str, steps: int, folder: Path) -> Iterator[Check]:
-    """The article's experiment, zero and glorot, on the device and on the CPU; then ``validate``."""
-    line = ["init=" + ",".join(INITS), f"device={device},cpu", f"train.steps={steps}", "results.dir=."]
-    done = python("-m", "harness.run", "-m", "experiment=article", *line, folder=folder, limit_s=SWEEP_LIMIT_S)
-    if done.returncode:
-        show_output(done)
-    yield Check("sweep of 4 trials", f"exit code {done.returncode}", done.returncode == 0)
-    done = python("-m", "harness.results", "validate", ".", folder=folder, limit_s=60)
+def run_sweep(plan: Plan, folder: Path) -> Iterator[Check]:
+    """The article's experiment, zero and glorot: on the device and on the CPU, by each kernel; then ``validate``."""
+    sizes = [f"train.steps={plan.steps}", f"train.batch_size={plan.batch_size}", "results.dir=."]
+    by_torch = ["kernel=torch", f"device={plan.device},cpu"]
+    by_triton = ["kernel=" + ",".join(plan.kernels), f"device={plan.device}"]
+    codes = []
+    for choices in (by_torch, by_triton) if plan.kernels else (by_torch,):
+        line = ["experiment=article", "init=" + ",".join(INITS), *choices, *sizes]
+        done = python("-m", "harness.run", "-m", *line, folder=folder, limit_s=plan.sweep_limit_s)
+        if done.returncode:
+            show_output(done)
+        codes.append(done.returncode)
+    value = "exit code " + ", ".join(map(str, codes))
+    yield Check(f"sweep of {sum(plan.expected.values())} trials", value, not any(codes))
+    done = python("-m", "harness.results", "validate", ".", folder=folder, limit_s=VALIDATE_LIMIT_S)
     last = (done.stdout + done.stderr).strip().splitlines()[-1:]
     yield Check("harness.results validate", " ".join(last).removeprefix(".: "), done.returncode == 0)
 
 
-def read(folder: Path) -> Outcome | None:
-    """The trials in the order they ran in; None unless there are exactly four that are ok."""
+def read(folder: Path, plan: Plan) -> Outcome | None:
+    """The trials in the order they ran in; None unless they are as many as expected and all ok."""
     trials = harness.load(folder).trials.sort_values("measured_at")
     trials = trials[trials["status"] == "ok"]
-    of = {init: [row for _, row in trials[trials["init"] == init].iterrows()] for init in INITS}
-    if any(len(rows) != 2 for rows in of.values()):
-        return None
-    return Outcome({(init, place): row for init, rows in of.items() for place, row in enumerate(rows)})
+    found = {
+        (init, kernel, place): row
+        for init, kernel in plan.expected
+        for place, (_, row) in enumerate(trials[(trials["init"] == init) & (trials["kernel"] == kernel)].iterrows())
+    }
+    expected = {(*key, place) for key, count in plan.expected.items() for place in range(count)}
+    return Outcome(found) if set(found) == expected else None
 
 
 def close(name: str, found: float, expected: float, rtol: float) -> Check:
@@ -117,12 +175,12 @@ def close(name: str, found: float, expected: float, rtol: float) -> Check:
 
 
 def check_same_start(outcome: Outcome, device: str) -> Iterator[Check]:
-    """Both devices begin with the same weights and see the same batches."""
-    ran = [outcome.rows[init, 0]["device"] for init in INITS]
+    """Both devices and all kernels begin with the same weights, and both devices see the same batches."""
+    ran = [row["device"] for (_, _, place), row in outcome.rows.items() if place == 0]
     yield Check("trials ran on", ", ".join(sorted(set(ran))), set(ran) == {device})
     for init in INITS:
-        hashes = [row["initial_weights_sha256"] for row in outcome.pair(init)]
-        yield Check(f"{init}: initial weights, sha256", " ".join(h[:8] for h in hashes), hashes[0] == hashes[1])
+        hashes = [row["initial_weights_sha256"] for _, row in outcome.of(init)]
+        yield Check(f"{init}: initial weights, sha256", " ".join(h[:8] for h in hashes), len(set(hashes)) == 1)
     config = harness.load_config(["data.batches=random", "data.scaling=standardised", "train.steps=20"])
     found = []
     for target in (torch.device(device), torch.device("cpu")):
@@ -137,36 +195,49 @@ def check_same_start(outcome: Outcome, device: str) -> Iterator[Check]:
     yield close("glorot: first loss, device to CPU, relative", first[0], first[1], FIRST_LOSS_RTOL)
 
 
-def check_zero_run(outcome: Outcome, device: str) -> Iterator[Check]:
-    """The zero kernel leaves all but the last bias as it was, and that follows the closed form, on both devices."""
-    pair = outcome.pair("zero")
-    for place, row in zip((device, "cpu"), pair, strict=True):
-        exact = article.trajectory(article.CLASS_COUNTS, lr=row["lr"], steps=row["steps"])
+def check_zero_run(outcome: Outcome) -> Iterator[Check]:
+    """The zero kernel leaves all but the last bias as it was, and that follows the closed form, in every trial."""
+    labels = data.load(harness.load_config([]).data).train_labels
+    for name, row in outcome.of("zero"):
+        counts = torch.bincount(labels[: row["batch_size"]], minlength=len(article.CLASS_COUNTS)).tolist()
+        exact = article.trajectory(counts, lr=row["lr"], steps=row["steps"])
         unmoved = list(row["unmoved"])
-        yield Check(
-            f"zero on {place}: tensors bit-equal", str(len(unmoved)), len(unmoved) == 11 and "fc2.bias" not in unmoved
-        )
+        yield Check(f"{name}: tensors bit-equal", str(len(unmoved)), len(unmoved) == 11 and "fc2.bias" not in unmoved)
         last = row["train_loss_last"]
-        yield close(f"zero on {place}: last loss to closed form, relative", last, exact.losses[-1], LOSS_RTOL)
+        yield close(f"{name}: last loss to closed form, relative", last, exact.losses[-1], LOSS_RTOL)
         worst = max(abs(-found - bias) for found, bias in zip(row["last_bias_difference"], exact.bias, strict=True))
         value = f"{worst:.1e} (at most {BIAS_ATOL:g})"
-        yield Check(f"zero on {place}: fc2.bias to closed form, absolute", value, worst <= BIAS_ATOL)
-    last_losses = [row["train_loss_last"] for row in pair]
+        yield Check(f"{name}: fc2.bias to closed form, absolute", value, worst <= BIAS_ATOL)
+    last_losses = [row["train_loss_last"] for row in outcome.pair("zero")]
     yield close("zero: last loss, device to CPU, relative", last_losses[0], last_losses[1], 2 * LOSS_RTOL)
 
 
-def check_glorot_learns(outcome: Outcome, device: str) -> Iterator[Check]:
-    """Glorot moves every tensor and lowers the loss on both devices."""
-    for place, row in zip((device, "cpu"), outcome.pair("glorot"), strict=True):
+def check_glorot_learns(outcome: Outcome) -> Iterator[Check]:
+    """Glorot moves every tensor and lowers the loss, in every trial."""
+    for name, row in outcome.of("glorot"):
         first, last = row["train_loss_first"], row["train_loss_last"]
+        yield Check(f"{name}: train loss", f"{first:.4f} to {last:.4f}", last < first and not len(row["unmoved"]))
+
+
+def check_kernels(outcome: Outcome) -> Iterator[Check]:
+    """Triton's kernels passed their own check and train as torch on the same device: first loss and last."""
+    for (init, kernel, _), row in outcome.rows.items():
+        if kernel == "torch":
+            continue
+        error, precision = row["kernel_error"], row["kernel_precision"]
         yield Check(
-            f"glorot on {place}: train loss", f"{first:.4f} to {last:.4f}", last < first and not len(row["unmoved"])
+            f"{init} by {kernel}: error on its own shapes", f"{error:.1e} ({precision})", 0 <= error < FIRST_LOSS_RTOL
         )
+        if init == "glorot":
+            theirs = outcome.rows[init, "torch", 0]
+            for which, rtol in (("first", FIRST_LOSS_RTOL), ("last", LAST_LOSS_RTOL)):
+                losses = row[f"train_loss_{which}"], theirs[f"train_loss_{which}"]
+                yield close(f"{init} by {kernel}: {which} loss, to torch's, relative", *losses, rtol)
 
 
 def header(outcome: Outcome | None, device: str) -> str:
     """What the summary holds for."""
-    row = None if outcome is None else outcome.rows["zero", 0]
+    row = None if outcome is None else outcome.rows["zero", "torch", 0]
     name = torch.cuda.get_device_name() if device == "cuda" else cpu_model()
     driver = "none" if row is None or device == "cpu" else row["gpu_driver"]
     cuda = torch.version.cuda or "none"
@@ -184,54 +255,89 @@ def table(lines: Sequence[tuple[str, ...]]) -> None:
 def measured(outcome: Outcome) -> list[tuple[str, ...]]:
     """Speed, memory and energy of each trial."""
     lines: list[tuple[str, ...]] = [
-        ("init", "device", "images/s: median (quartiles)", "windows", "matmul share", "peak memory, MB", "energy, J")
+        (
+            "init",
+            "kernel",
+            "device",
+            "images/s: median (quartiles)",
+            "windows",
+            "matmul share",
+            "peak memory, MB",
+            "energy, J",
+        )
     ]
-    for (init, _), row in outcome.rows.items():
+    for (init, kernel, _), row in outcome.rows.items():
         rate = "{images_per_s_median:,.0f} ({images_per_s_q25:,.0f} to {images_per_s_q75:,.0f})".format(**row)
         energy = row["energy_j"]
         no_energy = energy is None or energy != energy  # noqa: PLR0124 - NaN alone differs from itself
         share, memory = f"{row['matmul_share']:.3f}", f"{row['peak_memory_bytes'] / 1e6:,.0f}"
         shown = "no counter" if no_energy else f"{energy:,.1f}"
-        lines.append((init, row["device"], rate, str(row["timing_windows"]), share, memory, shown))
+        lines.append((init, kernel, row["device"], rate, str(row["timing_windows"]), share, memory, shown))
     return lines
 
 
-def accept(device: str, steps: int, folder: Path, scratch: Path) -> int:
+def accept(plan: Plan, folder: Path, scratch: Path) -> int:
     """Run everything and print the summary; the exit code."""
-    checks = [run_tests(scratch, dry=device == "cpu"), *run_sweep(device, steps, folder)]
-    outcome = read(folder) if checks[1].passed else None
-    checks.append(Check("trials that are ok", "4" if outcome else "not 4", outcome is not None))
+    checks = [run_tests(scratch, dry=plan.is_dry), *run_sweep(plan, folder)]
+    outcome = read(folder, plan) if checks[1].passed else None
+    count = sum(plan.expected.values())
+    checks.append(Check("trials that are ok", str(count) if outcome else f"not {count}", outcome is not None))
     if outcome is not None:
-        checks += [*check_same_start(outcome, device), *check_zero_run(outcome, device)]
-        checks += check_glorot_learns(outcome, device)
-    print(header(outcome, device) + "\n")
+        checks += [*check_same_start(outcome, plan.device), *check_zero_run(outcome)]
+        checks += [*check_glorot_learns(outcome), *check_kernels(outcome)]
+    print(header(outcome, plan.device) + "\n")
     table([("check", "value", "result"), *((c.name, c.value, "pass" if c.passed else "FAIL") for c in checks)])
     if outcome is not None:
         print()
         table(measured(outcome))
     failed = sum(not check.passed for check in checks)
     print(f"\n{len(checks) - failed} of {len(checks)} checks passed")
+    print("speed of the Triton kernels, against cuDNN: python scripts/bench_conv2d.py")
     return 1 if failed else 0
+
+
+def refusal(device: str) -> str | None:
+    """Why this cannot run here, or None."""
+    if device == "cpu":
+        return None
+    if not torch.cuda.is_available():
+        return "no CUDA GPU that torch can use; --device cpu is a dry run without one"
+    if INTERPRETED:
+        return "TRITON_INTERPRET is set, and would keep the kernels from the GPU; unset it"
+    return None
+
+
+def plan_of(device: str, steps: int | None) -> Plan:
+    """By the device; of the interpreter two images and two steps are enough to show that all runs."""
+    if device == "cpu" and INTERPRETED:
+        return Plan(device, TRITON, steps or 2, batch_size=2)
+    return Plan(device, TRITON if device == "cuda" else (), steps or 1000, batch_size=50)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command and run; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run without a GPU")
-    parser.add_argument("--steps", type=int, default=1000, help="steps of each trial (default: 1000)")
+    parser.add_argument("--steps", type=int, help="of each trial (default: 1000; 2 with TRITON_INTERPRET=1)")
     parser.add_argument("--results", type=Path, metavar="DIR", help="keep the Parquet files in this new folder")
     chosen = parser.parse_args(arguments)
-    if chosen.device == "cuda" and not torch.cuda.is_available():
-        print("error: no CUDA GPU that torch can use; --device cpu is a dry run without one", file=sys.stderr)
+    if chosen.steps is not None and chosen.steps < 1:
+        parser.error(f"--steps {chosen.steps}: give a number of at least 1")
+    if (reason := refusal(chosen.device)) is not None:
+        print(f"error: {reason}", file=sys.stderr)
         return 2
     if chosen.results is not None and chosen.results.exists():
         parser.error(f"--results {chosen.results}: exists already; name a new folder")
-    if chosen.device == "cpu":
-        print("DRY RUN on the processor: it shows that this script works, and accepts no GPU\n")
+    plan = plan_of(chosen.device, chosen.steps)
+    if plan.is_dry:
+        print("DRY RUN on the processor: it shows that this script works, and accepts no GPU")
+        if not plan.kernels:
+            print("by torch alone: a processor runs the Triton kernels only with TRITON_INTERPRET=1")
+        print(flush=True)
     with tempfile.TemporaryDirectory(prefix="initbench-") as scratch:
         folder = (chosen.results or Path(scratch) / "results").resolve()
         folder.mkdir(parents=True)
-        return accept(chosen.device, chosen.steps, folder, Path(scratch))
+        return accept(plan, folder, Path(scratch))
 
 
 if __name__ == "__main__":

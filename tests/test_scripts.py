@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 import os
 import re
 import shutil
@@ -124,50 +125,93 @@ def test_acceptance_dry_run_passes_and_says_that_it_is_one(
     done, folder = dry_run
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("DRY RUN on the processor")
+    assert "\nby torch alone: a processor runs the Triton kernels only with TRITON_INTERPRET=1\n" in done.stdout
     assert "FAIL" not in done.stdout
     found = re.search(r"^(\d+) of (\d+) checks passed$", done.stdout, flags=re.MULTILINE)
     assert found is not None
     assert found[1] == found[2]
-    assert len(re.findall(r"^\| (?:zero|glorot) +\| cpu +\| [\d,]+ \(", done.stdout, flags=re.MULTILINE)) == 4
+    assert len(re.findall(r"^\| (?:zero|glorot) +\| torch +\| cpu +\| [\d,]+ \(", done.stdout, flags=re.MULTILINE)) == 4
+    assert done.stdout.endswith("python scripts/bench_conv2d.py\n")
     assert results.problems_in(folder) == []
     assert len(pd.read_parquet(folder / "trials")) == 4
 
 
 def all_pass(acceptance: ModuleType, outcome: object) -> bool:
-    checks = [acceptance.check_same_start, acceptance.check_zero_run, acceptance.check_glorot_learns]
-    return all(found.passed for check in checks for found in check(outcome, "cpu"))
+    checks = [acceptance.check_zero_run, acceptance.check_glorot_learns, acceptance.check_kernels]
+    found = [*acceptance.check_same_start(outcome, "cpu"), *(one for check in checks for one in check(outcome))]
+    return all(check.passed for check in found)
 
 
 @pytest.mark.parametrize(
     ("trial", "column", "change"),
     [
-        (("zero", 0), "initial_weights_sha256", lambda _: "0" * 64),
-        (("glorot", 1), "initial_weights_sha256", lambda _: "0" * 64),
-        (("zero", 0), "device", lambda _: "cuda"),
-        (("zero", 0), "unmoved", lambda names: names[1:]),
-        (("zero", 1), "unmoved", lambda names: [*names[1:], "fc2.bias"]),
-        (("zero", 0), "train_loss_last", lambda loss: loss * (1 + 3e-6)),
-        (("zero", 0), "last_bias_difference", lambda bias: [bias[0] + 3e-7, *bias[1:]]),
-        (("glorot", 0), "train_loss_first", lambda loss: loss * (1 + 3e-4)),
-        (("glorot", 0), "train_loss_last", lambda _: 99.0),
-        (("glorot", 0), "unmoved", lambda _: ["fc2.bias"]),
+        (("zero", "torch", 0), "initial_weights_sha256", lambda _: "0" * 64),
+        (("glorot", "torch", 1), "initial_weights_sha256", lambda _: "0" * 64),
+        (("zero", "torch", 0), "device", lambda _: "cuda"),
+        (("zero", "torch", 0), "unmoved", lambda names: names[1:]),
+        (("zero", "torch", 1), "unmoved", lambda names: [*names[1:], "fc2.bias"]),
+        (("zero", "torch", 0), "train_loss_last", lambda loss: loss * (1 + 3e-6)),
+        (("zero", "torch", 0), "last_bias_difference", lambda bias: [bias[0] + 3e-7, *bias[1:]]),
+        (("glorot", "torch", 0), "train_loss_first", lambda loss: loss * (1 + 3e-4)),
+        (("glorot", "torch", 0), "train_loss_last", lambda _: 99.0),
+        (("glorot", "torch", 0), "unmoved", lambda _: ["fc2.bias"]),
+        (("zero", "triton_fused", 0), "initial_weights_sha256", lambda _: "0" * 64),
+        (("zero", "triton", 0), "device", lambda _: "cuda"),
+        (("zero", "triton_fused", 0), "unmoved", lambda names: names[1:]),
+        (("zero", "triton", 0), "train_loss_last", lambda loss: loss * (1 + 3e-6)),
+        (("glorot", "triton", 0), "unmoved", lambda _: ["conv1.weight"]),
+        (("glorot", "triton_fused", 0), "train_loss_first", lambda loss: loss * (1 + 3e-4)),
+        (("glorot", "triton_fused", 0), "train_loss_last", lambda loss: loss * (1 + 2e-2)),
+        (("glorot", "triton", 0), "kernel_error", lambda _: 1e-3),
+        (("zero", "triton_fused", 0), "kernel_error", lambda _: float("nan")),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_acceptance_fails_on_a_wrong_result(
     dry_run: "tuple[subprocess.CompletedProcess[str], Path]",
     script: Callable[[str], ModuleType],
-    trial: tuple[str, int],
+    trial: tuple[str, str, int],
     column: str,
     change: Callable[[object], object],
 ) -> None:
+    """Of the kernels' trials the rows are torch's, renamed: there is no GPU to train them."""
     acceptance = script("gpu_acceptance")
-    outcome = acceptance.read(dry_run[1])
+    outcome = acceptance.read(dry_run[1], acceptance.Plan("cpu", (), 10, 50))
+    for init, kernel in itertools.product(acceptance.INITS, acceptance.TRITON):
+        columns = {"kernel": kernel, "kernel_error": 1e-7, "kernel_precision": "ieee"}
+        outcome.rows[init, kernel, 0] = pd.Series({**outcome.rows[init, "torch", 0], **columns})
     assert all_pass(acceptance, outcome)
     row = outcome.rows[trial].astype(object).copy()
     row[column] = change(row[column])
     outcome.rows[trial] = row
     assert not all_pass(acceptance, outcome)
+
+
+def test_acceptance_wants_every_trial_of_every_kernel(
+    dry_run: "tuple[subprocess.CompletedProcess[str], Path]", script: Callable[[str], ModuleType]
+) -> None:
+    acceptance = script("gpu_acceptance")
+    assert acceptance.plan_of("cuda", None) == acceptance.Plan("cuda", ("triton", "triton_fused"), 1000, 50)
+    assert sum(acceptance.plan_of("cuda", None).expected.values()) == 8
+    assert acceptance.read(dry_run[1], acceptance.Plan("cpu", ("triton",), 10, 50)) is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
+def test_acceptance_dry_run_trains_by_the_kernels_through_the_interpreter(tmp_path: Path) -> None:
+    done = run_script("gpu_acceptance.py", "--device", "cpu", cwd=tmp_path, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "by torch alone" not in done.stdout
+    assert re.search(r"^\| sweep of 8 trials +\| exit code 0, 0 +\| pass +\|$", done.stdout, flags=re.MULTILINE)
+    for kernel in ("triton", "triton_fused"):
+        for line in (f"zero by {kernel} on cpu: tensors bit-equal", f"glorot by {kernel}: last loss, to torch's"):
+            assert re.search(rf"^\| {re.escape(line)}.*\| pass +\|$", done.stdout, flags=re.MULTILINE), line
+
+
+def test_acceptance_of_no_steps_is_refused(tmp_path: Path) -> None:
+    done = run_script("gpu_acceptance.py", "--device", "cpu", "--steps", "0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("--steps 0: give a number of at least 1")
 
 
 def test_acceptance_without_a_gpu_says_so_in_one_line(tmp_path: Path) -> None:
