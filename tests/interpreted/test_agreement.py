@@ -203,7 +203,7 @@ OPERATORS = {
 def test_forward_mode_of_an_operator_is_refused(name: str) -> None:
     """What torch makes of it is 0."""
     operator = getattr(torch.ops.initbench, name)
-    point = torch.ones(1, 2, 2, 2, 2)
+    point = torch.ones(1, 2, 2, 2, 2, device=DEVICE)
     with pytest.raises(ConvolutionError, match="no forward-mode derivative"):
         torch.func.jvp(lambda v: OPERATORS[name](operator, v), (point,), (point,))
 
