@@ -2,7 +2,7 @@
 
     from kernels import conv2d, conv2d_relu, conv2d_pool_relu, conv2d_stacked
 
-Triton is loaded when one of these is first asked for, so that ``kernel=torch`` needs none.
+Triton is loaded when one of these functions is first asked for, so that ``kernel=torch`` needs none.
 """
 
 import functools
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from kernels.geometry import ConvolutionError
+
 if TYPE_CHECKING:
-    from kernels.functional import ConvolutionError, conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked
+    from kernels.functional import conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked
 
 __all__ = [
     "KERNELS",

@@ -30,6 +30,9 @@ def conv2d(
 ) -> Tensor:
     """``torch.nn.functional.conv2d`` by Triton kernels, its gradients too; deterministic bit for bit.
 
+    A weight that is not finite makes the input's gradient so in all of its channel, for a tap that does not land is
+    counted as 0 times the weight; torch's is so only where the tap lands.
+
     Args:
         input: (N, C, H, W) or (C, H, W), any strides; float32, float16 or bfloat16, added up in float32.
         weight: (K, C / groups, R, S).
@@ -44,7 +47,8 @@ def conv2d(
         (N, K, P, Q) or (K, P, Q), in the layout that torch would give.
 
     Raises:
-        ConvolutionError: what cannot be computed, and what can.
+        ConvolutionError: what cannot be computed, and what can: not with float64 or complex numbers, with dimensions
+            of 0 but the batch, in forward mode, or twice backward.
     """
     return _plain(input, weight, bias, (stride, padding, dilation, groups), precision, "none")
 
@@ -95,6 +99,9 @@ def conv2d_stacked(
     epilogue: str = "none",
 ) -> Tensor:
     """M independent models in one launch: model m convolves its own images, or all the same ones.
+
+    Equal to M calls of :func:`conv2d` but for rounding: the gradients of weight and bias are summed in fewer parts, the
+    more models there are.
 
     Args:
         input: (M, N, C, H, W), or (N, C, H, W) shared by all models.

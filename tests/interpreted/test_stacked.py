@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import DEVICE, assert_equal, torchs, whole_inputs
+from oracle import DEVICE, assert_equal, gradients, random_inputs, torchs, whole_inputs
 
-from kernels import ConvolutionError, conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked
+from kernels import ConvolutionError, conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked, tiles
 
 MODELS = 3
 PLAIN = {
@@ -56,6 +56,19 @@ def test_all_models_share_one_input(epilogue: str) -> None:
         return torch.stack([PLAIN[epilogue](x, *each, padding=1) for each in zip(weight, bias, strict=True)])
 
     assert_same(lambda *a: conv2d_stacked(*a, padding=1, epilogue=epilogue), loop, [x[0], weight, bias])
+
+
+def test_a_stack_is_the_models_but_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradients of weight and bias are summed in fewer parts, as more models fill a GPU."""
+    monkeypatch.setattr(tiles, "PROGRAMS_WANTED", 6)
+    x, weight, bias = random_inputs((MODELS, 2, 3, 16, 17), (MODELS, 4, 3, 3, 3))
+    stacked = gradients(conv2d_stacked, [x, weight, bias], None)
+    models = [gradients(conv2d, [*model], None) for model in zip(x, weight, bias, strict=True)]
+    alone = [torch.stack(each) for each in zip(*models, strict=True)]
+    assert_equal(stacked[:2], alone[:2])
+    assert not torch.equal(stacked[2], alone[2])
+    for mine, other in zip(stacked[2:], alone[2:], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-4)
 
 
 def test_without_a_bias_and_for_one_model() -> None:
