@@ -464,8 +464,9 @@ def test_what_so_many_arms_leave_out_is_said(report: Report, tmp_path: Path, mon
     text = (tmp_path / "r" / "report.html").read_text()
     assert html.escape(line) in text
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
-    shown = [data["curves"], data["heat"], data["signals"], data["clocks"][0]["profile"]["shares"]]
-    assert [sorted(part) for part in shown] == [["0", "1", "2", "5", "6"]] * 4
+    steps = data["clocks"][0]
+    shown = [data["curves"], data["heat"], data["signals"], steps["profile"]["shares"], steps["survival"][0]]
+    assert [sorted(part) for part in shown] == [["0", "1", "2", "5", "6"]] * 5
 
 
 def test_nothing_is_left_out_of_few_arms(report: Report, folder: Path) -> None:

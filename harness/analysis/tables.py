@@ -1,6 +1,6 @@
 """Tables for figures and summaries: survival and convergence curves, profiles, throughput, completeness."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,21 @@ FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
 def survival_curves(
-    frames: Frames, *, target: float, unit: Unit = "steps", by: Sequence[str] | None = None
+    frames: Frames,
+    *,
+    target: float,
+    unit: Unit = "steps",
+    by: Sequence[str] | None = None,
+    labels: Container[str] | None = None,
 ) -> pd.DataFrame:
     """The share of each arm's runs that has not reached the target, as steps from 0 to the budget.
+
+    Args:
+        frames: results.
+        target: test accuracy.
+        unit: steps, or seconds of training.
+        by: the columns that tell arms apart; None: those that vary.
+        labels: the arms wanted; None: all.
 
     Returns:
         columns arm, time, share, n; arms without a finished run are left out.
@@ -29,7 +41,7 @@ def survival_curves(
     budget = budget_of(frames, unit)
     parts = []
     for arm in arms(frames, target=target, unit=unit, by=by):
-        if not len(arm.times):
+        if not len(arm.times) or (labels is not None and arm.label not in labels):
             continue
         reached = np.isfinite(arm.times)
         curve = kaplan_meier(np.where(reached, arm.times, budget), reached)

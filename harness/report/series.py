@@ -75,12 +75,12 @@ def is_thinned(frames: Frames, arms: Arms) -> bool:
 
 def survival(frames: Frames, arms: Arms, target: float, unit: Unit) -> dict[int, dict[str, Any]]:
     """Arm -> the corners (x, y) of its Kaplan-Meier curve."""
-    table = analysis.survival_curves(frames, target=target, unit=unit, by=arms.by)
+    wanted = {arms.names[arm] for arm in arms.detailed}
+    table = analysis.survival_curves(frames, target=target, unit=unit, by=arms.by, labels=wanted)
     times, shares = kept(table["time"]), kept(table["share"])
     return {
         arms.numbers[label]: {"x": times[start:stop], "y": shares[start:stop]}
         for label, start, stop in _runs(table["arm"].tolist())
-        if arms.numbers[label] in arms.detailed
     }
 
 
