@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROOT = Path(__file__).parent.parent
-TESTS_LIMIT_S, SWEEP_LIMIT_S, VALIDATE_LIMIT_S = 330, 120, 30
+TESTS_LIMIT_S, SWEEP_LIMIT_S, VALIDATE_LIMIT_S = 390, 90, 30
 INITS, TRITON = ("zero", "glorot"), ("triton", "triton_fused")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # of the zero run, whose loss is known in closed form; of the others' first loss, where only summation order differs

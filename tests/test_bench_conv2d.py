@@ -543,6 +543,25 @@ def test_clocks_of_a_gpu(bench: SimpleNamespace, fake: FakeCuda) -> None:
     assert (row["median_us"], row["fault"]) == (None, "operation not permitted when stream is capturing")
 
 
+def test_launching_is_timed_often_but_not_for_long(
+    bench: SimpleNamespace, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call waits for the one before: ten of a second each would take the time of other cells."""
+    assert fake.current == "default"
+    for takes_s, calls in ((0.001, 10), (0.03, 4), (1.0, 3)):
+        now_s, count = 0.0, 0
+
+        def work(takes_s: float = takes_s) -> list[torch.Tensor]:
+            nonlocal now_s, count
+            now_s, count = now_s + takes_s, count + 1
+            return []
+
+        monkeypatch.setattr(bench.clock.time, "perf_counter", lambda: now_s)  # noqa: B023 - called within the turn
+        clock = bench.clock.Gpu(torch.device("meta"))
+        assert clock._host_us(work) == pytest.approx(1e6 * takes_s)
+        assert count == calls
+
+
 def test_the_flush_outlasts_the_launching(bench: SimpleNamespace, fake: FakeCuda) -> None:
     """A first overwriting that is slow, for it loads the kernel, is not what is counted by."""
     overwritten = []
