@@ -264,5 +264,10 @@ def _start(kernel: Any, programs: int, choice: tiles.Choice, *arguments: Any, **
         raise ConvolutionError(f"{programs} programs are more than a launch can have; split the batch or the models")
     tensor = next(argument for argument in arguments if isinstance(argument, torch.Tensor))
     with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
-        options = {"num_warps": choice.warps, "num_stages": choice.stages, "enable_fp_fusion": True}
-        kernel[(programs,)](*arguments, **constants, **options)
+        kernel[(programs,)](*arguments, **constants, **compile_options(choice, hip=bool(torch.version.hip)))
+
+
+def compile_options(choice: tiles.Choice, *, hip: bool) -> dict[str, Any]:
+    """What the compiler is told beside the kernel; AMD's takes no limit of registers."""
+    options = {"num_warps": choice.warps, "num_stages": choice.stages, "enable_fp_fusion": True}
+    return options if hip else {**options, "maxnreg": choice.registers}

@@ -26,38 +26,52 @@ class Tile(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A tile, and the warps and pipeline stages it is compiled with."""
+    """A tile, and what it is compiled with.
+
+    Attributes:
+        tile: rows, columns, depth.
+        warps: of a block.
+        stages: of the pipeline that loads ahead.
+        registers: the most that a thread may take on an NVIDIA GPU. Left to itself, ptxas takes fewer so that one block
+            more fits into a multiprocessor, and may spill 4 to 16 bytes to get there: other kernels by each version.
+            128 in 8 warps leave room for 2 blocks, 168 in 4 for 3, and 255, the most there is, for 2.
+    """
 
     tile: Tile
     warps: int
     stages: int
+    registers: int | None = None
 
 
 _TABLE: dict[tuple[str, str], Choice] = {
     # conv1 and depthwise: 9 taps in registers; a thread keeps 8 sums, for 16 took 223 registers and 32 spilled
     (FORWARD, DIRECT): Choice(Tile(64, 32, 1), 8, 1),
-    # exact float32 is bound by arithmetic; 8 warps, for a thread of 4 spilled with pooling
-    (FORWARD, FMA): Choice(Tile(64, 32, 32), 8, 2),
-    # memory-bound: 64 pixels share one read of the 32 x 32 filter slice; with pooling 128 spilled on gfx942, and with a
-    # third stage 64 on sm_80 (312 bytes in 8 warps by Triton 3.8, 672 in 4 by 3.9)
-    (FORWARD, TF32): Choice(Tile(64, 64, 32), 8, 2),
-    # three products from two parts of each number: narrower, or it spills
-    (FORWARD, TF32X3): Choice(Tile(64, 32, 32), 4, 2),
+    # exact float32 is bound by arithmetic; 3 blocks of 4 warps, for in 2 of 8 warps Triton 3.6 spilled 8 bytes
+    (FORWARD, FMA): Choice(Tile(32, 32, 16), 4, 2, 168),
+    # memory-bound: 64 pixels share one read of the 32 x 16 filter slice; with pooling 128 spilled on gfx942, and with a
+    # third stage 64 on sm_80 (312 bytes in 8 warps by Triton 3.8, 672 in 4 by 3.9); unlimited 8 bytes by 3.6
+    (FORWARD, TF32): Choice(Tile(64, 64, 16), 8, 2, 128),
+    # three products from two parts of each number: narrower, or it spills, as it did by Triton 3.6 with a depth of 32
+    (FORWARD, TF32X3): Choice(Tile(64, 32, 16), 4, 2, 255),
     # half as many bytes leave room for a third stage, which hides latency; 4 warps spilled 88 bytes by Triton 3.9
     (FORWARD, HALF): Choice(Tile(64, 64, 32), 8, 3),
-    # the same product with the roles of C and K swapped
-    (INPUT_GRADIENT, DIRECT): Choice(Tile(64, 32, 1), 8, 1),
-    (INPUT_GRADIENT, FMA): Choice(Tile(64, 32, 32), 8, 2),
-    # reading through the gate takes registers: 128 rows spilled, and 64 rows in 4 warps on sm_100
-    (INPUT_GRADIENT, TF32): Choice(Tile(64, 64, 32), 8, 2),
-    (INPUT_GRADIENT, TF32X3): Choice(Tile(64, 32, 32), 4, 2),
+    # the same product with the roles of C and K swapped; unlimited, Triton 3.6 spilled 4 bytes after relu
+    (INPUT_GRADIENT, DIRECT): Choice(Tile(64, 32, 1), 8, 1, 128),
+    # unlimited 8 bytes by Triton 3.6; with a depth of 32 up to 12 by 3.9
+    (INPUT_GRADIENT, FMA): Choice(Tile(64, 32, 16), 8, 2, 128),
+    # reading through the gate takes registers: 128 rows spilled, 64 rows in 4 warps on sm_100, and a depth of 32 on
+    # sm_80, 4 bytes by Triton 3.6 unlimited and 3.9 limited
+    (INPUT_GRADIENT, TF32): Choice(Tile(64, 64, 16), 8, 2, 128),
+    (INPUT_GRADIENT, TF32X3): Choice(Tile(64, 32, 16), 4, 2, 255),
     (INPUT_GRADIENT, HALF): Choice(Tile(64, 64, 32), 4, 3),
-    # every column tile reads dy again (from L2): 128 columns are 4 taps of 32 channels, so it is read 3 times, not 9
-    (WEIGHT_GRADIENT, FMA): Choice(Tile(32, 64, 32), 4, 2),
-    (WEIGHT_GRADIENT, TF32): Choice(Tile(32, 128, 32), 4, 2),
+    # every column tile reads dy again (from L2): 128 columns are 4 taps of 32 channels, so it is read 3 times, not 9.
+    # No limit lower than the hardware's: PROGRAMS_WANTED fills a multiprocessor with 2 blocks. A depth of 32 filled
+    # those 255 registers and spilled up to 44 bytes (FMA), or 164 (TF32), by Triton 3.9
+    (WEIGHT_GRADIENT, FMA): Choice(Tile(32, 64, 16), 4, 2, 255),
+    (WEIGHT_GRADIENT, TF32): Choice(Tile(32, 128, 16), 4, 2, 255),
     # three products: 32 pixels at a time spilled on sm_100 in 8 warps, and on sm_90 in 4
     (WEIGHT_GRADIENT, TF32X3): Choice(Tile(32, 32, 16), 8, 2),
-    (WEIGHT_GRADIENT, HALF): Choice(Tile(32, 128, 32), 4, 3),
+    (WEIGHT_GRADIENT, HALF): Choice(Tile(32, 128, 32), 4, 3, 255),
 }
 _LEAST_COLUMNS = 16
 """Of a dot; masked columns cost nothing but arithmetic."""

@@ -189,7 +189,9 @@ def forward_kernel(x, weight, bias, y, winner, images, x_model, weight_model, G:
     WINDOW: tl.constexpr = 2 if EPILOGUE == POOL_RELU else 1
     HEIGHT: tl.constexpr = G.P // WINDOW
     WIDTH: tl.constexpr = G.Q // WINDOW
-    row, k, slot = _place(images * HEIGHT * WIDTH, TILE.M, G.K, TILE.N)
+    ROW_TILE: tl.constexpr = TILE.M
+    COLUMN_TILE: tl.constexpr = TILE.N
+    row, k, slot = _place(images * HEIGHT * WIDTH, ROW_TILE, G.K, COLUMN_TILE)
     model, group = slot // G.GROUPS, slot % G.GROUPS
     x += model * x_model + group * (G.C * X.C)
     weight += model * weight_model + group * (G.K * G.R * G.S * G.C)
@@ -198,7 +200,10 @@ def forward_kernel(x, weight, bias, y, winner, images, x_model, weight_model, G:
 
     channel = tl.trans(k)
     first_channel = group * G.K
-    for place in tl.static_range(WINDOW * WINDOW):
+    best = tl.full((ROW_TILE, COLUMN_TILE), float("-inf"), tl.float32)
+    won = tl.zeros((ROW_TILE, COLUMN_TILE), tl.int32)
+    # one loop, not four copies of it: their indices would take registers all at once
+    for place in range(WINDOW * WINDOW):
         p, q = top * WINDOW + place // WINDOW, left * WINDOW + place % WINDOW
         value = _convolve(x, weight, n, p, q, k, rows_in, G, X, TILE, PRECISION)
         if bias is not None:
@@ -206,14 +211,10 @@ def forward_kernel(x, weight, bias, y, winner, images, x_model, weight_model, G:
             value += tl.load(biases, mask=channel < G.K, other=0.0).to(tl.float32)
         # rounded as torch stores it between convolution and pooling: ties in the output's type are ties
         value = value.to(y.dtype.element_ty).to(tl.float32)
-        if place == 0:
-            best = value
-            won = tl.zeros(value.shape, tl.int32)
-        else:
-            # torch's order of comparison: the first of equals wins, and any NaN
-            wins = (value > best) | (value != value)
-            best = tl.where(wins, value, best)
-            won = tl.where(wins, place, won)
+        # torch's order of comparison: the first of equals wins, and any NaN
+        wins = (value > best) | (value != value)
+        best = tl.where(wins, value, best)
+        won = tl.where(wins, place, won)
     stored = rows_in & (channel < G.K)
     at = model * images * Y.N + n * Y.N + ((first_channel + channel) * Y.C + top * Y.H + left * Y.W)
     if EPILOGUE != NONE:

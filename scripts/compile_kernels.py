@@ -3,21 +3,26 @@
 Usage: python scripts/compile_kernels.py [--quick] [--targets sm_90,gfx942] [--markdown FILE]
 Exit code: 0 all fit, 1 one does not (it spills, takes too much shared memory or leaves matrix units unused), 2 wrong
 command. The launches are recorded from ``kernels.launch`` itself, on tensors without data, for shapes from which every
-tile in ``kernels.tiles`` follows: what is compiled here is what a GPU would be asked to run. At 0.3 to
-0.4 s of a core each, all take about 20 minutes on two cores, --quick (the article's network) one or two.
+tile in ``kernels.tiles`` follows: what is compiled here is what a GPU would be asked to run.
+
+Compiled are the article's network; every kernel in every arithmetic, type, tile with its warps and stages, and
+epilogue, in the shape that leaves most index arithmetic; and, with pooling, in every arithmetic: contiguous, strided,
+depthwise without a bias, grouped, stacked, stacked on one input, and with a frozen weight. At 0.3 s of a core each, all
+take about 4 minutes on two cores, --quick (the article's network) one. To compile with another version of Triton:
+    pip install --no-deps --target /tmp/triton triton==3.6.0; PYTHONPATH=/tmp/triton:. python scripts/compile_kernels.py
 """
 
 import argparse
+import contextlib
+import io
 import itertools
 import multiprocessing
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +60,7 @@ _ARITHMETIC: list[tuple[torch.dtype, str]] = [
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution to record: channels, image, filters, taps, and how it moves."""
+    """A convolution to record: channels, image, filters, taps, how it moves, what is there and needs a gradient."""
 
     c: int
     size: int
@@ -66,19 +71,25 @@ class Layer:
     models: int = 1
     images: int = 50
     bias: bool = True
+    weight: bool = True
     channels_last: bool = True
+    shared: bool = False
 
 
 ARTICLE = (Layer(1, 28, 32), Layer(32, 14, 32))
 """conv1, and conv2 to conv4."""
 
-_OTHERS = (
+SPECIAL = (
     Layer(32, 14, 32, channels_last=False),
     Layer(3, 32, 64, taps=7, stride=2),
     Layer(32, 14, 32, groups=32, bias=False),
     Layer(64, 7, 10, taps=5, groups=2),
     Layer(32, 14, 32, models=8),
+    Layer(32, 14, 32, models=8, shared=True),
+    Layer(32, 14, 32, weight=False),
 )
+"""Contiguous; strided, taps that a tile's depth cuts; depthwise without a bias; groups; stacked; on one input; a frozen
+weight."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,25 @@ class Launch:
     aligned: tuple[int, ...]
     choice: tiles.Choice
     kind: str
+
+    @property
+    def dtype(self) -> str:
+        """Of its operands."""
+        return next(kind for _, kind in self.signature if kind.startswith("*"))
+
+    @property
+    def configuration(self) -> tuple[Any, ...]:
+        """All of it that does not follow from a shape."""
+        return self.kernel, self.kind, self.dtype, self.choice, dict(self.constants).get("EPILOGUE")
+
+    @property
+    def appetite(self) -> tuple[int, ...]:
+        """Orders launches of one configuration by the index arithmetic left to them, which takes registers."""
+        geometry = dict(self.constants).get("G")
+        if geometry is None:
+            return ()
+        channels = geometry.K if self.kernel == "input_gradient_kernel" else geometry.C
+        return channels % self.choice.tile.K > 0, geometry.R * geometry.S, geometry.STRIDE_H
 
     @property
     def precision(self) -> str:
@@ -132,7 +162,7 @@ class Outcome:
         return found
 
 
-@contextmanager
+@contextlib.contextmanager
 def recorded() -> Iterator[list[Launch]]:
     """Within, launches are noted and not made; tensors may be without data."""
     found: list[Launch] = []
@@ -157,16 +187,15 @@ def _launch(kernel: Any, choice: tiles.Choice, arguments: tuple[Any, ...], const
             signature[name] = _TYPES[value.dtype]
             aligned.append(index)
     dtype = next(value.dtype for value in arguments if isinstance(value, torch.Tensor))
-    kind = _kind(kernel.fn.__name__, choice, dtype, str(constants.get("PRECISION", "ieee")))
+    dotless = choice.tile.K == 1 or not constants.get("WEIGHT", True)
+    kind = tiles.DIRECT if dotless else _kind(kernel.fn.__name__, dtype, constants["PRECISION"])
     in_order = tuple((name, signature.get(name, "constexpr")) for name in kernel.arg_names)
     return Launch(kernel.fn.__name__, in_order, tuple(sorted(fixed.items())), tuple(aligned), choice, kind)
 
 
-def _kind(kernel: str, choice: tiles.Choice, dtype: torch.dtype, precision: str) -> str:
-    if choice.tile.K == 1:
-        return tiles.DIRECT
+def _kind(kernel: str, dtype: torch.dtype, precision: str) -> str:
     operation = tiles.WEIGHT_GRADIENT if kernel.startswith("weight") else tiles.FORWARD
-    return tiles.arithmetic(operation, choice.tile.K, element_bytes=dtype.itemsize, precision=precision)
+    return tiles.arithmetic(operation, 1 + tiles.DIRECT_DEPTH, element_bytes=dtype.itemsize, precision=precision)
 
 
 def launches(layers: Sequence[Layer]) -> list[Launch]:
@@ -182,16 +211,17 @@ def _train(layer: Layer, dtype: torch.dtype, precision: str, epilogue: int) -> N
     window = geometry.window((layer.taps,) * 2, layer.stride, layer.taps // 2, 1, layer.groups)
     like = torch.empty(0, dtype=dtype, device="meta")
     last = layer.channels_last
-    x = launch.allocate((layer.models, layer.images, layer.c, layer.size, layer.size), like, channels_last=last)
+    image = (layer.size, layer.size)
+    images = (1 if layer.shared else layer.models, layer.images, layer.c, *image)
+    x = launch.allocate(images, like, channels_last=last)
     filters = (layer.k, layer.c // layer.groups, layer.taps, layer.taps)
     weight = launch.allocate((layer.models, *filters), like, channels_last=last)
     bias = like.new_empty((layer.models, layer.k)) if layer.bias else None
     y, winner = launch.forward(x, weight, bias, window, precision=precision, epilogue=epilogue)
     gate = {"none": None, "relu": y, "pool_relu": winner}[list(launch.EPILOGUES)[epilogue]]
     settings = {"precision": precision, "epilogue": epilogue}
-    image = (layer.size, layer.size)
-    launch.input_gradient(y, gate, weight, image, window, shared=False, channels_last=last, **settings)  # type: ignore[arg-type]
-    needs = (True, layer.bias)
+    launch.input_gradient(y, gate, weight, image, window, shared=layer.shared, channels_last=last, **settings)  # type: ignore[arg-type]
+    needs = (layer.weight, layer.bias)
     launch.weight_gradient(x, y, gate, filters, window, channels_last=last, needs=needs, **settings)  # type: ignore[arg-type]
 
 
@@ -200,7 +230,20 @@ def all_layers() -> list[Layer]:
     widths = [2**power for power in range(8)]
     wide = [Layer(c, 14, k, taps=1) for c, k in itertools.product((16, 32, 64, 128), (16, 32, 64))]
     shallow = [Layer(1, 14, k) for k in widths] + [Layer(c, 14, 1) for c in widths]
-    return [*ARTICLE, *_OTHERS, *wide, *shallow]
+    return [*ARTICLE, *SPECIAL, *wide, *shallow]
+
+
+def cover() -> list[Launch]:
+    """Every configuration once, in its hungriest shape; every special case in every arithmetic; the article's network.
+
+    A configuration is a kernel, arithmetic, type, tile with its warps and stages, and epilogue. Special cases are
+    compiled with pooling.
+    """
+    # of equals the first, which is the article's, or a special case
+    found = sorted(launches(all_layers()), key=lambda one: one.appetite, reverse=True)
+    hungriest = {one.configuration: one for one in reversed(found)}
+    special = [one for one in launches(SPECIAL) if dict(one.constants).get("EPILOGUE", 2) == 2]
+    return list(dict.fromkeys([*launches(ARTICLE), *hungriest.values(), *special]))
 
 
 def compile_one(task: tuple[Launch, str]) -> Outcome | str | None:
@@ -219,41 +262,43 @@ def compile_one(task: tuple[Launch, str]) -> Outcome | str | None:
         constexprs=dict(wanted.constants),
         attrs={(index,): [["tt.divisibility", 16]] for index in wanted.aligned},
     )
-    options = {"num_warps": wanted.choice.warps, "num_stages": wanted.choice.stages, "enable_fp_fusion": True}
+    options = launch.compile_options(wanted.choice, hip=TARGETS[target].backend == "hip")
+    log = io.StringIO()
     try:
-        found = triton.compile(source, target=TARGETS[target], options=options)
+        with contextlib.redirect_stdout(log):
+            found = triton.compile(source, target=TARGETS[target], options=options)
     except Exception as error:  # noqa: BLE001 - the compiler raises all sorts; each is a line of the report
         cause = error.__cause__ or error
         return f"{_describe(wanted)} on {target}: {type(cause).__name__}: {str(cause).splitlines()[-1][:200]}"
-    measure = _measure_cuda if TARGETS[target].backend == "cuda" else _measure_hip
-    registers, spilled_bytes, text = measure(found.asm)
+    if TARGETS[target].backend == "cuda":
+        text = found.asm["ptx"]
+        registers, spilled_bytes = _measure_cuda(log.getvalue())
+    else:
+        text = found.asm["amdgcn"]
+        registers, spilled_bytes = _measure_hip(text)
     matrix = next((name for name in _MATRIX_INSTRUCTIONS if name in text), "")
     return Outcome(wanted, target, registers, spilled_bytes, found.metadata.shared, matrix)
 
 
-def _measure_cuda(asm: Any) -> tuple[int, int, str]:  # noqa: ANN401 - Triton's own mapping
-    """Registers and bytes of stack, where spilled registers go, from the machine code; and the PTX."""
-    with tempfile.TemporaryDirectory() as folder:
-        code = Path(folder) / "kernel.cubin"
-        code.write_bytes(asm["cubin"])
-        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(code)]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", said)
-    assert found is not None
-    return int(found[1]), int(found[2]) + int(found[3]), asm["ptx"]
+def _measure_cuda(log: str) -> tuple[int, int]:
+    """Registers, and bytes in memory for want of them, from what the assembler told Triton."""
+    registers = re.search(r"Used (\d+) registers", log)
+    spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    assert registers is not None
+    assert spilled is not None
+    return int(registers[1]), max(int(spilled[1]), int(spilled[2]))
 
 
-def _measure_hip(asm: Any) -> tuple[int, int, str]:  # noqa: ANN401 - Triton's own mapping
-    """Registers and spilled bytes from the code object's metadata, and the assembly."""
-    text = asm["amdgcn"]
+def _measure_hip(assembly: str) -> tuple[int, int]:
+    """Registers and spilled bytes from the code object's metadata."""
 
     def metadata(key: str) -> int:
-        found = re.search(rf"\.{key}: +(\d+)", text)
+        found = re.search(rf"\.{key}: +(\d+)", assembly)
         assert found is not None
         return int(found[1])
 
     # scalar registers are spilled to lanes of vector registers, which costs no memory
-    return metadata("vgpr_count"), 4 * metadata("vgpr_spill_count"), text
+    return metadata("vgpr_count"), 4 * metadata("vgpr_spill_count")
 
 
 def _describe(wanted: Launch) -> str:
@@ -270,7 +315,7 @@ def compile_all(wanted: Sequence[Launch], targets: Sequence[str], *, processes: 
     complaints: list[str] = []
     with (
         tempfile.TemporaryDirectory() as cache,
-        mock.patch.dict(os.environ, {"TRITON_CACHE_DIR": cache}),
+        mock.patch.dict(os.environ, {"TRITON_CACHE_DIR": cache, "TRITON_DUMP_PTXAS_LOG": "1"}),
         ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
         for count, found in enumerate(pool.map(compile_one, tasks, chunksize=4), start=1):
@@ -317,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--targets: {', '.join(unknown)} given; choose from {', '.join(TARGETS)}")
     if triton_kernels.INTERPRETED:
         parser.error("TRITON_INTERPRET is set, and an interpreted kernel cannot be compiled; unset it")
-    wanted = launches(ARTICLE if given.quick else all_layers())
+    wanted = launches(ARTICLE) if given.quick else cover()
     outcomes, complaints = compile_all(wanted, targets, processes=os.cpu_count() or 1)
     lines = [
         f"Triton {triton.__version__}, torch {torch.__version__}; {len(outcomes)} kernels compiled",

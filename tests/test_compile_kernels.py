@@ -4,14 +4,14 @@ import dataclasses
 import importlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-from kernels import tiles
+from kernels import launch, tiles
 
 ROOT = Path(__file__).parent.parent
 pytest.importorskip("triton", reason="Triton is there for Linux only")
@@ -24,8 +24,8 @@ def script() -> Iterator[ModuleType]:
     sys.path.remove(str(ROOT / "scripts"))
 
 
-def faults(script: ModuleType, launches: list, targets: list[str]) -> list[str]:
-    outcomes, complaints = script.compile_all(launches, targets, processes=1)
+def faults(script: ModuleType, launches: list, targets: Sequence[str], *, processes: int = 1) -> list[str]:
+    outcomes, complaints = script.compile_all(launches, targets, processes=processes)
     expected = sum(1 for one in launches for target in targets if (one.kind, target) != (tiles.TF32X3, "gfx942"))
     assert len(outcomes) + len(complaints) == expected
     return complaints + [f"{script._describe(o.launch)} on {o.target}: {f}" for o in outcomes for f in o.faults]
@@ -45,16 +45,39 @@ def test_the_hungriest_kernels_fit_each_gpu(script: ModuleType, target: str) -> 
     assert faults(script, launches, [target]) == []
 
 
-def test_every_tile_of_the_table_is_compiled(script: ModuleType) -> None:
-    """The shapes that are recorded call for each choice that there is."""
+@pytest.mark.slow
+def test_every_configuration_fits_each_gpu(script: ModuleType) -> None:
+    assert faults(script, script.cover(), list(script.TARGETS), processes=2) == []
+
+
+def test_the_cover_has_each_tile_of_the_table_in_each_type_and_with_each_epilogue(script: ModuleType) -> None:
     kernels = {
         tiles.FORWARD: "forward_kernel",
         tiles.INPUT_GRADIENT: "input_gradient_kernel",
         tiles.WEIGHT_GRADIENT: "weight_gradient_kernel",
     }
-    wanted = {(kernels[operation], kind, choice) for operation, kind, choice in tiles.choices()}
-    recorded = {(one.kernel, one.kind, one.choice) for one in script.launches(script.all_layers())}
-    assert wanted <= recorded, wanted - recorded
+    types = {tiles.DIRECT: ("*fp32", "*fp16", "*bf16"), tiles.HALF: ("*fp16", "*bf16")}
+    wanted = {
+        (kernels[operation], kind, dtype, choice, epilogue)
+        for operation, kind, choice in tiles.choices()
+        for dtype in types.get(kind, ("*fp32",))
+        for epilogue in launch.EPILOGUES.values()
+    }
+    compiled = {one.configuration for one in script.cover()}
+    assert wanted <= compiled, wanted - compiled
+    # and of the rest: the kernel that adds parts, and the bias's gradient alone, which multiplies nothing
+    assert {configuration[:2] for configuration in compiled - wanted} == {
+        ("add_parts_kernel", tiles.DIRECT),
+        ("weight_gradient_kernel", tiles.DIRECT),
+    }
+
+
+def test_the_cover_has_each_special_case_in_each_arithmetic(script: ModuleType) -> None:
+    compiled = set(script.cover())
+    for layer in script.SPECIAL:
+        pooled = {one for one in script.launches([layer]) if dict(one.constants).get("EPILOGUE") == 2}
+        assert {one.dtype for one in pooled} == {"*fp32", "*fp16", "*bf16"}
+        assert pooled <= compiled, layer
 
 
 @pytest.mark.parametrize("channels", [1, 32])
