@@ -53,12 +53,13 @@ _TABLE: dict[tuple[str, str], Choice] = {
     (FORWARD, TF32): Choice(Tile(64, 64, 16), 8, 2, 128),
     # three products from two parts of each number: narrower, or it spills, as it did by Triton 3.6 with a depth of 32
     (FORWARD, TF32X3): Choice(Tile(64, 32, 16), 4, 2, 255),
-    # half as many bytes leave room for a third stage, which hides latency; 4 warps spilled 88 bytes by Triton 3.9
-    (FORWARD, HALF): Choice(Tile(64, 64, 32), 8, 3),
+    # a third stage or a depth of 32 took up to 255 registers with pooling on sm_80; 4 warps spilled 88 bytes by Triton
+    # 3.9, and unlimited 8 by 3.9 and 4 by 3.7 on sm_100
+    (FORWARD, HALF): Choice(Tile(64, 64, 16), 8, 2, 128),
     # the same product with the roles of C and K swapped; unlimited, Triton 3.6 spilled 4 bytes after relu
     (INPUT_GRADIENT, DIRECT): Choice(Tile(64, 32, 1), 8, 1, 128),
-    # unlimited 8 bytes by Triton 3.6; with a depth of 32 up to 12 by 3.9
-    (INPUT_GRADIENT, FMA): Choice(Tile(64, 32, 16), 8, 2, 128),
+    # as forward; in 2 blocks of 8 warps Triton 3.9 spilled 24 bytes on sm_100
+    (INPUT_GRADIENT, FMA): Choice(Tile(32, 32, 16), 4, 2, 168),
     # reading through the gate takes registers: 128 rows spilled, 64 rows in 4 warps on sm_100, and a depth of 32 on
     # sm_80, 4 bytes by Triton 3.6 unlimited and 3.9 limited
     (INPUT_GRADIENT, TF32): Choice(Tile(64, 64, 16), 8, 2, 128),
