@@ -26,7 +26,8 @@ from it, for each output, one *gate*: after relu the output itself (its gradient
 one byte, the winner's place in its window, or ``SHUT``. Gradients of the convolution's own output are never stored:
 both backward kernels read dy through the gate.
 
-Offsets of an image or a model are 64 bits wide, those within an image 32.
+Offsets of an image, a model or a group are 64 bits wide, those within an image, and in a group's filters, 32;
+``kernels.geometry`` refuses what they would not count.
 """
 
 from typing import NamedTuple
@@ -144,12 +145,13 @@ def _gated(dy, gate, n, k, p, q, seen, G: tl.constexpr, DY: tl.constexpr, GATE: 
 
 @triton.jit
 def _place(rows, ROW_TILE: tl.constexpr, columns, COLUMN_TILE: tl.constexpr):
-    """This program's (row numbers, column numbers, slot); neighbouring programs share their rows."""
+    """This program's (row numbers, column numbers, slot, column tile); neighbouring programs share their rows."""
     column_tiles, row_tiles = tl.cdiv(columns, COLUMN_TILE), tl.cdiv(rows, ROW_TILE)
     program = tl.program_id(0)
-    column = program % column_tiles * COLUMN_TILE + tl.arange(0, COLUMN_TILE)
+    column_tile = program % column_tiles
+    column = column_tile * COLUMN_TILE + tl.arange(0, COLUMN_TILE)
     row = program // column_tiles % row_tiles * ROW_TILE + tl.arange(0, ROW_TILE)
-    return row[:, None], column[:, None], (program // column_tiles // row_tiles).to(tl.int64)
+    return row[:, None], column[:, None], (program // column_tiles // row_tiles).to(tl.int64), column_tile
 
 
 @triton.jit
@@ -191,7 +193,7 @@ def forward_kernel(x, weight, bias, y, winner, images, x_model, weight_model, G:
     WIDTH: tl.constexpr = G.Q // WINDOW
     ROW_TILE: tl.constexpr = TILE.M
     COLUMN_TILE: tl.constexpr = TILE.N
-    row, k, slot = _place(images * HEIGHT * WIDTH, ROW_TILE, G.K, COLUMN_TILE)
+    row, k, slot, _ = _place(images * HEIGHT * WIDTH, ROW_TILE, G.K, COLUMN_TILE)
     model, group = slot // G.GROUPS, slot % G.GROUPS
     x += model * x_model + group * (G.C * X.C)
     weight += model * weight_model + group * (G.K * G.R * G.S * G.C)
@@ -239,7 +241,7 @@ def input_gradient_kernel(dy, gate, weight, dx, images, dy_model, gate_model, we
     ROW_TILE: tl.constexpr = TILE.M
     COLUMN_TILE: tl.constexpr = TILE.N
     STEP: tl.constexpr = TILE.K
-    row, c, slot = _place(images * (G.H * G.W), TILE.M, G.C, TILE.N)
+    row, c, slot, _ = _place(images * (G.H * G.W), TILE.M, G.C, TILE.N)
     model, group = slot // G.GROUPS, slot % G.GROUPS
     first_channel = group * G.K
     dy += model * dy_model + first_channel * DY.C
@@ -281,7 +283,7 @@ def weight_gradient_kernel(x, dy, gate, parts, images, splits, x_model, dy_model
     ROW_TILE: tl.constexpr = TILE.M
     COLUMN_TILE: tl.constexpr = TILE.N
     STEP: tl.constexpr = TILE.K
-    k, column, slot = _place(G.K, TILE.M, COLUMNS, TILE.N)
+    k, column, slot, column_tile = _place(G.K, TILE.M, COLUMNS, TILE.N)
     split, slot = slot % splits, slot // splits
     model, group = slot // G.GROUPS, slot % G.GROUPS
     first_channel = group * G.K
@@ -315,7 +317,7 @@ def weight_gradient_kernel(x, dy, gate, parts, images, splits, x_model, dy_model
     if BIAS:
         # every column tile has the same sum
         sums = tl.sum(bias_total, axis=1)[:, None]
-        tl.store(parts + WEIGHTS + first_channel + k, sums, mask=(k < G.K) & (tl.min(column) == 0))
+        tl.store(parts + WEIGHTS + first_channel + k, sums, mask=(k < G.K) & (column_tile == 0))
 
 
 @triton.jit

@@ -199,7 +199,7 @@ def test_what_is_not_finite_stays_where_torch_keeps_it(where: str, move: str) ->
     """But for dx where a weight is not finite: a tap that does not land is 0 times it, so all of its channel is not."""
     x, weight, bias = whole_inputs((2, 4, 7, 6), (6, 4 // MOVES[move].get("groups", 1), 3, 3))
     dy = torch.ones_like(torchs(x, weight, **MOVES[move]))
-    # where taps beyond the last, which depths of 32 have, would look at it
+    # where taps beyond the last, which the last step has, would look at it
     {"x": x, "weight": weight, "dy": dy}[where][1, 1, 5 if where == "x" else 2, 1] = float("nan")
     found = gradients(conv2d, [x, weight, bias], dy, **MOVES[move])
     wanted = gradients(torchs, [t.double() for t in (x, weight, bias)], dy.double(), **MOVES[move])
