@@ -62,7 +62,7 @@ _TRIALS = [
     Column("init_adapt", _TEXT, "what changed the drawn weights by the first batch, or none", required=True),
     Column("seed", _WHOLE, "seed of every random stream", required=True),
     Column("device", _TEXT, "device the trial ran on: cpu or cuda; null if it never got that far"),
-    Column("kernel", _TEXT, "convolution: choice of kernel=", required=True),
+    Column("kernel", _TEXT, "convolution: choice of kernel=; not torch on a CPU: interpreted, slowly", required=True),
     Column("model", _TEXT, "choice of model=, with what was changed in it in brackets", required=True),
     Column("activation", _TEXT, "activation function", required=True),
     Column("depth", _WHOLE, "model.depth; null: the model has none"),

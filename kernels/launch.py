@@ -23,10 +23,12 @@ def require_device(device: torch.device, precision: str) -> None:
     """Refuse a device that the kernels do not run on.
 
     Raises:
-        ConvolutionError: neither a GPU nor, under the interpreter, a CPU; or a precision that the GPU has not.
+        ConvolutionError: no GPU and no interpreter; the interpreter and a GPU; or a precision that the GPU has not.
     """
     if device.type == "cuda" and torch.version.hip and precision == "tf32x3":
         raise ConvolutionError("precision=tf32x3 is not there on AMD GPUs; choose ieee or tf32")
+    if device.type == "cuda" and tk.INTERPRETED:
+        raise ConvolutionError("TRITON_INTERPRET is set, so nothing would run on the GPU; unset it, or use device=cpu")
     if device.type == "cuda" or (device.type == "cpu" and tk.INTERPRETED):
         return
     raise ConvolutionError(

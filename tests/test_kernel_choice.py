@@ -14,6 +14,7 @@ from conftest import Command, Configure
 
 import harness
 from harness import device, fusion, kernel_check, kernel_choice, models
+from harness.errors import UsageError
 from kernels import Kernel
 
 needs_triton = pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
@@ -207,6 +208,14 @@ def test_a_cpu_is_refused_in_one_line(command: Command) -> None:
     assert done.returncode == 2
     assert "set TRITON_INTERPRET=1 before Python starts" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@needs_triton
+def test_a_gpu_under_the_interpreter_is_refused(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the CPU's time would stand in the GPU's row."""
+    monkeypatch.setattr("kernels.triton_kernels.INTERPRETED", True)
+    with pytest.raises(UsageError, match=r"device=cuda: TRITON_INTERPRET is set.* unset it"):
+        kernel_choice.check(configure("kernel=triton"), torch.device("cuda"))
 
 
 def test_without_triton_one_line_says_what_to_install(tmp_path: Path) -> None:
