@@ -91,6 +91,27 @@ def test_the_conclusion_says_who_wins_and_how_sure(report: Report, folder: Path)
     assert "First at the other targets: init=quick at 0.5." in entry["conclusion"]
 
 
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ([30, 40, 50] * 2, "It is separated from the other arm (adjusted p at most 0.05)."),
+        ([20, 10, 40] * 2, "It is not separated from init=b, which does not mean equal."),
+    ],
+    ids=["separated", "not separated"],
+)
+def test_of_two_arms_the_other_is_named_as_one(report: Report, tmp_path: Path, times: list[int], words: str) -> None:
+    made_results.write(tmp_path / "r", *made_results.arms_reaching({"a": [10, 20, 15] * 2, "b": times}))
+    (_, entry) = read_json(report, tmp_path / "r")["ranking"]
+    assert words in entry["conclusion"]
+    assert not any("one of 1 comparison" in note for note in entry["notes"])
+
+
+def test_a_file_given_for_a_folder_is_said_to_be_one(report: Report) -> None:
+    code, _, said = report(__file__)
+    assert code == 2
+    assert said.startswith(f"error: {__file__}: is a file; give the folder")
+
+
 def test_arms_that_are_as_soon_share_the_first_place(report: Report, tmp_path: Path) -> None:
     made_results.write(tmp_path / "r", *made_results.arms_reaching({"a": [10, 20], "b": [20, 10], "c": [30, 40]}))
     (_, entry) = read_json(report, tmp_path / "r")["ranking"]

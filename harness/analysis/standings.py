@@ -234,10 +234,8 @@ def _notes(found: Sequence[Arm], table: pd.DataFrame, comparisons: int) -> list[
     if comparisons:
         fewest = min(arm.n_effective for arm in found if len(arm.times))
         least = smallest_p(fewest, fewest)
-        notes.append(
-            f"Fewest runs of an arm: {fewest}, which can show p = {least:.2g} at best"
-            f" ({min(1.0, least * comparisons):.2g} as one of {comparisons} comparisons)."
-        )
+        among = f" ({min(1.0, least * comparisons):.2g} as one of {comparisons} comparisons)" if comparisons > 1 else ""
+        notes.append(f"Fewest runs of an arm: {fewest}, which can show p = {least:.2g} at best{among}.")
     one = [arm.label for arm in found if arm.n_effective == 1 and len(arm.times) > 1]
     if one:
         notes.append(f"Every seed gives the same run, so n = 1 in effect: {', '.join(one)}.")

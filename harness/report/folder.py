@@ -28,7 +28,7 @@ def read(folder: Path) -> tuple[Frames, list[str]]:
     Raises:
         UsageError: there is nothing to report.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise UsageError(f"{folder}: no such folder; give the results.dir of a run")
     trials = [name for name in schema("trials").names if name != "config"]
     with warnings.catch_warnings(record=True) as caught:

@@ -118,13 +118,15 @@ def _sureness(entry: Ranking) -> str:
         return _limit(own, max(sizes), comparisons)
     separated = rivals["p_holm"] <= 0.05
     left, few = rivals.loc[testable & ~separated, "arm"].tolist(), rivals.loc[~testable, "arm"].tolist()
-    others = counted(len(rivals), "other arm")
+    many = f"{int(separated.sum()) or 'none'} of the {len(rivals)} other arms"
+    others = many if len(rivals) > 1 else "the other arm"
     parts = [
-        f"It is separated from {int(separated.sum()) or 'none'} of the {others} (adjusted p at most 0.05)",
+        f"It is separated from {others} (adjusted p at most 0.05)" if len(rivals) > 1 or separated.any() else "",
         f"it is not separated from {listed(left)}, which does not mean equal" if left else "",
         f"too few runs differ to tell it from {listed(few)}" if few else "",
     ]
-    return "; ".join(filter(None, parts)) + "."
+    said = "; ".join(filter(None, parts))
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def _limit(own: int, most: int, comparisons: int) -> str:
