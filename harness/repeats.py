@@ -6,24 +6,17 @@ file holds of that trial is left out, and a line says so: a remark if its rows a
 
 import filecmp
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harness.wording import few
+
 KEYS = {"trials": ("trial_id",), "curves": ("trial_id", "step"), "layers": ("trial_id", "step", "parameter")}
 """Table -> the columns that no two rows share."""
-
-_NAMED = 3
-
-
-def named(names: Iterable[str], most: int = _NAMED) -> str:
-    """The first few, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - most:,} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
 
 
 def once(table: str, content: pa.Table, lengths: Sequence[int]) -> bool:
@@ -80,7 +73,7 @@ class Repeats:
         """A line if rows are there twice and the same."""
         if not self._same:
             return []
-        return [f"{self._table}: rows that are there twice are counted once: {named(self._same)}"]
+        return [f"{self._table}: rows that are there twice are counted once: {few(self._same)}"]
 
     def new(self, path: Path, content: pa.Table) -> pa.Table:
         """The rows of a file that no earlier one has.
@@ -110,7 +103,7 @@ class Repeats:
         of_key = _counted(whole).select(keys).group_by(keys, use_threads=False).aggregate([([], "count_all")])
         differ = pc.unique(of_key.filter(pc.greater(of_key["count_all"], 1))["trial_id"]).to_pylist()
         if differ:
-            which = named(sorted(differ))
+            which = few(sorted(differ))
             self.problems.append(
                 f"{path}: holds a row of the same key twice with other values ({which}); the first counts"
             )
@@ -127,7 +120,7 @@ class Repeats:
             differ = [] if filecmp.cmp(owner, path, shallow=False) else self._differing(owner, path, ids)
             if differ:
                 self.problems.append(
-                    f"{path}: holds other rows than {owner.name} of the trial {named(differ)}; those of {owner.name} "
+                    f"{path}: holds other rows than {owner.name} of the trial {few(differ)}; those of {owner.name} "
                     "count; remove what is wrong"
                 )
             if len(differ) < len(ids):

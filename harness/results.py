@@ -23,8 +23,9 @@ from filelock import FileLock, Timeout
 from harness import compaction
 from harness.errors import UsageError
 from harness.reading import Frames, load, read, require_results
-from harness.repeats import KEYS, named
+from harness.repeats import KEYS
 from harness.schema import STATUSES, TABLES, schema
+from harness.wording import few
 
 __all__ = ["Frames", "Running", "load", "main", "new_trial_id", "prepare", "problems_in", "recover"]
 
@@ -196,7 +197,7 @@ def _said(table: str, ids: Sequence[str], one: str, many: str) -> Iterator[str]:
         yield (
             f"{table}: the trial {ids[0]} {one}"
             if len(ids) == 1
-            else f"{table}: {len(ids):,} trials {many}: {named(ids)}"
+            else f"{table}: {len(ids):,} trials {many}: {few(ids)}"
         )
 
 
@@ -204,7 +205,7 @@ def _detail_problems(table: str, keys: pa.Table, trial_ids: pa.Array) -> Iterato
     counts = keys.group_by(keys.schema.names, use_threads=False).aggregate([([], "count_all")])
     twice = counts.filter(pc.greater(counts["count_all"], 1)).drop_columns(["count_all"]).to_pylist()
     if twice:
-        keys_of = named((", ".join(f"{name}={value}" for name, value in row.items()) for row in twice), 1)
+        keys_of = few((", ".join(f"{name}={value}" for name, value in row.items()) for row in twice), 1)
         yield f"{table}: more than one row for {keys_of}"
     ids = pc.unique(keys["trial_id"])
     alone = sorted(ids.filter(pc.invert(pc.is_in(ids, value_set=trial_ids))).to_pylist())

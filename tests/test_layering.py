@@ -25,7 +25,7 @@ LAYERS = [
     {"repeats"},
     {"config", "schema"},
     {"validation"},
-    {"errors", "interrupts"},
+    {"errors", "interrupts", "wording"},
 ]
 FREE_OF_TORCH = ("config", "schema", "results", "usage", "article", "errors", "run", "explain")
 FREE_OF_TORCH += ("analysis", "report", "compare")

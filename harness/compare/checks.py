@@ -6,8 +6,8 @@ from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
 from harness.compare.pairs import COLUMNS, HARDWARE, Pair, Pairing, Unit, labels
-from harness.repeats import named
 from harness.schema import COLUMNS as TABLE_COLUMNS
+from harness.wording import counted, few
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,17 +29,12 @@ def incomparable(pairing: Pairing, names: Names, *, allow_missing: bool, allow_h
     return lines
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 trial``, ``2 trials``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def shared(sides: "Sequence[pd.DataFrame]", names: Sequence[str]) -> Iterator[str]:
     """A line if two folders hold a trial with the same id, which means the same data: no id is given twice."""
     for one, other in combinations(range(len(sides)), 2):
         both = sorted(set(sides[one]["trial_id"]) & set(sides[other]["trial_id"]))
         if both:
-            what = f"{counted(len(both), 'trial')} with the same id: {named(both)}"
+            what = f"{counted(len(both), 'trial')} with the same id: {few(both)}"
             yield (
                 f"{names[one]} and {names[other]} hold the same data ({what}), and what is compared with itself shows "
                 "nothing; give folders of separate runs"
@@ -68,14 +63,10 @@ def _missing(pairing: Pairing, names: Names) -> Iterator[str]:
     advice = f"run them into {names[1]}, or give --allow-missing"
     if arms:
         named = sorted(set(labels(arms).values()))
-        yield f"{names[1]} lacks {counted(len(named), 'arm')} of {names[0]}: {_few(named)}; {advice}"
+        yield f"{names[1]} lacks {counted(len(named), 'arm')} of {names[0]}: {few(named, _MOST_NAMED)}; {advice}"
     if seeds:
-        yield f"{names[1]} lacks {counted(len(seeds), 'trial')} of {names[0]}: {_few(in_words(seeds))}; {advice}"
-
-
-def _few(texts: Sequence[str]) -> str:
-    more = len(texts) - _MOST_NAMED
-    return ", ".join(texts[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        which = few(in_words(seeds), _MOST_NAMED)
+        yield f"{names[1]} lacks {counted(len(seeds), 'trial')} of {names[0]}: {which}; {advice}"
 
 
 def in_words(found: Sequence[Unit]) -> list[str]:

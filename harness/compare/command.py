@@ -11,13 +11,14 @@ from typing import Any, NoReturn
 
 from harness.compare import output
 from harness.compare.calibration import Calibration, as_file, calibrate, foreign, read_thresholds
-from harness.compare.checks import counted, mixed_versions, shared
+from harness.compare.checks import mixed_versions, shared
 from harness.compare.folders import BASELINES, Trials, promote, resolve, trials_of
 from harness.compare.gate import compare_trials
 from harness.compare.junit import junit
 from harness.compare.measures import KINDS, parse_values, thresholds_with
 from harness.compare.outcome import ERROR, OK, Outcome, Rules
 from harness.errors import UsageError
+from harness.wording import counted
 
 _USAGE = """\
 python -m harness.compare BASE CANDIDATE [options]

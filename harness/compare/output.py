@@ -8,9 +8,9 @@ from io import StringIO
 from typing import Any
 
 from harness.compare.calibration import Calibration, finite
-from harness.compare.checks import counted
 from harness.compare.measures import KINDS
 from harness.compare.outcome import Comparison, Outcome
+from harness.wording import counted
 
 WIDTH = 120
 

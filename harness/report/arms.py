@@ -10,6 +10,7 @@ import pandas as pd
 from harness import analysis
 from harness.report.numbers import one
 from harness.schema import STATUSES
+from harness.wording import few
 
 _MOST_REASON = 160
 DETAILED_BEST, DETAILED_LAST = 950, 50
@@ -153,6 +154,4 @@ def _parts(key: Any) -> list[Any]:  # noqa: ANN401 - a group's key has the colum
 
 
 def _seeds(seeds: Sequence[float]) -> str:
-    most = 10
-    more = f" and {len(seeds) - most} more" if len(seeds) > most else ""
-    return ", ".join(f"{seed:g}" for seed in seeds[:most]) + more
+    return few((f"{seed:g}" for seed in seeds), most=10)

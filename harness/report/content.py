@@ -12,8 +12,8 @@ from harness.errors import UsageError
 from harness.report import machine, series, standing, words
 from harness.report.arms import Arms, constants, described, failures, filters, number
 from harness.report.folder import narrowed
-from harness.report.numbers import counted
 from harness.schema import STATUSES
+from harness.wording import counted
 
 SHOWN_ARMS = 12
 """How many arms the figures draw at first."""

@@ -8,7 +8,8 @@ import pandas as pd
 
 from harness import analysis
 from harness.report.arms import Arms, text_of
-from harness.report.numbers import counted, kept, shown, spread
+from harness.report.numbers import kept, shown, spread
+from harness.wording import counted
 
 _GROUPS = ("device", "kernel", "device_model", "model", "batch_size", "threads", "tf32", "memory_format")
 _ALWAYS = ("device", "kernel")

@@ -80,8 +80,3 @@ def listed(names: Sequence[str], most: int = 4) -> str:
     if len(names) > most + 1:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
-
-
-def counted(count: int, noun: str) -> str:
-    """Such as: 1 arm; 1,000 arms."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -9,7 +9,8 @@ import pandas as pd
 from harness import analysis
 from harness.analysis import Ranking
 from harness.report.arms import DETAILED_BEST, DETAILED_LAST, Arms
-from harness.report.numbers import counted, listed, probability, shown, to
+from harness.report.numbers import listed, probability, shown, to
+from harness.wording import counted
 
 METHOD = (
     "Mean: the restricted mean time to the target, in which a run that never gets there counts with the whole budget. "
