@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -39,13 +40,27 @@ class Content(NamedTuple):
         rows: each row once.
         problems: a line for each file that cannot be read, or contradicts another.
         remarks: a line if rows are there twice and the same.
-        versions: the schema versions of the files.
+        versions: schema version -> how many files have it.
     """
 
     rows: pa.Table
     problems: list[str]
     remarks: list[str]
-    versions: set[int]
+    versions: Counter[int]
+
+
+class Loaded(NamedTuple):
+    """A results folder.
+
+    Attributes:
+        frames: what :func:`load` returns.
+        lines: what it warns of.
+        versions: schema version -> how many files of trials have it.
+    """
+
+    frames: Frames
+    lines: list[str]
+    versions: Counter[int]
 
 
 class UnreadableError(Exception):
@@ -194,7 +209,7 @@ def _read_listed(
     found = read_files(paths, table, columns, dictionary)
     good = [(path, item) for path, item in zip(paths, found, strict=True) if isinstance(item, pa.Table)]
     problems = [str(item) for item in found if isinstance(item, UnreadableError)]
-    versions = {int(item.schema.metadata[_VERSION_KEY]) for _, item in good}
+    versions = Counter(int(item.schema.metadata[_VERSION_KEY]) for _, item in good)
     empty = target(table, columns, dictionary).empty_table()
     whole = pa.concat_tables([empty, *(item for _, item in good)])
     repeats = Repeats(table, lambda path: read_file(path, table))
@@ -226,23 +241,33 @@ def load(folder: str | Path, *, columns: Mapping[str, Sequence[str]] | None = No
     Raises:
         UsageError: the folder holds no results.
     """
+    found = load_quietly(folder, columns=columns, categories=categories)
+    for line in found.lines:
+        warnings.warn(line, stacklevel=2)
+    return found.frames
+
+
+def load_quietly(
+    folder: str | Path, *, columns: Mapping[str, Sequence[str]] | None = None, categories: bool = False
+) -> Loaded:
+    """As :func:`load`, for those who say in their own way what it warns of."""
     folder = Path(folder)
     require_results(folder)
-    frames = {}
+    frames, lines, versions = {}, [], Counter[int]()
     for table in TABLES:
         dictionary = [name for name in ("trial_id", "parameter") if categories and name in _texts(table, columns)]
         if columns is not None and table not in columns:
             frames[table] = to_frame(target(table).empty_table())
             continue
         content = read(folder, table, columns[table] if columns is not None else None, dictionary)
-        for line in (*content.problems, *content.remarks):
-            warnings.warn(line, stacklevel=2)
+        lines += [*content.problems, *content.remarks]
+        versions = content.versions if table == "trials" else versions
         frames[table] = to_frame(content.rows)
     known = frames["trials"]["trial_id"]
     for table in ("curves", "layers"):
         frame = frames[table]
         frames[table] = frame[frame["trial_id"].isin(known)].reset_index(drop=True)
-    return Frames(**frames)
+    return Loaded(Frames(**frames), lines, versions)
 
 
 def _texts(table: str, columns: Mapping[str, Sequence[str]] | None) -> Sequence[str]:

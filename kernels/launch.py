@@ -29,7 +29,7 @@ def require_device(device: torch.device, precision: str) -> None:
         raise ConvolutionError("precision=tf32x3 is not there on AMD GPUs; choose ieee or tf32")
     if device.type == "cuda" and tk.INTERPRETED:
         raise ConvolutionError("TRITON_INTERPRET is set, so nothing would run on the GPU; unset it, or use device=cpu")
-    if device.type == "cuda" or (device.type == "cpu" and tk.INTERPRETED):
+    if device.type == ("cpu" if tk.INTERPRETED else "cuda"):
         return
     raise ConvolutionError(
         f"the Triton kernels need a GPU, and this is {device.type}; to run them slowly on a CPU, set "

@@ -9,7 +9,7 @@ Compiled are the article's network; every kernel in every arithmetic, type, tile
 epilogue, in the shape that leaves most index arithmetic; and, with pooling, in every arithmetic: contiguous, strided,
 depthwise without a bias, grouped, stacked, stacked on one input, and with a frozen weight. At 0.3 s of a core each, all
 take about 4 minutes on two cores, --quick (the article's network) one. To compile with another version of Triton:
-    pip install --no-deps --target /tmp/triton triton==3.6.0; PYTHONPATH=/tmp/triton:. python scripts/compile_kernels.py
+    pip install --no-deps --target DIR triton==3.6.0; PYTHONPATH=DIR:. python scripts/compile_kernels.py
 """
 
 import argparse

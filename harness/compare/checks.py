@@ -42,7 +42,7 @@ def shared(sides: "Sequence[pd.DataFrame]", names: Sequence[str]) -> Iterator[st
             return
 
 
-def mixed_versions(versions: Sequence[set[int]], names: Sequence[str]) -> Iterator[str]:
+def mixed_versions(versions: Sequence[Collection[int]], names: Sequence[str]) -> Iterator[str]:
     """A line if the files are not all of one schema version: what the older ones do not record."""
     every = sorted(set().union(*versions))
     if len(every) < 2:

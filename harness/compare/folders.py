@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,13 +36,13 @@ class Trials(NamedTuple):
         frame: in the columns that a comparison needs, each once.
         problems: a line for each file that cannot be used.
         remarks: what else is odd about the files.
-        versions: their schema versions.
+        versions: their schema versions, and how many have each.
     """
 
     frame: "pd.DataFrame"
     problems: list[str]
     remarks: list[str]
-    versions: set[int]
+    versions: Counter[int]
 
 
 def trials_of(folder: Path) -> Trials:

@@ -1,19 +1,15 @@
 """A results folder read for a report, with a line for each thing in it that could not be used or needs care."""
 
-import warnings
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from harness.analysis import CHOICES
 from harness.errors import UsageError
-from harness.reading import Frames, files, load
+from harness.reading import Frames, load_quietly
 from harness.report.arms import text_of
-from harness.schema import SCHEMA_VERSION, schema
+from harness.schema import schema
 
+_CHOICES = (*CHOICES, "seed", "status")
 _MOST_NAMED = 20
 _CURVES = ("trial_id", "step", "train_time_s", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 _LAYERS = (
@@ -31,14 +27,16 @@ def read(folder: Path) -> tuple[Frames, list[str]]:
     if not folder.exists():
         raise UsageError(f"{folder}: no such folder; give the results.dir of a run")
     trials = [name for name in schema("trials").names if name != "config"]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        frames = load(folder, columns={"trials": trials, "curves": _CURVES, "layers": _LAYERS}, categories=True)
-    problems = [" ".join(str(item.message).split()) for item in caught]
+    columns = {"trials": trials, "curves": _CURVES, "layers": _LAYERS}
+    frames, lines, versions = load_quietly(folder, columns=columns, categories=True)
+    problems = [" ".join(line.split()) for line in lines]
     if frames.trials.empty:
         unread = f" ({len(problems)} of its files cannot be read: {problems[0]})" if problems else ""
         raise UsageError(f"{folder}: no readable trial in it{unread}; give the results.dir of a run that has ended")
-    return frames, problems + _versions(folder)
+    if len(versions) > 1:
+        counts = ", ".join(f"{count} of version {version}" for version, count in sorted(versions.items()))
+        problems.append(f"{folder}: mixed schema versions in trials ({counts}); columns that a version lacks are empty")
+    return frames, problems
 
 
 def narrowed(frames: Frames, where: Sequence[str]) -> Frames:
@@ -47,12 +45,14 @@ def narrowed(frames: Frames, where: Sequence[str]) -> Frames:
     Raises:
         UsageError: an unknown column or value, or nothing is left.
     """
+    if not where:
+        return frames
     trials = frames.trials
     for given in where:
         column, _, values = given.partition("=")
-        if column not in (*CHOICES, "seed", "status"):
+        if column not in _CHOICES:
             raise UsageError(
-                f"--where {given}: no such choice; give COLUMN=VALUE,VALUE, COLUMN of: {', '.join(CHOICES)}"
+                f"--where {given}: no such choice; give COLUMN=VALUE,VALUE, COLUMN of: {', '.join(_CHOICES)}"
             )
         texts = frames.trials[column].map(text_of)
         wanted = values.split(",")
@@ -63,25 +63,5 @@ def narrowed(frames: Frames, where: Sequence[str]) -> Frames:
         trials = trials[texts.loc[trials.index].isin(wanted)]
     if trials.empty:
         raise UsageError(f"--where {' --where '.join(where)}: no trial has all of these; give fewer conditions")
-    if not where:
-        return frames
     rest = [frame[frame["trial_id"].isin(trials["trial_id"])] for frame in (frames.curves, frames.layers)]
     return Frames(trials, *rest)
-
-
-def _versions(folder: Path) -> list[str]:
-    """A line if files of several schema versions are read together."""
-    counts = Counter(version for path in files(folder, "trials") if (version := _version(path)) is not None)
-    if len(counts) < 2:
-        return []
-    found = ", ".join(f"{count} of version {version}" for version, count in sorted(counts.items()))
-    return [f"{folder}: mixed schema versions in trials ({found}); columns that a version lacks are empty"]
-
-
-def _version(path: Path) -> int | None:
-    """None for a file that is skipped anyway."""
-    try:
-        text = (pq.read_metadata(path).metadata or {}).get(b"initbench.schema_version", b"").decode()
-    except (pa.ArrowException, OSError):
-        return None
-    return int(text) if text.isdigit() and 1 <= int(text) <= SCHEMA_VERSION else None
