@@ -13,7 +13,8 @@ Importing this package imports neither torch nor pandas; the functions do when t
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.config import TrialConfig, load_config
+from harness.compose import load_config
+from harness.config import TrialConfig
 
 if TYPE_CHECKING:
     from harness.results import Frames

@@ -6,23 +6,8 @@ Nothing here imports torch, so that ``--help`` and ``--cfg job`` answer quickly.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, cast
-
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from harness.errors import UsageError
-from harness.validation import validate
-
-_PACKAGED = Path(__file__).parent / "conf"
-CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
-"""Folder of the config groups: inside an installed package, else beside it in a checkout."""
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -159,7 +144,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """Everything that decides one trial. Build it with :func:`load_config`."""
+    """Everything that decides one trial. Build it with :func:`harness.load_config`."""
 
     seed: int = 0
     init: InitConfig = field(default_factory=InitConfig)
@@ -192,97 +177,3 @@ class TrialConfig:
         if not isinstance(self.init.gain, str):
             parts["init"]["gain"] = float(self.init.gain)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def from_composed(composed: DictConfig, *, choices: dict[str, Any], overrides: Sequence[str] = ()) -> TrialConfig:
-    """Turn a config that Hydra composed into a validated :class:`TrialConfig`.
-
-    Args:
-        composed: the composed config, without its ``hydra`` node.
-        choices: config group -> the choice that was taken.
-        overrides: the overrides the user typed; those below ``init.`` and ``model.layers`` become part of the labels.
-
-    Raises:
-        UsageError: an unknown key, a wrong type or a value out of range, by name.
-    """
-    for group in ("init", "model", "experiment"):
-        if group not in choices:
-            raise UsageError(f"{group}: no choice, or more than one; give one, as in {group}=NAME (--help lists them)")
-    schema = OmegaConf.structured(TrialConfig)
-    OmegaConf.set_readonly(schema, value=False)
-    _clear_readonly(schema)
-    try:
-        merged = OmegaConf.merge(schema, composed)
-        merged.labels = Labels(
-            init=_label(choices["init"], "init.", overrides),
-            model=_label(choices["model"], "model.layers", overrides),
-            experiment=str(choices["experiment"]),
-        )
-        config = cast("TrialConfig", OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        first = str(error).splitlines()[0]
-        key = f"{error.full_key}: " if error.full_key else ""
-        raise UsageError(f"{key}{first}; `--cfg job` prints every key with its value") from error
-    validate(config)
-    return config
-
-
-def _clear_readonly(node: DictConfig) -> None:
-    """Frozen dataclasses become read-only nodes; merging needs them writable."""
-    for key in node:
-        child = node._get_node(key)  # noqa: SLF001 - the only way to a node that may be missing
-        if isinstance(child, DictConfig):
-            OmegaConf.set_readonly(child, value=False)
-            _clear_readonly(child)
-
-
-def _label(choice: str, prefix: str, overrides: Sequence[str]) -> str:
-    """The choice's name, with what the user changed in it, so that a changed choice never goes under its old name."""
-    changed = sorted(o.lstrip("+~").removeprefix("init.") for o in overrides if o.lstrip("+~").startswith(prefix))
-    return f"{choice}[{','.join(changed)}]" if changed else choice
-
-
-def load_config(overrides: Sequence[str] = ()) -> TrialConfig:
-    """Compose a config as the command line does.
-
-    Args:
-        overrides: what would be typed, e.g. ``["init=zero", "train.steps=200"]``; sweeps are not for here.
-
-    Returns:
-        the validated config.
-
-    Raises:
-        UsageError: an unknown group, choice, key or value.
-    """
-    try:
-        with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-            composed = compose("config", overrides=list(overrides), return_hydra_config=True)
-    except HydraException as error:
-        raise UsageError(one_line(error)) from error
-    return split_hydra(composed)
-
-
-def one_line(error: Exception) -> str:
-    """Hydra's message without its line breaks, search path and addresses, beginning with what it is about."""
-    text = " ".join(str(error).split()).partition(" Config search path:")[0].partition(" See https://hydra.cc")[0]
-    return f"'{error.override}': {text}" if isinstance(error, OverrideParseException) else text
-
-
-def typed_overrides(hydra: DictConfig) -> list[str]:
-    """The overrides as they were typed; read otherwise, one that holds an interpolation would be resolved."""
-    return cast("list[str]", OmegaConf.to_container(hydra.overrides.task, resolve=False))
-
-
-def split_hydra(composed: DictConfig) -> TrialConfig:
-    """A :class:`TrialConfig` from a composed config that still has its ``hydra`` node."""
-    choices = OmegaConf.to_container(composed.hydra.runtime.choices)
-    overrides = typed_overrides(composed.hydra)
-    plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    return from_composed(plain, choices=cast("dict[str, Any]", choices), overrides=overrides)
-
-
-def from_hydra_job(composed: DictConfig) -> TrialConfig:
-    """A :class:`TrialConfig` from what ``@hydra.main`` hands to a job."""
-    hydra = cast("DictConfig", HydraConfig.get())
-    choices = cast("dict[str, Any]", OmegaConf.to_container(hydra.runtime.choices))
-    return from_composed(composed, choices=choices, overrides=typed_overrides(hydra))

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.config import TrialConfig, load_config
+from harness.compose import load_config
+from harness.config import TrialConfig
 from harness.errors import DataError, UsageError
 
 if TYPE_CHECKING:

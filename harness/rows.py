@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.config import TrialConfig
 from harness.initializers import gain_of
-from harness.schema import COLUMNS
+from harness.results import COLUMNS
 from harness.timing import quartiles
 from harness.train import Edge
 

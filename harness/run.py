@@ -26,7 +26,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import usage
-from harness.config import CONF_DIR, TrialConfig, from_hydra_job, one_line, typed_overrides
+from harness.compose import CONF_DIR, from_hydra_job, one_line, typed_overrides
+from harness.config import TrialConfig
 from harness.errors import UsageError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.config import CONF_DIR
+from harness.compose import CONF_DIR
 
 GROUPS = ("init", "device", "kernel", "model", "data", "optimizer", "experiment")
 _WIDTH = 100

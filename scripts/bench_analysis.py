@@ -28,8 +28,8 @@ import pandas as pd
 import pyarrow as pa
 from figures import Figure, report
 
-from harness import analysis, compaction, results
-from harness.schema import COLUMNS
+from harness import analysis, results
+from harness.results import COLUMNS
 
 MOST_ANALYSIS_S, MOST_MEMORY_GB, MOST_SINGLE_S = 30.0, 4.0, 60.0
 TARGETS = (0.5, 0.8, 0.9, 0.95)
@@ -106,7 +106,7 @@ def _make(folder: Path, indices: Sequence[int], evaluations: int) -> None:
     curves = [row for index in indices for row in _curve(index, evaluations)]
     rows = {"curves": curves, "layers": [], "trials": [_trial(index, steps) for index in indices]}
     for table, own in rows.items():
-        results._write_table(folder, table, name, own)  # noqa: SLF001 - the writer itself, with many trials to a file
+        results.write_table(folder, table, name, own)
 
 
 def make(folder: Path, trials: int, evaluations: int, *, part: int) -> None:
@@ -172,7 +172,7 @@ def measure(effort: Effort, folder: Path) -> Iterator[Figure]:
     """Everything; the requirements are on the whole."""
     merged, single = folder / "merged", folder / "single"
     make(merged, effort.trials, effort.evaluations, part=_PART)
-    compaction.compact(merged)
+    results.compact(merged)
     found = _apart("analyse", merged)
     assert found["trials"] == effort.trials
     yield Figure("trials", f"{found['trials']:,.0f}")
@@ -199,7 +199,7 @@ def _single(effort: Effort, folder: Path) -> Iterator[Figure]:
     met = loaded["load"] < MOST_SINGLE_S
     yield Figure(name, f"{loaded['load']:.1f}", f"under {MOST_SINGLE_S:g}", met)
     start = time.perf_counter()
-    compaction.compact(folder)
+    results.compact(folder)
     yield Figure("merging them, s", f"{time.perf_counter() - start:.1f}")
     again = _apart("load_all", folder)
     assert again["curve_rows"] == loaded["curve_rows"]

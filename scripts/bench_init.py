@@ -15,7 +15,8 @@ import torch
 
 import harness
 from harness import device, trial
-from harness.config import CONF_DIR, TrialConfig
+from harness.compose import CONF_DIR
+from harness.config import TrialConfig
 from harness.timing import quartiles
 
 MOST_MS = 50.0

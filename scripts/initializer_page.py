@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 import harness
-from harness.config import CONF_DIR
+from harness.compose import CONF_DIR
 from harness.errors import UsageError
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -16,10 +16,9 @@ import test_compaction
 from mutants import Mutant, Tools
 from scipy import stats
 
-from harness import compaction, reading, repeats
 from harness.analysis import comparison, grouping, intervals, standings, survival
 from harness.analysis.intervals import Interval, Sampling
-from harness.schema import TABLES
+from harness.results import TABLES, duplicates, merging, reading
 
 _first, _runs, _mann_whitney_p, _sign_flip_p = (
     grouping._first,
@@ -110,9 +109,9 @@ def _all_files(folder: Any, table: str) -> Any:
 
 def _remove_without_looking(folder: Any) -> None:
     """Finish a merging that was cut short, whether or not the merged file is there."""
-    for table in compaction.unfinished(folder):
+    for table in merging.unfinished(folder):
         path = reading.journal_path(folder, table)
-        compaction._remove(folder, table, json.loads(path.read_text())["replaces"])
+        merging._remove(folder, table, json.loads(path.read_text())["replaces"])
         path.unlink()
 
 
@@ -224,9 +223,9 @@ ANALYSIS_MUTANTS = {
     "verdict whatever n can show": Mutant(
         standings, "can_be_significant", lambda *_: True, lambda _: on_frames.test_three_seeds_never_rank()
     ),
-    "copies of files count": Mutant(repeats.Repeats, "new", lambda _self, _path, content: content, _copied),
+    "copies of files count": Mutant(duplicates.Repeats, "new", lambda _self, _path, content: content, _copied),
     "files that are merged already are read again": Mutant(reading, "files", _all_files, lambda tools: _kill(tools, 5)),
     "a merging that was cut short removes what it had not merged": Mutant(
-        compaction, "_finish", _remove_without_looking, lambda tools: _kill(tools, 4)
+        merging, "_finish", _remove_without_looking, lambda tools: _kill(tools, 4)
     ),
 }

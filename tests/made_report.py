@@ -6,7 +6,7 @@ import made_results
 from made_results import Row
 
 from harness import results
-from harness.schema import COLUMNS
+from harness.results import COLUMNS
 
 LAYERS = [
     f"{layer}.{kind}" for layer in ("conv1", "conv2", "conv3", "conv4", "fc1", "fc2") for kind in ("weight", "bias")
@@ -41,4 +41,4 @@ def write(folder: Path, rows: dict[str, list[Row]]) -> None:
     """A results folder with one file per table."""
     results.prepare(folder)
     for table, content in rows.items():
-        results._write_table(folder, table, "made", content)
+        results.write_table(folder, table, "made", content)

@@ -8,8 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from harness import results
-from harness.reading import Frames, to_frame
-from harness.schema import COLUMNS, schema
+from harness.results import COLUMNS, Frames, arrow_schema, to_frame
 
 Row = dict[str, Any]
 BLANK = {pa.string(): "x", pa.int64(): 1, pa.float64(): 1.0, pa.bool_(): True}
@@ -55,7 +54,7 @@ def frames(trials: Sequence[Row], curves: Sequence[Row] = (), layers: Sequence[R
     """The rows as :func:`harness.load` gives them."""
     rows = {"trials": trials, "curves": curves, "layers": layers}
     return Frames(
-        **{name: to_frame(pa.Table.from_pylist(list(own), schema=schema(name))) for name, own in rows.items()}
+        **{name: to_frame(pa.Table.from_pylist(list(own), schema=arrow_schema(name))) for name, own in rows.items()}
     )
 
 
@@ -65,5 +64,5 @@ def write(folder: Path, trials: Sequence[Row], curves: Sequence[Row] = (), layer
     for row in trials:
         own = row["trial_id"]
         for table, rows in (("curves", curves), ("layers", layers)):
-            results._write_table(folder, table, own, [found for found in rows if found["trial_id"] == own])
-        results._write_table(folder, "trials", own, [row])
+            results.write_table(folder, table, own, [found for found in rows if found["trial_id"] == own])
+        results.write_table(folder, "trials", own, [row])

@@ -14,7 +14,7 @@ from conftest import QUICK, Command, run_command
 import harness
 from harness import diagnosis, usage
 from harness.activations import ACTIVATIONS
-from harness.config import CONF_DIR
+from harness.compose import CONF_DIR
 
 QUIET = ("Traceback", "Warning", "warning")
 

@@ -16,9 +16,9 @@ from filelock import FileLock
 from made_results import Row, arms_reaching, curve, reaching, trial, write
 
 import harness
-from harness import analysis, compaction, reading, results
+from harness import analysis, results
 from harness.errors import UsageError
-from harness.schema import COLUMNS, TABLES, schema
+from harness.results import COLUMNS, TABLES, arrow_schema, merging, reading
 
 NEW = [column.name for column in COLUMNS["trials"] if column.since == 2]
 
@@ -63,7 +63,7 @@ def file_counts(folder: Path) -> list[int]:
 def test_every_reader_sees_the_same_rows_in_one_file_a_table(folder: Path) -> None:
     before = loaded(folder)
     by_pandas = {table: pd.read_parquet(folder / table) for table in TABLES}
-    done = compaction.compact(folder)
+    done = merging.compact(folder)
     assert [(merged.table, merged.files, merged.rows) for merged in done] == [
         ("trials", 4, 4),
         ("curves", 4, 44),
@@ -77,16 +77,16 @@ def test_every_reader_sees_the_same_rows_in_one_file_a_table(folder: Path) -> No
     for table in TABLES:
         (path,) = (folder / table).iterdir()
         found = pq.read_schema(path)
-        assert found.equals(schema(table))
-        assert {key: found.metadata[key] for key in schema(table).metadata} == schema(table).metadata
+        assert found.equals(arrow_schema(table))
+        assert {key: found.metadata[key] for key in arrow_schema(table).metadata} == arrow_schema(table).metadata
 
 
 def test_merging_again_takes_what_came_since(folder: Path) -> None:
-    compaction.compact(folder)
-    assert [merged.files for merged in compaction.compact(folder)] == [0, 0, 0]
+    merging.compact(folder)
+    assert [merged.files for merged in merging.compact(folder)] == [0, 0, 0]
     write(folder, [trial(50)], curve("trial00050", reaching(10)))
     before = loaded(folder)
-    assert [merged.files for merged in compaction.compact(folder)] == [2, 2, 2]
+    assert [merged.files for merged in merging.compact(folder)] == [2, 2, 2]
     assert file_counts(folder) == [1, 1, 1]
     assert_same(folder, before)
 
@@ -117,7 +117,7 @@ def test_unreadable_file_is_named_and_left_alone(folder: Path, capsys: pytest.Ca
 def test_the_only_file_of_a_table_that_cannot_be_read_is_named(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    compaction.compact(folder)
+    merging.compact(folder)
     (torn,) = (folder / "curves").iterdir()
     torn.write_bytes(torn.read_bytes()[:-100])
     assert results.main(["compact", str(folder)]) == 1
@@ -131,7 +131,7 @@ def test_no_results_and_a_second_merging_are_refused(folder: Path, capsys: pytes
     (folder / ".merging").mkdir(exist_ok=True)
     with FileLock(folder / ".merging" / ".lock"):
         with pytest.raises(UsageError, match="another process is merging"):
-            compaction.compact(folder)
+            merging.compact(folder)
         results.prepare(folder)
     assert file_counts(folder) == [4, 4, 4]
 
@@ -139,7 +139,7 @@ def test_no_results_and_a_second_merging_are_refused(folder: Path, capsys: pytes
 def test_running_trial_is_left_alone(folder: Path) -> None:
     """Its recovery looks for its file: a trial that is killed after its row must not get a second one."""
     running = results.Running(folder, {"trial_id": "trial00001"})
-    assert [merged.files for merged in compaction.compact(folder)] == [3, 3, 3]
+    assert [merged.files for merged in merging.compact(folder)] == [3, 3, 3]
     assert (folder / "trials" / "trial00001.parquet").exists()
     del running
     assert results.recover(folder) == []
@@ -151,7 +151,7 @@ def cut_short(folder: Path, after: int) -> int:
     code = """
 import os, signal, sys
 from pathlib import Path
-from harness import compaction
+from harness.results import merging
 left = int(sys.argv[2])
 def counted(change):
     def step(*arguments, **options):
@@ -163,7 +163,7 @@ def counted(change):
     return step
 Path.rename = counted(Path.rename)
 Path.unlink = counted(Path.unlink)
-compaction.compact(Path(sys.argv[1]))
+merging.compact(Path(sys.argv[1]))
 """
     return subprocess.run([sys.executable, "-c", code, str(folder), str(after)], check=False, timeout=60).returncode
 
@@ -173,7 +173,7 @@ def kill_and_recover(folder: Path, after: int) -> None:
     before = loaded(folder)
     assert cut_short(folder, after) == -signal.SIGKILL
     assert_same(folder, before)
-    unfinished = compaction.unfinished(folder)
+    unfinished = merging.unfinished(folder)
     problems = results.problems_in(folder)
     assert problems == [
         f"{table}: a merging was cut short; the next run or `compact` of this folder finishes it"
@@ -185,7 +185,7 @@ def kill_and_recover(folder: Path, after: int) -> None:
     assert_same(folder, before)
     for table in TABLES:
         assert len(pd.read_parquet(folder / table)) == len(getattr(harness.load(folder), table)), "no row twice"
-    compaction.compact(folder)
+    merging.compact(folder)
     assert file_counts(folder) == [1, 1, 1]
     assert list((folder / ".partial").iterdir()) == []
     assert_same(folder, before)
@@ -216,7 +216,7 @@ def test_reading_while_files_are_merged_sees_every_row_once(folder: Path) -> Non
     thread.start()
     while not found:
         stop.wait(0.01)
-    compaction.compact(folder)
+    merging.compact(folder)
     count = len(found)
     while len(found) < count + 2:
         stop.wait(0.01)
@@ -234,7 +234,7 @@ def test_disk_that_is_full_costs_nothing(folder: Path, monkeypatch: pytest.Monke
     before = loaded(folder)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UsageError, match="No space left on device"):
-        compaction.compact(folder)
+        merging.compact(folder)
     assert_same(folder, before)
     assert list((folder / ".partial").iterdir()) == []
 
@@ -245,7 +245,7 @@ def test_disk_that_is_full_costs_nothing(folder: Path, monkeypatch: pytest.Monke
 def as_version_1(path: Path) -> None:
     """The file as the first version wrote it."""
     content = pq.ParquetFile(path).read()
-    old = schema(path.parent.name, 1)
+    old = arrow_schema(path.parent.name, 1)
     pq.write_table(content.select(old.names).cast(old), path)
 
 
@@ -254,7 +254,7 @@ def test_files_of_version_1_are_read_with_nulls_beside_those_of_version_2(folder
     for path in (folder / "trials").iterdir():
         content = pq.ParquetFile(path).read()
         marked = content.set_column(content.schema.get_field_index("sweep_size"), "sweep_size", [[4]])
-        pq.write_table(marked.cast(schema("trials")), path)
+        pq.write_table(marked.cast(arrow_schema("trials")), path)
     for index in (0, 2):
         for table in TABLES:
             as_version_1(folder / table / f"trial{index:05d}.parquet")
@@ -271,16 +271,16 @@ def test_merged_files_are_of_the_present_version(folder: Path) -> None:
     for path in (folder / "trials").iterdir():
         as_version_1(path)
     before = loaded(folder)
-    compaction.compact(folder)
+    merging.compact(folder)
     assert_same(folder, before)
     (path,) = (folder / "trials").iterdir()
-    assert pq.read_schema(path).names == schema("trials").names
+    assert pq.read_schema(path).names == arrow_schema("trials").names
 
 
 def test_version_1_with_a_column_of_version_2_is_no_version_1(folder: Path) -> None:
     path = folder / "trials" / "trial00000.parquet"
     content = pq.ParquetFile(path).read()
-    pq.write_table(content.replace_schema_metadata(schema("trials", 1).metadata), path)
+    pq.write_table(content.replace_schema_metadata(arrow_schema("trials", 1).metadata), path)
     with pytest.warns(UserWarning, match="columns differ from schema version 1"):
         assert len(harness.load(folder).trials) == 3
 
@@ -290,7 +290,7 @@ def test_one_folder_with_every_kind_of_fault_reads_the_rest(folder: Path) -> Non
     paths = [folder / "trials" / f"trial{index:05d}.parquet" for index in range(4)]
     paths[0].write_bytes(paths[0].read_bytes()[:-50])
     pq.write_table(pq.ParquetFile(paths[1]).read().replace_schema_metadata({}), paths[1])
-    newer = schema("trials").metadata | {b"initbench.schema_version": b"3"}
+    newer = arrow_schema("trials").metadata | {b"initbench.schema_version": b"3"}
     pq.write_table(pq.ParquetFile(paths[2]).read().replace_schema_metadata(newer), paths[2])
     as_version_1(paths[3])
     with pytest.warns(UserWarning, match=re.escape(f"{folder}")) as caught:

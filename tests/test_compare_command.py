@@ -20,7 +20,7 @@ from harness import results
 from harness.compare.command import main
 from harness.compare.folders import names, promote
 from harness.errors import UsageError
-from harness.schema import schema
+from harness.results import arrow_schema
 
 NASTY = 'init="<script>&|`x`]]>\x00\x1b[31m*b*\ud800'
 Compare = Callable[..., tuple[int, str, str]]
@@ -121,7 +121,8 @@ def broken_by(kind: str, path: Path) -> Path:
     elif file is not None and kind == "foreign":
         pq.write_table(pa.table({"a": [1]}), file)
     elif file is not None:
-        newer = schema("trials").with_metadata({**schema("trials").metadata, b"initbench.schema_version": b"99"})
+        schema = arrow_schema("trials")
+        newer = schema.with_metadata({**schema.metadata, b"initbench.schema_version": b"99"})
         pq.write_table(newer.empty_table(), file)
     return path
 
@@ -343,7 +344,7 @@ def first_version(path: Path) -> None:
     """Write the trials as the schema's first version had them."""
     for file in (path / "trials").iterdir():
         rows = pq.ParquetFile(file).read()
-        old = schema("trials", 1)
+        old = arrow_schema("trials", 1)
         pq.write_table(rows.select(old.names).cast(old), file)
 
 

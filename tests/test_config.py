@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import harness
-from harness.config import CONF_DIR, TrialConfig
+from harness.compose import CONF_DIR
+from harness.config import TrialConfig
 from harness.errors import UsageError
 from harness.usage import GROUPS
 from harness.validation import validate

@@ -23,7 +23,7 @@ from conftest import QUICK, Command, Configure, run_command
 
 import harness
 from harness import data, initializers, models
-from harness.schema import TABLES
+from harness.results import TABLES
 
 QUICK_MLP = (*QUICK, "model=mlp", "device.threads=1")
 # a second of set-up, then minutes of training unless something ends it
@@ -411,15 +411,16 @@ def test_interruption_while_rows_are_written_waits_for_them(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from harness import results
+    from harness.results import writing
 
     config = configure("model=mlp")
-    write = results._write_table
+    write = writing.write_table
 
     def interrupted(*arguments: object) -> None:
         signal.raise_signal(signal.SIGINT)
         write(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(results, "_write_table", interrupted)
+    monkeypatch.setattr(writing, "write_table", interrupted)
     with pytest.raises(KeyboardInterrupt):
         harness.run_trial(config)
     assert harness.load(config.results.dir).trials["status"].tolist() == ["ok"]

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 import harness
 from harness import initializers, metrics, models
 from harness.activations import ACTIVATIONS
-from harness.config import CONF_DIR, InitConfig
+from harness.compose import CONF_DIR
+from harness.config import InitConfig
 from harness.device import generator
 from harness.errors import UsageError
 from harness.initializers import ADAPTERS, REGISTRY, Site, registry

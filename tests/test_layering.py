@@ -20,14 +20,12 @@ LAYERS = [
     {"models", "data", "timing", "article", "usage"},
     {"analysis"},
     {"activations", "results", "device"},
-    {"compaction"},
-    {"reading"},
-    {"repeats"},
-    {"config", "schema"},
+    {"compose"},
+    {"config"},
     {"validation"},
     {"errors", "interrupts", "wording"},
 ]
-FREE_OF_TORCH = ("config", "schema", "results", "usage", "article", "errors", "run", "explain")
+FREE_OF_TORCH = ("config", "compose", "results", "usage", "article", "errors", "run", "explain")
 FREE_OF_TORCH += ("analysis", "report", "compare")
 
 

@@ -22,7 +22,7 @@ from harness.report.command import main
 from harness.report.content import content
 from harness.report.folder import read
 from harness.report.page import blob
-from harness.schema import schema
+from harness.results import arrow_schema
 
 Report = Callable[..., tuple[int, str, str]]
 TIMES = {"slow": [80, 90, 70, 80, 90, 70], "quick": [20, 10, 30, 20, 10, 30], "stuck": [None] * 6}
@@ -221,13 +221,12 @@ def spoil(folder: Path) -> None:
     good = sorted(trials.glob("*.parquet"))
     (trials / "y-truncated.parquet").write_bytes(good[0].read_bytes()[:-40])
     pd.DataFrame({"a": [1]}).to_parquet(trials / "y-foreign.parquet")
-    newer = schema("trials")
+    newer = arrow_schema("trials")
     newer = newer.with_metadata({**newer.metadata, b"initbench.schema_version": b"99"})
     pq.write_table(pa.Table.from_pylist([], schema=newer), trials / "y-newer.parquet")
-    old = {
-        name: value for name, value in made_results.trial(99, init="quick").items() if name in schema("trials", 1).names
-    }
-    pq.write_table(pa.Table.from_pylist([old], schema=schema("trials", 1)), trials / "z-old.parquet")
+    kept = arrow_schema("trials", 1).names
+    old = {name: value for name, value in made_results.trial(99, init="quick").items() if name in kept}
+    pq.write_table(pa.Table.from_pylist([old], schema=arrow_schema("trials", 1)), trials / "z-old.parquet")
 
 
 def test_files_that_cannot_be_used_are_named_and_the_rest_reported(report: Report, folder: Path) -> None:

@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 import harness
-from harness import reading, results, schema
+from harness import results
 from harness.errors import UsageError
-from harness.schema import COLUMNS, TABLES, Column
+from harness.results import COLUMNS, TABLES, Column, reading
 from harness.trial import TrialResult
 
 Row = dict[str, Any]
@@ -91,7 +91,7 @@ def test_any_rows_come_back_from_the_file(table: str, data: st.DataObject) -> No
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         results.prepare(folder)
-        results._write_table(folder, table, "one", written)
+        results.write_table(folder, table, "one", written)
         assert [path.name for path in (folder / table).iterdir()] == ["one.parquet"]
         assert each(read(folder, table), exact) == each(written, exact)
 
@@ -133,7 +133,7 @@ def folder(real: tuple[Path, TrialResult], tmp_path: Path) -> Path:
 def test_footer_describes_every_column(real: tuple[Path, TrialResult], table: str) -> None:
     (path,) = (real[0] / table).glob("*.parquet")
     found = pq.read_schema(path)
-    assert found.metadata[b"initbench.schema_version"] == str(schema.SCHEMA_VERSION).encode()
+    assert found.metadata[b"initbench.schema_version"] == str(results.SCHEMA_VERSION).encode()
     assert found.metadata[b"initbench.table"] == table.encode()
     descriptions = json.loads(found.metadata[b"initbench.columns"])
     assert list(descriptions) == found.names
@@ -198,7 +198,7 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
 
 
 def column_of(name: str, values: list[Any], table: str = "trials") -> tuple[int, pa.Field, pa.Array]:
-    found = schema.schema(table)
+    found = results.arrow_schema(table)
     return found.get_field_index(name), found.field(name), pa.array(values)
 
 
@@ -228,7 +228,7 @@ def other_table(folder: Path) -> str:
 
 def newer_version(folder: Path) -> str:
     path = only_file(folder, "trials")
-    newer = str(schema.SCHEMA_VERSION + 1)
+    newer = str(results.SCHEMA_VERSION + 1)
     rewrite(path, lambda t: t.replace_schema_metadata(t.schema.metadata | {b"initbench.schema_version": newer}))
     return f"{path}: schema version {newer}"
 
@@ -333,8 +333,8 @@ def test_the_same_fault_of_many_trials_is_one_line(folder: Path, real: tuple[Pat
     for index in range(5):
         for table in ("trials", "layers"):
             own = [row | {"trial_id": f"t{index}"} for row in read(real[0], table)]
-            results._write_table(folder, table, f"t{index}", own)
-        results._write_table(
+            results.write_table(folder, table, f"t{index}", own)
+        results.write_table(
             folder, "curves", f"u{index}", [r | {"trial_id": f"u{index}"} for r in read(real[0], "curves")]
         )
         (folder / ".running" / f"n{index}.json").write_text("{}")
@@ -356,7 +356,7 @@ def test_load_counts_what_is_there_twice_once(
     before = harness.load(folder)
     expected = fault(folder)
     for table in TABLES:
-        results._write_table(folder, table, "z", [row | {"trial_id": "z"} for row in read(real[0], table)])
+        results.write_table(folder, table, "z", [row | {"trial_id": "z"} for row in read(real[0], table)])
     with pytest.warns(UserWarning, match=re.escape(expected)) as caught:
         found = reading.load(folder, categories=categories)
     assert len(caught) == 1
@@ -372,7 +372,7 @@ def test_merging_keeps_rows_that_are_there_twice_once_and_leaves_a_contradiction
 ) -> None:
     before = harness.load(folder)
     for table in TABLES:
-        results._write_table(folder, table, "z", [row | {"trial_id": "z"} for row in read(folder, table)])
+        results.write_table(folder, table, "z", [row | {"trial_id": "z"} for row in read(folder, table)])
     expected = fault_beside(folder, fault)
     differs = "differ" in fault.__name__
     assert results.main(["compact", str(folder)]) == differs
@@ -446,7 +446,7 @@ def test_load_names_an_unreadable_file_and_reads_the_rest(
 ) -> None:
     expected = fault(folder)
     for table in TABLES:
-        results._write_table(folder, table, "other", [row | {"trial_id": "other"} for row in read(real[0], table)])
+        results.write_table(folder, table, "other", [row | {"trial_id": "other"} for row in read(real[0], table)])
     with pytest.warns(UserWarning, match=re.escape(expected)) as caught:
         frames = harness.load(folder)
     assert len(caught) == 1
@@ -547,7 +547,7 @@ def test_trial_killed_while_it_wrote_a_table(folder: Path, planned: Row, table: 
     torn.write_bytes(only_file(folder, table).read_bytes()[:-9])
     if table != "curves":
         rows = [row | {"trial_id": "begun"} for row in read(folder, "curves")]
-        results._write_table(folder, "curves", "begun", rows)
+        results.write_table(folder, "curves", "begun", rows)
     assert results.recover(folder) == ["begun"]
     assert not torn.exists()
     assert results.problems_in(folder) == []
@@ -562,6 +562,6 @@ def test_file_that_cannot_be_written_whole_is_not_there(folder: Path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        results._write_table(folder, "curves", "full", read(folder, "curves"))
+        results.write_table(folder, "curves", "full", read(folder, "curves"))
     assert not (folder / "curves" / "full.parquet").exists()
     assert list((folder / ".partial").iterdir()) == [], "nor does it fill the disk"

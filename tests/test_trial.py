@@ -10,8 +10,9 @@ import torch
 from conftest import Configure
 
 import harness
-from harness import config as configs
-from harness import schema, timing
+from harness import timing
+from harness.compose import CONF_DIR
+from harness.results import COLUMNS
 from harness.trial import TrialResult
 
 
@@ -85,10 +86,8 @@ def test_every_column_of_a_finished_trial_is_filled(configure: Configure) -> Non
         "width",
         "stride",
     }
-    assert empty <= allowed | (
-        {"git_commit", "git_dirty"} if not configs.CONF_DIR.parent.joinpath(".git").exists() else set()
-    )
-    assert list(result.trial) == [column.name for column in schema.COLUMNS["trials"]]
+    assert empty <= allowed | ({"git_commit", "git_dirty"} if not CONF_DIR.parent.joinpath(".git").exists() else set())
+    assert list(result.trial) == [column.name for column in COLUMNS["trials"]]
 
 
 def test_columns_are_consistent_with_each_other(configure: Configure) -> None:

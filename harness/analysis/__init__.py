@@ -30,7 +30,7 @@ from harness.analysis.intervals import Estimate, Interval, Sampling, wilson
 from harness.analysis.standings import Ranking, ranking
 from harness.analysis.survival import Curve, kaplan_meier, logrank, median_time, rmst, rmst_difference
 from harness.analysis.tables import Completeness, completeness, curve_bands, profiles, survival_curves, throughput
-from harness.reading import Frames
+from harness.results import Frames
 
 __all__ = [
     "CHOICES",

@@ -10,8 +10,7 @@ import pandas as pd
 
 from harness.analysis.intervals import Array
 from harness.errors import UsageError
-from harness.reading import Frames, load
-from harness.schema import COLUMNS
+from harness.results import COLUMNS, Frames, load
 
 Unit = Literal["steps", "seconds"]
 

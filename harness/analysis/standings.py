@@ -13,7 +13,7 @@ from harness.analysis.grouping import SCORED, Arm, Unit, arms, budget_of, by_or_
 from harness.analysis.intervals import Sampling, mean_intervals, newcombe, wilson
 from harness.analysis.survival import median_time, restricted
 from harness.errors import UsageError
-from harness.reading import Frames
+from harness.results import Frames
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 from harness.analysis.comparison import performance_profile
 from harness.analysis.grouping import SCORED, Unit, arm_labels, arms, budget_of, row_numbers, targets_of
 from harness.analysis.survival import kaplan_meier
-from harness.reading import Frames
+from harness.results import Frames
 
 MACHINE = ("device_model", "kernel", "model", "batch_size")
 ALSO_SPEED = ("threads", "tf32", "memory_format", "deterministic", "kernel_precision", "optimizer")

@@ -6,7 +6,7 @@ from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
 from harness.compare.pairs import COLUMNS, HARDWARE, Pair, Pairing, Unit, labels
-from harness.schema import COLUMNS as TABLE_COLUMNS
+from harness.results import COLUMNS as TABLE_COLUMNS
 from harness.wording import counted, few
 
 if TYPE_CHECKING:

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from harness.compare.pairs import COLUMNS, HARDWARE, MEASURED
 from harness.errors import UsageError
-from harness.reading import files, read, require_results, to_frame
-from harness.results import problems_in
-from harness.schema import TABLES
+from harness.results import TABLES, files, problems_in, read, require_results, to_frame
 
 if TYPE_CHECKING:
     import pandas as pd

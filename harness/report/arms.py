@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness import analysis
 from harness.report.numbers import one
-from harness.schema import STATUSES
+from harness.results import STATUSES
 from harness.wording import few
 
 _MOST_REASON = 160

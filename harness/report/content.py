@@ -12,7 +12,7 @@ from harness.errors import UsageError
 from harness.report import machine, series, standing, words
 from harness.report.arms import Arms, constants, described, failures, filters, number
 from harness.report.folder import narrowed
-from harness.schema import STATUSES
+from harness.results import STATUSES
 from harness.wording import counted
 
 SHOWN_ARMS = 12

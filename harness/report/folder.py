@@ -5,9 +5,8 @@ from pathlib import Path
 
 from harness.analysis import CHOICES
 from harness.errors import UsageError
-from harness.reading import Frames, load_quietly
 from harness.report.arms import text_of
-from harness.schema import schema
+from harness.results import Frames, arrow_schema, load_quietly
 
 _CHOICES = (*CHOICES, "seed", "status")
 _MOST_NAMED = 20
@@ -26,7 +25,7 @@ def read(folder: Path) -> tuple[Frames, list[str]]:
     """
     if not folder.exists():
         raise UsageError(f"{folder}: no such folder; give the results.dir of a run")
-    trials = [name for name in schema("trials").names if name != "config"]
+    trials = [name for name in arrow_schema("trials").names if name != "config"]
     columns = {"trials": trials, "curves": _CURVES, "layers": _LAYERS}
     frames, lines, versions = load_quietly(folder, columns=columns, categories=True)
     problems = [" ".join(line.split()) for line in lines]

@@ -204,7 +204,7 @@ COLUMNS: dict[str, list[Column]] = {"trials": _TRIALS, "curves": _CURVES, "layer
 
 
 @cache
-def schema(table: str, version: int = SCHEMA_VERSION) -> pa.Schema:
+def arrow_schema(table: str, version: int = SCHEMA_VERSION) -> pa.Schema:
     """The Arrow schema of a table in a version; its metadata (in each file's footer) holds version and descriptions."""
     columns = [column for column in COLUMNS[table] if column.since <= version]
     fields = [pa.field(column.name, column.type, nullable=not column.required) for column in columns]

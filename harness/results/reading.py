@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import UsageError
-from harness.repeats import Repeats, once
-from harness.schema import SCHEMA_VERSION, TABLES, schema
+from harness.results.duplicates import Repeats, once
+from harness.results.schema import SCHEMA_VERSION, TABLES, arrow_schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +127,7 @@ _VERSIONS = [str(version) for version in range(1, SCHEMA_VERSION + 1)]
 @cache
 def _stored(table: str, version: int, dictionary: tuple[str, ...]) -> pa.Schema:
     """The schema as it is read, with some columns as dictionaries."""
-    found = schema(table, version)
+    found = arrow_schema(table, version)
     for name in dictionary:
         index = found.get_field_index(name)
         field = found.field(index)
@@ -151,7 +151,7 @@ def read_file(path: Path, table: str, columns: Sequence[str] | None = None, dict
         file, version = _open(path, table, dictionary)
         present = None
         if columns is not None:
-            there = schema(table, version).names
+            there = arrow_schema(table, version).names
             present = [name for name in columns if name in there]
         # of small files many are read at once, and threads within each would only wait for each other
         content = file.read(columns=present, use_threads=file.metadata.num_rows > _ROWS_FOR_THREADS)
@@ -225,8 +225,8 @@ def load(folder: str | Path, *, columns: Mapping[str, Sequence[str]] | None = No
     """Read a results folder.
 
     Files that cannot be read (truncated, foreign, another schema version) are skipped with a warning that names them;
-    so are rows that an earlier file has as well (see :mod:`harness.repeats`), and rows of trials without a terminal row
-    are left out.
+    so are rows that an earlier file has as well (see :mod:`harness.results.duplicates`), and rows of trials without a
+    terminal row are left out.
 
     Args:
         folder: the ``results.dir`` of one or more runs.
@@ -274,7 +274,7 @@ def _texts(table: str, columns: Mapping[str, Sequence[str]] | None) -> Sequence[
     """The columns that may become categories."""
     if table == "trials":
         return ()
-    return schema(table).names if columns is None else columns.get(table, ())
+    return arrow_schema(table).names if columns is None else columns.get(table, ())
 
 
 def to_frame(content: pa.Table) -> "pd.DataFrame":

@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from harness.errors import UsageError
-from harness.reading import UnreadableError, files, journal_path, read_file, read_files, require_results
-from harness.repeats import Repeats
-from harness.schema import TABLES, schema
+from harness.results.duplicates import Repeats
+from harness.results.reading import UnreadableError, files, journal_path, read_file, read_files, require_results
+from harness.results.schema import TABLES, arrow_schema
 
 _FILES_AT_ONCE = 500
 _ROWS_A_GROUP = 1 << 18
@@ -154,7 +154,7 @@ def _write(paths: Sequence[Path], table: str, partial: Path) -> tuple[list[Path]
     waiting: list[pa.Table] = []
     total = 0
     with partial.open("wb") as file:
-        with pq.ParquetWriter(file, schema(table), compression="zstd") as writer:
+        with pq.ParquetWriter(file, arrow_schema(table), compression="zstd") as writer:
             for start in range(0, len(paths), _FILES_AT_ONCE):
                 part = paths[start : start + _FILES_AT_ONCE]
                 for path, found in zip(part, read_files(part, table), strict=True):

@@ -1,0 +1,48 @@
+"""All there is to know of a results folder: its tables, how they are written, read, checked and merged.
+
+``python -m harness.results validate|compact DIR`` is its command. Other packages import from here only.
+"""
+
+from harness.results.checking import problems_in
+from harness.results.command import main
+from harness.results.merging import Merged, compact
+from harness.results.reading import (
+    Content,
+    Frames,
+    Loaded,
+    files,
+    load,
+    load_quietly,
+    read,
+    require_results,
+    to_frame,
+)
+from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, Column, arrow_schema
+from harness.results.writing import Running, new_trial_id, prepare, recover, write_table
+
+__all__ = [
+    "COLUMNS",
+    "SCHEMA_VERSION",
+    "STATUSES",
+    "TABLES",
+    "Column",
+    "Content",
+    "Frames",
+    "Loaded",
+    "Merged",
+    "Running",
+    "arrow_schema",
+    "compact",
+    "files",
+    "load",
+    "load_quietly",
+    "main",
+    "new_trial_id",
+    "prepare",
+    "problems_in",
+    "read",
+    "recover",
+    "require_results",
+    "to_frame",
+    "write_table",
+]
