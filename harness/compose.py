@@ -33,6 +33,8 @@ def from_composed(composed: DictConfig, *, choices: dict[str, Any], overrides: S
     for group in ("init", "model", "experiment"):
         if group not in choices:
             raise UsageError(f"{group}: no choice, or more than one; give one, as in {group}=NAME (--help lists them)")
+    if "sources" in composed:
+        raise UsageError("sources: is read from the modules of init.modules and cannot be given; leave it out")
     schema = OmegaConf.structured(TrialConfig)
     OmegaConf.set_readonly(schema, value=False)
     _clear_readonly(schema)

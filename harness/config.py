@@ -6,6 +6,7 @@ Nothing here imports torch, so that ``--help`` and ``--cfg job`` answer quickly.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,9 +143,35 @@ class Labels:
     experiment: str = "article"
 
 
+INCIDENTAL = frozenset(
+    {
+        "data.mirrors",
+        "data.root",
+        "device.index",
+        "labels.experiment",
+        "labels.init",
+        "labels.model",
+        "results.dir",
+        "train.max_seconds",
+        "train.targets",
+        "train.warmup_steps",
+        "train.window_steps",
+    }
+)
+"""Settings that do not determine a trial's result: where it is read and written, how it is named, timed and watched.
+
+All others are part of :attr:`TrialConfig.trial_key` and of :attr:`TrialConfig.arm_key`.
+"""
+
+
 @dataclass(frozen=True)
 class TrialConfig:
-    """Everything that decides one trial. Build it with :func:`harness.load_config`."""
+    """Everything that decides one trial. Build it with :func:`harness.load_config`.
+
+    A config as it is typed leaves some settings to the machine (``device=auto``, ``device.threads=null``);
+    :func:`harness.resolution.resolved` fills them in. ``sources`` is filled in there too: module of ``init.modules`` ->
+    SHA-256 of its source.
+    """
 
     seed: int = 0
     init: InitConfig = field(default_factory=InitConfig)
@@ -156,24 +183,75 @@ class TrialConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     results: ResultsConfig = field(default_factory=ResultsConfig)
     labels: Labels = field(default_factory=Labels)
+    sources: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The config as plain nested dictionaries, ready for JSON."""
         return dataclasses.asdict(self)
 
     @property
+    def is_resolved(self) -> bool:
+        """Whether nothing that determines the result is left to the machine."""
+        device = self.device
+        return device.name != "auto" and device.threads is not None and device.memory_format != "auto"
+
+    @property
     def trial_key(self) -> str:
-        """16 hex digits: the hash of what determines the result (not of where it is written or what it is called)."""
-        parts = self.as_dict()
-        for name in ("results", "labels"):
-            del parts[name]
-        for name in ("root", "mirrors"):
-            del parts["data"][name]
-        for name in ("warmup_steps", "window_steps", "max_seconds", "targets"):
-            del parts["train"][name]
-        # so that adding the choice changed no key of before
-        if self.kernel.precision == "auto":
-            del parts["kernel"]["precision"]
-        if not isinstance(self.init.gain, str):
-            parts["init"]["gain"] = float(self.init.gain)
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        """16 hex digits: the hash of what determines the result (all settings but those of :data:`INCIDENTAL`).
+
+        Trials with the same key that run on the same kind of device with the same software end with the same bits.
+
+        Raises:
+            ValueError: the config is not resolved.
+        """
+        return self._hash(_determining(self.as_dict()))
+
+    @property
+    def arm_key(self) -> str:
+        """The same hash without the seed: trials with equal keys are one arm.
+
+        Raises:
+            ValueError: the config is not resolved.
+        """
+        settings = _determining(self.as_dict())
+        del settings["seed"]
+        return self._hash(settings)
+
+    def _hash(self, settings: dict[str, Any]) -> str:
+        if not self.is_resolved:
+            raise ValueError("the config leaves device, threads or memory format to the machine; resolve it first")
+        if self.device.name == "cuda":
+            # initial weights are drawn by one thread and the GPU does the rest
+            del settings["device.threads"]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting of a config (see :meth:`TrialConfig.as_dict`) by its dotted name, such as ``optimizer.lr``.
+
+    Options that a user names (``init.options``, ``init.layers``) are one setting each.
+    """
+    for name, value in settings.items():
+        if isinstance(value, dict) and f"{prefix}{name}" in _SECTIONS:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _determining(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that determine a result, by their dotted names."""
+    return {name: _plain(value) for name, value in leaves(settings) if name not in INCIDENTAL}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any value of the config
+    """Whole numbers as such, also where they were given as real ones: 1 and 1.0 are the same setting."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_SECTIONS = frozenset(
+    section.name for section in dataclasses.fields(TrialConfig) if dataclasses.is_dataclass(section.default_factory)
+)

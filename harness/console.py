@@ -10,12 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import article
+from harness.results import CHOICES, text_of, varying
 from harness.trial import TrialResult
 
 _WIDTH = 100
 _MOST_ROWS = 40
-_CHOICES = ["init", "seed", "lr", "model", "activation", "optimizer", "data", "batches", "scaling", "batch_size"]
-_CHOICES += ["steps", "momentum", "weight_decay", "kernel", "device", "threads", "tf32", "memory_format"]
 
 Row = dict[str, Any]
 
@@ -59,7 +58,7 @@ def show(out: Console, results: Sequence[TrialResult]) -> None:
     out.print(_trials_table(results))
     if len(results) > _MOST_ROWS:
         out.print(f"({len(results) - _MOST_ROWS} more trials are in the results)")
-    for line in _verdict_lines([result.trial for result in results]):
+    for line in _diagnosis_lines([result.trial for result in results]):
         out.print(line, markup=False)
     ours = [result for result in results if article.applies(result.trial)]
     if ours:
@@ -69,21 +68,23 @@ def show(out: Console, results: Sequence[TrialResult]) -> None:
 
 def _trials_table(results: Sequence[TrialResult]) -> Table:
     rows = [result.trial for result in results]
-    varying = [key for key in _CHOICES if key == "init" or len({str(row[key]) for row in rows}) > 1]
+    several = varying({name: [row[name] for row in rows] for name in CHOICES})
+    seed = ["seed"] if len({row["seed"] for row in rows}) > 1 else []
+    choices = ["init", *seed, *(name for name in several if name != "init")]
     table = Table(title="trials (first value above, last below)", title_justify="left")
-    for key in varying:
+    for key in choices:
         table.add_column(key, overflow="fold")
-    for title in ("status", "train loss", "train acc", "test acc", "images/s,\nof matmul", "moved", "verdict"):
-        table.add_column(title, justify="left" if title in ("status", "moved", "verdict") else "right")
+    for title in ("status", "train loss", "train acc", "test acc", "images/s,\nof matmul", "moved", "diagnosis"):
+        table.add_column(title, justify="left" if title in ("status", "moved", "diagnosis") else "right")
     for row, result in zip(rows[:_MOST_ROWS], results, strict=False):
-        chosen = [Text(f"{row[key]:g}" if isinstance(row[key], float) else str(row[key])) for key in varying]
-        table.add_row(*chosen, row["status"], *_outcome(row), _moved(result), row["verdict"] or "-")
+        chosen = [Text(text_of(row[key])) for key in choices]
+        table.add_row(*chosen, row["status"], *_outcome(row), _moved(result), row["diagnosis"] or "-")
     return table
 
 
-def _verdict_lines(rows: Sequence[Row]) -> list[str]:
+def _diagnosis_lines(rows: Sequence[Row]) -> list[str]:
     """Why an initializer cannot train as it should, once for all trials it says so of."""
-    lines = [f"{row['init']}: {row['verdict']}, {row['verdict_reason']}" for row in rows if row["verdict_reason"]]
+    lines = [f"{row['init']}: {row['diagnosis']}, {row['diagnosis_reason']}" for row in rows if row["diagnosis_reason"]]
     return list(dict.fromkeys(lines))
 
 

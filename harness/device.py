@@ -9,6 +9,7 @@ import platform
 import re
 import resource
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def resolve(config: DeviceConfig) -> torch.device:
 
 def apply_flags(config: DeviceConfig) -> None:
     """Set threads, TF32 and determinism; each is stated, none inherited from what ran before."""
-    torch.set_num_threads(config.threads or _default_threads())
+    torch.set_num_threads(threads(config))
     torch.backends.cuda.matmul.allow_tf32 = config.tf32
     torch.backends.cudnn.allow_tf32 = config.tf32
     torch.backends.cudnn.benchmark = not config.deterministic
@@ -58,6 +59,22 @@ def apply_flags(config: DeviceConfig) -> None:
 def _default_threads() -> int:
     """Torch's own number of threads, asked before this program first changes it."""
     return torch.get_num_threads()
+
+
+def threads(config: DeviceConfig) -> int:
+    """How many CPU threads a trial gets: those of ``device.threads``, or as many as torch takes by itself."""
+    return config.threads or _default_threads()
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """Let the block compute with one CPU thread, so that its rounding does not depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def memory_format(config: DeviceConfig, device: torch.device) -> torch.memory_format:
@@ -145,7 +162,7 @@ def energy_since(before_j: float | None, device: torch.device) -> float | None:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a result's numbers depend on besides its config: code, packages, processor, GPU, flags.
+    """What a result's numbers depend on besides its config: code, packages, processor, GPU.
 
     Returns:
         the provenance columns of the ``trials`` table.
@@ -153,13 +170,9 @@ def environment(device: torch.device) -> dict[str, Any]:
     commit, dirty = _git_state()
     is_cuda = device.type == "cuda"
     return {
-        "device": device.type,
         "device_model": torch.cuda.get_device_name(device) if is_cuda else cpu_model(),
         "gpu_driver": _gpu_driver() if is_cuda else None,
         "cpu_model": cpu_model(),
-        "threads": torch.get_num_threads(),
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "platform": platform.platform(),
         "python_version": platform.python_version(),
         "package_versions": _package_versions(),

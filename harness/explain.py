@@ -57,11 +57,11 @@ def explain(config: TrialConfig) -> "Diagnosis":
         DataError: the data cannot be had.
         ValueError: the initializer refused the network.
     """
-    from harness import device, trial
+    from harness import device, resolution, trial
 
-    target = trial.check(config)
+    config = resolution.resolved(config)
     device.apply_flags(config.device)
-    parts = trial.assemble(config, target)
+    parts = trial.assemble(config, device.resolve(config.device))
     trial.initialise(config, parts)
     return trial.diagnose(config, parts)
 
@@ -83,7 +83,7 @@ def show(out: "Console", config: TrialConfig, found: "Diagnosis") -> None:
     out.print(f"\nsecond moments at step 0; of the images {_number(found.steps[0].signals.input_moment)}")
     out.print(_moments(found))
     out.print(_MOMENTS_LEGEND, markup=False)
-    out.print(_verdicts(found))
+    out.print(_diagnoses(found))
     out.print(f"network: {found.network}", markup=False)
 
 
@@ -118,12 +118,12 @@ def _moments(found: "Diagnosis") -> "Table":
     return table
 
 
-def _verdicts(found: "Diagnosis") -> "Table":
+def _diagnoses(found: "Diagnosis") -> "Table":
     from rich.table import Table
 
     table = Table()
     table.add_column("layer")
-    table.add_column("verdict", overflow="fold")
+    table.add_column("diagnosis", overflow="fold")
     table.add_column("why", overflow="fold")
     for layer, verdict in found.layers.items():
         table.add_row(layer, verdict.kind, verdict.reason)

@@ -91,7 +91,7 @@ class TensorProbe:
     gradient_gain: float | None
     gradient_gain_theory: float | None
     dead_share: float | None
-    verdict: str
+    movement: str
 
 
 def probe(network: Network, initial: Mapping[str, torch.Tensor], found: Signals) -> list[TensorProbe]:
@@ -185,7 +185,7 @@ def _probe_tensor(
         update_max_abs=update_max_abs,
         bit_equal=bit_equal,
         **(_describe_weight(value, update, gradient) if value.ndim > 1 else _NO_WEIGHT),
-        verdict=verdict(gradient_norm=gradient_norm, bit_equal=bit_equal),
+        movement=movement(gradient_norm=gradient_norm, bit_equal=bit_equal),
         **layer,
     )
 
@@ -213,7 +213,7 @@ def rank_and_distinct_rows(matrix: torch.Tensor, tolerance: float) -> tuple[int 
     return int((torch.linalg.eigvalsh(gram) > _RANK_TOLERANCE**2).sum()), int((~repeats).sum())
 
 
-def verdict(*, gradient_norm: float, bit_equal: bool) -> str:
+def movement(*, gradient_norm: float, bit_equal: bool) -> str:
     """What a tensor did, from measured numbers alone.
 
     Returns:

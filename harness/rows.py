@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 from harness.config import TrialConfig
@@ -15,44 +16,29 @@ from harness.train import Edge
 def planned(
     config: TrialConfig, trial_id: str, *, sweep_id: str | None = None, sweep_size: int | None = None
 ) -> dict[str, Any]:
-    """The row of a trial that has not begun: its identity, its command and every choice, all else null."""
-    choices = {
+    """The row of a trial that has not begun: its identity, its command and every choice, all else null.
+
+    Args:
+        config: resolved, see :func:`harness.resolution.resolved`.
+        trial_id: the trial's own id.
+        sweep_id: what all trials of one command share; None outside a command.
+        sweep_size: how many trials that command planned.
+    """
+    columns = COLUMNS["trials"]
+    row = {column.name: attrgetter(column.source)(config) if column.source else None for column in columns}
+    return row | {
         "trial_id": trial_id,
         "trial_key": config.trial_key,
+        "arm_key": config.arm_key,
         "status": "error",
         "measured_at": datetime.now(UTC),
-        "init": config.labels.init,
-        "init_weight": config.init.weight,
-        "init_bias": config.init.bias,
         "init_gain": gain_of(config.init, config.model.activation),
-        "init_adapt": config.init.adapt,
-        "seed": config.seed,
-        "kernel": config.kernel.name,
-        "model": config.labels.model,
-        "activation": config.model.activation,
-        "depth": config.model.depth,
-        "width": config.model.width,
-        "stride": config.model.stride,
-        "biases": config.model.bias,
-        "padding_mode": config.model.padding_mode,
-        "pooling": config.model.pooling,
-        "data": config.data.name,
-        "batches": config.data.batches,
-        "scaling": config.data.scaling,
-        "optimizer": config.optimizer.name,
-        "lr": config.optimizer.lr,
-        "momentum": config.optimizer.momentum,
-        "weight_decay": config.optimizer.weight_decay,
-        "experiment": config.labels.experiment,
-        "steps": config.train.steps,
-        "batch_size": config.train.batch_size,
-        "eval_every": config.train.eval_every,
+        "kernel_precision": None if config.kernel.precision == "auto" else config.kernel.precision,
         "targets": list(config.train.targets),
         "config": json.dumps(config.as_dict()),
         "sweep_id": sweep_id,
         "sweep_size": sweep_size,
     }
-    return {column.name: choices.get(column.name) for column in COLUMNS["trials"]}
 
 
 def environment(found: Mapping[str, Any]) -> dict[str, Any]:

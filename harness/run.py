@@ -81,10 +81,10 @@ class Sweep:
             print(f"error: {message}", file=sys.stderr)
 
     def _run(self, config: TrialConfig) -> None:
-        from harness import console, results, trial
+        from harness import console, resolution, results, trial
 
         self._stop_if_interrupted()
-        trial.check(config)
+        config = resolution.resolved(config)
         out = console.console()
         if config.results.dir not in self.folders:
             for trial_id in results.prepare(Path(config.results.dir)):

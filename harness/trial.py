@@ -31,6 +31,7 @@ from harness.diagnosis import Diagnosis
 from harness.errors import DivergedError, TimeBudgetError
 from harness.interrupts import uninterrupted
 from harness.models import Network
+from harness.resolution import resolved
 from harness.timing import Stopwatch, matmul_flops_per_s, warm_up
 from harness.train import Batch, Edge, batch_source, optimizer_for, take_steps, train
 
@@ -109,21 +110,6 @@ class Parts:
     trained: fusion.Trained
 
 
-def check(config: TrialConfig) -> torch.device:
-    """Everything about a config that can be known to be wrong before a trial begins.
-
-    Returns:
-        the device it will run on.
-
-    Raises:
-        UsageError: naming the choice, what was given and what is allowed.
-    """
-    initializers.check(config.init, config.model)
-    target = device.resolve(config.device)
-    kernel_choice.check(config, target)
-    return target
-
-
 def run_trial(
     config: TrialConfig,
     *,
@@ -145,11 +131,11 @@ def run_trial(
         UsageError: the config cannot be run here, or the results folder not be written; no row is left.
         KeyboardInterrupt: it was interrupted; its row says ``killed``.
     """
-    target = check(config)
+    config = resolved(config)
     folder = Path(config.results.dir)
     results.prepare(folder)
     planned = rows.planned(config, results.new_trial_id(), sweep_id=sweep_id, sweep_size=sweep_size)
-    record = _Record(config, target, planned)
+    record = _Record(config, device.resolve(config.device), planned)
     running = results.Running(folder, record.row)
     try:
         with _status_of(record):
@@ -252,17 +238,18 @@ def _set_up(record: _Record) -> Parts:
     config = record.config
     with record.clock("setup_time_s"):
         record.row.update(rows.environment(device.environment(record.device)))
-        layout = kernel_choice.memory_format(config, record.device)
-        record.row["memory_format"] = str(layout).removeprefix("torch.").removesuffix("_format")
         parts = assemble(config, record.device)
         record.losses = torch.full((config.train.steps,), torch.nan, device=record.device)
         forward, training = models.flops_per_image(config.model)
         record.row.update(forward_flops_per_image=forward, train_flops_per_image=training)
         record.row["matmul_flops_per_s"] = matmul_flops_per_s(record.device)
         if config.kernel.name != "torch":
-            precision = record.row["kernel_precision"] = kernel_choice.precision(config)
             record.row["kernel_error"] = kernel_check.largest_error(
-                parts.network, parts.trained.kernel, parts.batch(0)[0], precision=precision, seed=config.seed
+                parts.network,
+                parts.trained.kernel,
+                parts.batch(0)[0],
+                precision=config.kernel.precision,
+                seed=config.seed,
             )
     return parts
 
@@ -288,10 +275,10 @@ def _diagnose(record: _Record, parts: Parts) -> None:
             found = diagnose(record.config, parts)
         except RuntimeError as error:
             # such as too little memory for it: the training may still go well
-            record.row["verdict_reason"] = f"not diagnosed: {' '.join(str(error).split())}"
+            record.row["diagnosis_reason"] = f"not diagnosed: {' '.join(str(error).split())}"
             return
-    record.row.update(verdict=found.network.kind, verdict_reason=found.network.reason)
-    record.row["layer_verdicts"] = json.dumps({name: str(verdict) for name, verdict in found.layers.items()})
+    record.row.update(diagnosis=found.network.kind, diagnosis_reason=found.network.reason)
+    record.row["layer_diagnoses"] = json.dumps({name: str(verdict) for name, verdict in found.layers.items()})
 
 
 def _warm_up(record: _Record, parts: Parts) -> None:
@@ -302,7 +289,7 @@ def _warm_up(record: _Record, parts: Parts) -> None:
         scratch = torch.empty_like(record.losses)
         take_steps(network, optimizer_for(network, record.config.optimizer), parts.batch, range(steps), scratch)
 
-    with record.clock("compile_time_s"):
+    with record.clock("warmup_time_s"):
         warm_up(parts.trained, run)
 
 

@@ -59,6 +59,7 @@ def _trial(index: int, steps: int) -> dict[str, Any]:
     own = {
         "trial_id": f"20260101T000000-{index:08x}",
         "trial_key": f"{index:016x}",
+        "arm_key": f"{arm:016x}",
         "status": "ok",
         "measured_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=index),
         "init": f"init{arm % 100}",

@@ -62,7 +62,7 @@ def main() -> int:
     adapting = {name: config for name, config in configs.items() if config.init.adapt != "none"}
     drawn = {name: config for name, config in configs.items() if name not in adapting}
     found = device.environment(torch.device("cpu"))
-    print(f"{found['cpu_model']}, {found['threads']} threads, torch {torch.__version__}; the article's network")
+    print(f"{found['cpu_model']}, {torch.get_num_threads()} threads, torch {torch.__version__}; the article's network")
     parts = trial.assemble(configs["glorot"], torch.device("cpu"))
     trial.initialise(configs["glorot"], parts)
     drawn_ms = fill_interleaved(drawn, parts, rounds)

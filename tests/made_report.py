@@ -16,7 +16,7 @@ LAYERS = [
 def layers(trial_id: str, step: int, *, moved: bool = True) -> list[Row]:
     """The rows of every tensor of a trial at a step."""
     blank = {column.name: made_results.BLANK.get(column.type) for column in COLUMNS["layers"]}
-    own = {"trial_id": trial_id, "step": step, "bit_equal": not moved, "verdict": "moved"}
+    own = {"trial_id": trial_id, "step": step, "bit_equal": not moved, "movement": "moved"}
     own |= {"update_norm": 0.1 * step * moved, "output_moment": 0.5, "gradient_gain": 0.9 if moved else 0.0}
     return [blank | own | {"parameter": name} for name in LAYERS]
 

@@ -1,5 +1,6 @@
 """Results made up for tests of analysis: rows that the schema allows, as frames or written by the project's writer."""
 
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,20 +9,24 @@ from typing import Any
 import pyarrow as pa
 
 from harness import results
-from harness.results import COLUMNS, Frames, arrow_schema, to_frame
+from harness.results import CHOICES, COLUMNS, Frames, arrow_schema, to_frame
 
 Row = dict[str, Any]
 BLANK = {pa.string(): "x", pa.int64(): 1, pa.float64(): 1.0, pa.bool_(): True}
+KEYS = ("arm_key", "trial_key")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def trial(index: int, **own: object) -> Row:
     """A row of trials that ended well after 100 steps, with what is given in it."""
     row = {column.name: BLANK.get(column.type) if column.required else None for column in COLUMNS["trials"]}
-    row |= {"trial_id": f"trial{index:05d}", "trial_key": f"key{index}", "measured_at": START + timedelta(index)}
+    row |= {"trial_id": f"trial{index:05d}", "measured_at": START + timedelta(index)}
     row |= {"status": "ok", "seed": index, "steps": 100, "train_time_s": 10.0, "targets": [0.5, 0.9]}
     row |= {"batches": "epochs", "initial_weights_sha256": f"a{index}", "final_weights_sha256": f"b{index}"}
-    return row | own
+    row |= own
+    # as in the program, where all choices and nothing else make an arm
+    arm = hashlib.sha256(repr([row[name] for name in CHOICES]).encode()).hexdigest()[:16]
+    return {"arm_key": arm, "trial_key": f"{arm}-{row['seed']}"} | {k: v for k, v in row.items() if k not in KEYS} | own
 
 
 def curve(trial_id: str, accuracies: Sequence[float | None], every: int = 10) -> list[Row]:

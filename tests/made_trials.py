@@ -14,13 +14,13 @@ import harness
 from harness import TrialConfig, results, rows
 
 Row = dict[str, Any]
-HARDWARE = {"device_model": "Chip 9", "cpu_model": "Chip 9", "threads": 2}
+HARDWARE = {"device_model": "Chip 9", "cpu_model": "Chip 9"}
 _numbers = count()
 
 
 @lru_cache
 def _config(overrides: tuple[str, ...]) -> TrialConfig:
-    return harness.load_config(["device=cpu", *overrides])
+    return harness.load_config(["device=cpu", "device.threads=2", "device.memory_format=channels_last", *overrides])
 
 
 @lru_cache(maxsize=1000)
@@ -35,7 +35,6 @@ def trial(seed: int, *overrides: str, **columns: Any) -> Row:
     row |= {
         "trial_id": f"made-{number:09d}",
         "status": "ok",
-        "device": "cpu",
         "steps_to_target": [300, 500, None, None],
         "test_loss_last": 0.5,
         "test_accuracy_last": 0.85,
@@ -44,9 +43,12 @@ def trial(seed: int, *overrides: str, **columns: Any) -> Row:
         "torch_version": "2.15.0",
         "git_commit": "a" * 40,
         "git_dirty": False,
-        "deterministic": True,
     }
-    return row | columns
+    row |= columns
+    if row["device"] != "cpu":
+        # as the keys of a config for that device would be others
+        row |= {key: f"{row[key]}-{row['device']}" for key in ("trial_key", "arm_key")}
+    return row
 
 
 def frame(made: Iterable[Row]) -> pd.DataFrame:

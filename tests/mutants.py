@@ -264,11 +264,11 @@ MUTANTS: dict[str, Mutant] = {
         lambda _: test_diagnosis.test_symmetry_of_one_layer_alone_is_no_symmetry(),
     ),
     "one probe step": Mutant(diagnosis, "steps_needed", lambda _: 1, lambda _: test_diagnosis.test_delay_is_counted()),
-    "verdict from the gradient alone": Mutant(
+    "movement from the gradient alone": Mutant(
         metrics,
-        "verdict",
+        "movement",
         _moved_by_norm,
-        lambda _: test_metrics.test_verdict(gradient_norm=1.0, bit_equal=True, expected="has gradient, not moved"),
+        lambda _: test_metrics.test_movement(gradient_norm=1.0, bit_equal=True, expected="has gradient, not moved"),
     ),
     "epochs with repeats": Mutant(
         data, "batch_indices", _order_with_repeats, lambda _: test_data.test_epochs_are_permutations_end_to_end(50)

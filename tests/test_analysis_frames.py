@@ -37,28 +37,28 @@ def row(found: analysis.Ranking, init: str) -> "pd.Series[object]":
 # arms
 
 
-def test_swept_are_the_choices_that_vary_without_what_follows_from_them() -> None:
+def test_arms_are_told_apart_by_the_choices_that_vary_without_what_follows_from_them() -> None:
     rows = [
         trial(0, init="zero", init_weight="a", lr=0.1, seed=0, device=None, status="error"),
         trial(1, init="he", init_weight="b", lr=0.1, seed=1, device="cpu"),
         trial(2, init="he", init_weight="b", lr=0.5, seed=2, device="cpu", data="mnist"),
     ]
     found = frames(rows).trials
-    assert analysis.swept(found) == ["init", "data", "lr"]
+    assert analysis.arm_columns(found) == ["init", "data", "lr"]
     assert analysis.arm_labels(found, ["init", "lr"]).tolist() == [
         "init=zero lr=0.1",
         "init=he lr=0.1",
         "init=he lr=0.5",
     ]
     assert analysis.arm_labels(found, ["depth"]).tolist() == ["depth=none"] * 3
-    assert analysis.swept(found[:1]) == []
+    assert analysis.arm_columns(found[:1]) == ["init"]
     assert analysis.arm_labels(found[:1]).tolist() == ["init=zero"]
 
 
 def test_learning_rate_that_goes_with_an_experiment_is_no_arm_of_its_own_unless_it_varies() -> None:
     rows = [trial(i, experiment=e, lr=lr) for i, (e, lr) in enumerate([("a", 0.1), ("b", 0.5)])]
-    assert analysis.swept(frames(rows).trials) == ["experiment"]
-    assert analysis.swept(frames([*rows, trial(2, experiment="a", lr=0.7)]).trials) == ["lr", "experiment"]
+    assert analysis.arm_columns(frames(rows).trials) == ["experiment"]
+    assert analysis.arm_columns(frames([*rows, trial(2, experiment="a", lr=0.7)]).trials) == ["lr", "experiment"]
 
 
 def test_first_step_at_a_target_counts_and_missing_values_do_not() -> None:
@@ -388,7 +388,7 @@ def test_completeness_counts_planned_failed_and_missing() -> None:
 def test_empty_results_give_empty_tables(tmp_path: Path) -> None:
     (tmp_path / "trials").mkdir()
     for found in (analysis.read(tmp_path), frames([])):
-        assert analysis.swept(found.trials) == []
+        assert analysis.arm_columns(found.trials) == ["init"]
         assert len(analysis.survival_curves(found, target=0.9)) == 0
         assert len(analysis.curve_bands(found)) == 0
         assert len(analysis.profiles(found)) == 0

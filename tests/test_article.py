@@ -63,7 +63,7 @@ def test_zero_kernel_leaves_all_but_the_last_bias_bit_equal(outcome: Outcome, lr
     assert len(row["unmoved"]) == 11
     others = layers[layers["parameter"] != "fc2.bias"]
     assert set(others["gradient_norm"]) == {0.0}
-    assert set(others["verdict"]) == {"no gradient"}
+    assert set(others["movement"]) == {"no gradient"}
     assert len(layers) == 11 * 12, "eleven evaluated steps of twelve parameters"
 
 

@@ -50,8 +50,8 @@ def test_every_initializer_runs_in_one_sweep(command: Command, tmp_path: Path) -
     assert done.returncode == 0, done.stdout + done.stderr
     trials = harness.load(tmp_path / "outputs/results").trials
     assert set(trials["init"]) == {path.stem for path in (CONF_DIR / "init").glob("*.yaml")}
-    assert set(trials["verdict"]) <= set(diagnosis.KINDS)
-    verdicts = trials.set_index("init")["verdict"]
+    assert set(trials["diagnosis"]) <= set(diagnosis.KINDS)
+    verdicts = trials.set_index("init")["diagnosis"]
     assert verdicts[["zero", "all_zero", "ones", "constant"]].tolist() == ["dead", "dead", "symmetric", "symmetric"]
     assert verdicts["he"] == "fine"
     why = "zero: dead, the weights of 4 of 4 layers (stem, conv1, conv2, fc) never get a gradient, because of conv2"

@@ -140,7 +140,7 @@ def test_repetitions_on_another_machine_are_noticed() -> None:
 def test_another_processor_keeps_no_gpu_from_being_judged() -> None:
     ours = [trial(seed, device=device) for seed in range(8) for device in ("cpu", "cuda")]
     theirs = [
-        {**row, "images_per_s_median": 2500.0 + row["seed"]} | ({"threads": 7} if row["device"] == "cpu" else {})
+        {**row, "images_per_s_median": 2500.0 + row["seed"]} | ({"cpu_model": "Y"} if row["device"] == "cpu" else {})
         for row in ours
     ]
     outcome = compared(ours, theirs, SPEED, allow_different_hardware=True)
@@ -174,13 +174,20 @@ def test_seeds_are_paired_by_key_and_not_by_position() -> None:
     assert only(compared(ours, shuffled)) == only(compared(ours, theirs))
 
 
-def test_the_same_key_on_another_device_is_no_partner() -> None:
-    """device=auto is part of the key as typed."""
-    ours, theirs = sides(8, "test_loss_last", lambda _: 0.0)
-    moved = [{**row, "device": "cuda"} for row in theirs]
-    outcome = compared(ours, moved)
+@pytest.mark.parametrize(
+    ("theirs", "difference"),
+    [
+        ([trial(seed, device="cuda") for seed in range(8)], "of device, BASE has cpu, CANDIDATE cuda"),
+        ([trial(seed, "device.threads=3") for seed in range(8)], "of threads, BASE has 2, CANDIDATE 3"),
+    ],
+)
+def test_the_same_settings_on_another_device_or_with_other_threads_are_no_partners(
+    theirs: list[Row], difference: str
+) -> None:
+    outcome = compared([trial(seed) for seed in range(8)], theirs)
     assert outcome.exit_code == 2
     assert "no trial in common" in outcome.errors[0]
+    assert difference in outcome.errors[0]
 
 
 def test_repetitions_are_averaged_within_the_pair_and_add_no_pairs() -> None:

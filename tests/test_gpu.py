@@ -12,6 +12,7 @@ import harness
 from harness import article, device, rows, trial
 from harness.config import TrialConfig
 from harness.errors import UsageError
+from harness.resolution import resolved
 from harness.timing import Stopwatch
 from harness.trial import TrialResult
 
@@ -50,7 +51,8 @@ def test_initial_weights_are_the_cpus(configure: Configure, init: str) -> None:
 @pytest.mark.parametrize("batches", ["fixed", "random", "epochs"])
 def test_batches_are_the_cpus_bit_for_bit(configure: Configure, batches: str, scaling: str) -> None:
     def batches_of(config: TrialConfig) -> list[torch.Tensor]:
-        record = trial._Record(config, trial.check(config), rows.planned(config, "batches"))
+        config = resolved(config)
+        record = trial._Record(config, device.resolve(config.device), rows.planned(config, "batches"))
         parts = trial._set_up(record)
         assert parts.digits.train_images.device.type == config.device.name
         return [tensor.cpu() for step in range(config.train.steps) for tensor in parts.batch(step)]
@@ -169,7 +171,7 @@ def test_index_of_a_gpu_that_is_not_there_is_refused(configure: Configure) -> No
 
 
 def test_auto_takes_the_gpu(configure: Configure) -> None:
-    assert trial.check(configure("device=auto")) == torch.device(NAME, 0)
+    assert resolved(configure("device=auto")).device.name == NAME
 
 
 @pytest.mark.parametrize("tf32", [True, False])

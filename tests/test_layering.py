@@ -14,6 +14,7 @@ LAYERS = [
     {"console"},
     {"trial"},
     {"rows", "diagnosis"},
+    {"resolution"},
     {"train", "metrics", "kernel_check", "kernel_choice"},
     {"signals", "fusion"},
     {"initializers"},

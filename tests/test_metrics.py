@@ -57,8 +57,8 @@ def test_probe_has_the_gradient_of_the_mean_loss_and_leaves_none_behind(configur
 def test_probe_of_the_zero_kernel_finds_a_gradient_in_the_last_bias_alone(configure: Configure) -> None:
     _, found, _, _ = probed(configure("init=zero"))
     assert {name for name, entry in found.items() if entry.gradient_norm > 0} == {"fc2.bias"}
-    assert found["conv2.weight"].verdict == "no gradient"
-    assert found["fc2.bias"].verdict == "has gradient, not moved"
+    assert found["conv2.weight"].movement == "no gradient"
+    assert found["fc2.bias"].movement == "has gradient, not moved"
     assert (found["conv2.weight"].preactivation_mean, found["conv2.weight"].preactivation_std) == (0, 0)
     assert found["conv2.weight"].dead_share == 1, "every unit behind the zero kernel is dead"
     assert found["fc2.bias"].dead_share is None, "no activation function follows the last layer"
@@ -120,8 +120,8 @@ def test_updates_are_measured_from_the_initial_value(configure: Configure) -> No
         (math.inf, True, "not finite"),
     ],
 )
-def test_verdict(*, gradient_norm: float, bit_equal: bool, expected: str) -> None:
-    assert metrics.verdict(gradient_norm=gradient_norm, bit_equal=bit_equal) == expected
+def test_movement(*, gradient_norm: float, bit_equal: bool, expected: str) -> None:
+    assert metrics.movement(gradient_norm=gradient_norm, bit_equal=bit_equal) == expected
 
 
 def test_weights_hash_sees_one_bit_and_one_name() -> None:

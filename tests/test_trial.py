@@ -46,18 +46,6 @@ def test_another_seed_gives_other_weights_and_batches(configure: Configure) -> N
     assert not torch.equal(only_batches[0].train_losses, only_batches[1].train_losses), "batches come from the seed"
 
 
-@pytest.mark.parametrize(
-    "override", ["seed=1", "init=he", "optimizer.lr=0.5", "train.steps=7", "model=mlp", "init.gain=2"]
-)
-def test_key_differs_with_what_determines_the_result(configure: Configure, override: str) -> None:
-    assert configure(override).trial_key != configure().trial_key
-
-
-@pytest.mark.parametrize("override", ["results.dir=x", "train.window_steps=3", "train.warmup_steps=0", "data.root=x"])
-def test_key_is_the_same_for_what_does_not(configure: Configure, override: str) -> None:
-    assert configure(override).trial_key == configure().trial_key
-
-
 def test_how_a_trial_is_timed_changes_no_bit_of_it(configure: Configure) -> None:
     plain = harness.run_trial(configure("data.batches=random"))
     timed_otherwise = harness.run_trial(
@@ -122,7 +110,7 @@ def test_clocks_are_apart(configure: Configure, monkeypatch: pytest.MonkeyPatch)
     wall = time.perf_counter() - started
     assert row["eval_time_s"] >= 1.5, "three evaluations"
     assert row["train_time_s"] < 0.5
-    clocks = ("setup_time_s", "init_time_s", "compile_time_s", "train_time_s", "eval_time_s")
+    clocks = ("setup_time_s", "init_time_s", "warmup_time_s", "train_time_s", "eval_time_s")
     assert sum(row[clock] for clock in clocks) <= wall
 
 

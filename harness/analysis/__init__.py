@@ -16,24 +16,31 @@ from harness.analysis.comparison import (
     smallest_p_paired,
 )
 from harness.analysis.grouping import (
-    CHOICES,
     Arm,
+    arm_columns,
     arm_labels,
     arms,
     budget_of,
     read,
-    swept,
     targets_of,
     times_to_targets,
 )
 from harness.analysis.intervals import Estimate, Interval, Sampling, wilson
 from harness.analysis.standings import Ranking, ranking
 from harness.analysis.survival import Curve, kaplan_meier, logrank, median_time, rmst, rmst_difference
-from harness.analysis.tables import Completeness, completeness, curve_bands, profiles, survival_curves, throughput
+from harness.analysis.tables import (
+    Completeness,
+    completeness,
+    curve_bands,
+    profiles,
+    speed_columns,
+    splitting,
+    survival_curves,
+    throughput,
+)
 from harness.results import Frames
 
 __all__ = [
-    "CHOICES",
     "Arm",
     "Completeness",
     "Curve",
@@ -44,6 +51,7 @@ __all__ = [
     "Paired",
     "Ranking",
     "Sampling",
+    "arm_columns",
     "arm_labels",
     "arms",
     "budget_of",
@@ -65,8 +73,9 @@ __all__ = [
     "rmst_difference",
     "smallest_p",
     "smallest_p_paired",
+    "speed_columns",
+    "splitting",
     "survival_curves",
-    "swept",
     "targets_of",
     "throughput",
     "times_to_targets",

@@ -10,38 +10,12 @@ import pandas as pd
 
 from harness.analysis.intervals import Array
 from harness.errors import UsageError
-from harness.results import COLUMNS, Frames, load
+from harness.results import BULK, CHOICES, COLUMNS, COUNTED, MISSING, Frames, load, text_of, varying
 
 Unit = Literal["steps", "seconds"]
 
 _NAMES = [column.name for column in COLUMNS["trials"]]
-_BULK = ("config", "package_versions", "layer_verdicts", "verdict_reason", "unmoved", "last_bias_difference")
-
-CHOICES: tuple[str, ...] = tuple(
-    name
-    for name in [
-        *_NAMES[_NAMES.index("init") : _NAMES.index("config")],
-        "threads",
-        "tf32",
-        "memory_format",
-        "deterministic",
-    ]
-    if name not in ("seed", "targets")
-)
-"""The columns of trials that a user chooses; the seed, which makes runs of one arm differ, is none of them."""
-
-_FOLLOW: dict[str, tuple[str, ...]] = {
-    "init": ("init_weight", "init_bias", "init_gain", "init_adapt"),
-    "model": ("activation", "depth", "width", "stride", "biases", "padding_mode", "pooling"),
-    "optimizer": ("momentum", "weight_decay", "lr"),
-    "data": ("batches", "scaling"),
-    "experiment": ("lr", "batches", "scaling", "steps", "batch_size", "eval_every"),
-    "device": ("threads", "tf32", "memory_format", "deterministic"),
-}
-"""Choice -> columns that it decides unless they are chosen as well."""
-
-SCORED = ("ok", "diverged")
-"""Statuses of runs that were given their chance; all others say nothing about an initializer."""
+_LEFT_OUT = (*BULK, "diagnosis_reason")
 
 
 def read(folder: str | Path) -> Frames:
@@ -57,54 +31,51 @@ def read(folder: str | Path) -> Frames:
         UsageError: the folder holds no results.
     """
     columns = {
-        "trials": [name for name in _NAMES if name not in _BULK],
+        "trials": [name for name in _NAMES if name not in _LEFT_OUT],
         "curves": ["trial_id", "step", "train_time_s", "test_accuracy"],
     }
     return load(folder, columns=columns, categories=True)
 
 
-def swept(trials: pd.DataFrame) -> list[str]:
-    """The ``CHOICES`` that vary among the trials, without those that follow from another that does."""
-    varying = [name for name in CHOICES if name in trials and _varies(trials[name])]
-    return [name for name in varying if not any(_follows(trials, name, other) for other in varying)]
-
-
-def _varies(column: "pd.Series[Any]") -> bool:
-    """A missing value is no value: a trial that never got to a device has none."""
-    there = column.dropna()
-    return len(there) > 0 and bool((there != there.iloc[0]).any())
-
-
-def _follows(trials: pd.DataFrame, name: str, other: str) -> bool:
-    """Whether the other column is of a choice that decides this one, and did."""
-    if name not in _FOLLOW.get(other, ()):
-        return False
-    pairs = trials[[other, name]].dropna().drop_duplicates()
-    return not pairs[other].duplicated().any()
-
-
-def by_or_swept(trials: pd.DataFrame, by: Sequence[str] | None) -> list[str]:
+def arm_columns(trials: pd.DataFrame, by: Sequence[str] | None = None) -> list[str]:
     """The columns that tell arms apart.
-
-    Raises:
-        UsageError: one that is asked for is no column.
-    """
-    if by is None:
-        return swept(trials) or ["init"]
-    for name in by:
-        if name not in trials:
-            raise UsageError(f"by={name}: no column of trials; choose from: {', '.join(CHOICES)}")
-    return list(by)
-
-
-def arm_labels(trials: pd.DataFrame, by: Sequence[str] | None = None) -> "pd.Series[str]":
-    """The name of each trial's arm, e.g. ``init=zero lr=0.1``; equal names are equal choices.
 
     Args:
         trials: table.
-        by: the columns that tell arms apart; None: those that vary, or ``init`` if none does.
+        by: the columns wanted; None: the choices that vary among the arms (``init`` if none does), and ``arm_key``
+            where these do not tell all arms apart, as options that have no column of their own may not.
+
+    Raises:
+        UsageError: a column that is asked for is not there.
     """
-    names = by_or_swept(trials, by)
+    if by is not None:
+        for name in by:
+            if name not in trials:
+                raise UsageError(f"by={name}: no column of trials; choose from: {', '.join(CHOICES)}")
+        return list(by)
+    one_each = trials.drop_duplicates("arm_key")
+    names = varying({name: one_each[name].tolist() for name in CHOICES if name in one_each}) or ["init"]
+    return names if _joined(one_each, names).is_unique else [*names, "arm_key"]
+
+
+def arm_labels(trials: pd.DataFrame, by: Sequence[str] | None = None) -> "pd.Series[str]":
+    """The name of each trial's arm, e.g. ``init=zero lr=0.1``; equal names are equal arms.
+
+    Args:
+        trials: table.
+        by: the columns that tell arms apart; None: see :func:`arm_columns`. Trials with the same ``arm_key`` are then
+            one arm whatever they are called, by the name of the first.
+    """
+    names = arm_columns(trials, by)
+    if by is not None:
+        return _joined(trials, names)
+    one_each = trials.drop_duplicates("arm_key")
+    of_arm = pd.Series(_joined(one_each, names).to_numpy(), index=one_each["arm_key"].to_numpy(), dtype=object)
+    return trials["arm_key"].map(of_arm).astype(object)
+
+
+def _joined(trials: pd.DataFrame, names: Sequence[str]) -> "pd.Series[str]":
+    """Names and values of the columns in one text, row by row."""
     parts = [f"{name}=" + _texts(trials[name]) for name in names]
     labels = parts[0]
     for part in parts[1:]:
@@ -115,13 +86,9 @@ def arm_labels(trials: pd.DataFrame, by: Sequence[str] | None = None) -> "pd.Ser
 def _texts(column: "pd.Series[Any]") -> "pd.Series[Any]":
     """Each value as a user would type it; every distinct one is formatted once."""
     codes, values = pd.factorize(column)
-    texts = np.array([_text(value) for value in values] + ["none"], dtype=object)
+    texts = np.array([text_of(value) for value in values] + [MISSING], dtype=object)
     # a missing value has the code -1, the last
     return pd.Series(texts[codes], index=column.index, dtype=object)
-
-
-def _text(value: object) -> str:
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def targets_of(trials: pd.DataFrame) -> list[float]:
@@ -181,7 +148,7 @@ def planned_steps(trials: pd.DataFrame) -> float:
 
     Of plans with equally many runs it is the shortest, as in a sweep over two experiments, so that none is left out.
     """
-    planned = trials.loc[trials["status"].isin(SCORED), "steps"].value_counts()
+    planned = trials.loc[trials["status"].isin(COUNTED), "steps"].value_counts()
     return float(planned.index[planned == planned.max()].min()) if len(planned) else float("nan")
 
 
@@ -263,8 +230,8 @@ def arms(frames: Frames, *, target: float, unit: Unit = "steps", by: Sequence[st
     """
     if unit not in ("steps", "seconds"):
         raise UsageError(f"unit={unit}; choose steps or seconds")
-    names = by_or_swept(frames.trials, by)
-    runs = _runs(frames, target, unit, names)
+    names = arm_columns(frames.trials, by)
+    runs = _runs(frames, target, unit, names, arm_labels(frames.trials, by))
     starts = np.flatnonzero(~runs["arm"].duplicated().to_numpy())
     ends = np.append(starts, len(runs))[1:]
     # one array a column, sliced by arm: a frame for each of many arms would take most of the time
@@ -278,7 +245,7 @@ def arms(frames: Frames, *, target: float, unit: Unit = "steps", by: Sequence[st
     ]
 
 
-def _runs(frames: Frames, target: float, unit: Unit, names: Sequence[str]) -> pd.DataFrame:
+def _runs(frames: Frames, target: float, unit: Unit, names: Sequence[str], labels: "pd.Series[str]") -> pd.DataFrame:
     """The trials in order of arm and seed, with the time of each and what it counts as."""
     trials = frames.trials
     times = _first(frames, target)[unit]
@@ -287,11 +254,11 @@ def _runs(frames: Frames, target: float, unit: Unit, names: Sequence[str]) -> pd
     evaluated = np.zeros(len(trials), dtype=bool)
     rows = row_numbers(frames.curves["trial_id"], trials["trial_id"])
     evaluated[rows[rows >= 0]] = True
-    ended = trials["status"].isin(SCORED).to_numpy(dtype=bool)
+    ended = trials["status"].isin(COUNTED).to_numpy(dtype=bool)
     shorter = ended & (_floats(trials["steps"]) < planned_steps(trials))
     keep = ["seed", "trial_key", "batches", "initial_weights_sha256", "final_weights_sha256", "measured_at", "trial_id"]
     runs = trials[[*dict.fromkeys([*names, *keep])]].assign(
-        arm=arm_labels(trials, names).to_numpy(),
+        arm=labels.to_numpy(),
         time=np.where(times <= budget, times, np.inf),
         scored=ended & evaluated & ~shorter,
         ended=ended,

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.comparison import can_be_significant, holm, smallest_p, wins
-from harness.analysis.grouping import SCORED, Arm, Unit, arms, budget_of, by_or_swept, planned_steps, within
+from harness.analysis.grouping import Arm, Unit, arm_columns, arms, budget_of, planned_steps, within
 from harness.analysis.intervals import Sampling, mean_intervals, newcombe, wilson
 from harness.analysis.survival import median_time, restricted
 from harness.errors import UsageError
-from harness.results import Frames
+from harness.results import COUNTED, Frames
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def ranking(
     Raises:
         UsageError: an unknown column, unit or reference.
     """
-    names = by_or_swept(frames.trials, by)
-    found = arms(frames, target=target, unit=unit, by=names)
+    names = arm_columns(frames.trials, by)
+    found = arms(frames, target=target, unit=unit, by=by)
     budget = budget_of(frames, unit)
     table = _times(found, budget, sampling)
     for name in names:
@@ -221,7 +221,7 @@ def _reference_verdict(arm: Arm, separated: list[bool], testable: list[bool], *,
 def _budget_notes(trials: pd.DataFrame, budget: float, unit: str) -> Iterator[str]:
     """How long runs were followed, and for which that is not their plan."""
     yield f"Budget of every run: {within(budget, unit)}; a run that does not get there in it counts as never."
-    steps, planned = trials.loc[trials["status"].isin(SCORED), "steps"], planned_steps(trials)
+    steps, planned = trials.loc[trials["status"].isin(COUNTED), "steps"], planned_steps(trials)
     fewer, more = int((steps < planned).sum()), int((steps > planned).sum())
     if fewer:
         yield f"Left out: {fewer} planned for fewer than the {within(planned, 'steps')} of most."

@@ -7,13 +7,9 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.comparison import performance_profile
-from harness.analysis.grouping import SCORED, Unit, arm_labels, arms, budget_of, row_numbers, targets_of
+from harness.analysis.grouping import Unit, arm_labels, arms, budget_of, row_numbers, targets_of
 from harness.analysis.survival import kaplan_meier
-from harness.results import Frames
-
-MACHINE = ("device_model", "kernel", "model", "batch_size")
-ALSO_SPEED = ("threads", "tf32", "memory_format", "deterministic", "kernel_precision", "optimizer")
-"""What changes the speed as well."""
+from harness.results import COUNTED, SPEED, WORK, Frames
 
 FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 
@@ -62,7 +58,7 @@ def curve_bands(frames: Frames, metric: str = "test_accuracy", by: Sequence[str]
     """
     trials = frames.trials
     labels = pd.Categorical(arm_labels(trials, by))
-    counted = np.where(trials["status"].isin(SCORED), labels.codes, -1)
+    counted = np.where(trials["status"].isin(COUNTED), labels.codes, -1)
     rows = row_numbers(frames.curves["trial_id"], trials["trial_id"])
     codes = np.where(rows >= 0, counted[rows] if len(counted) else -1, -1)
     values = pd.DataFrame(
@@ -113,22 +109,39 @@ def profiles(
     )
 
 
+def speed_columns(trials: pd.DataFrame) -> list[str]:
+    """What tells trials apart whose images/s must not be pooled: conditions of speed, and the work of a step.
+
+    Device model, kernel, model and batch size are always among them; of the others those that split the trials further.
+    """
+    return splitting(trials, ("device_model", "kernel", "model", "batch_size"), (*SPEED, *WORK))
+
+
+def splitting(trials: pd.DataFrame, always: Sequence[str], candidates: Sequence[str]) -> list[str]:
+    """The columns of ``always``, and those candidates that split the trials further than the columns before them."""
+    names = list(always)
+    groups = len(trials.drop_duplicates(names))
+    for name in candidates:
+        if name in names or name not in trials:
+            continue
+        finer = len(trials.drop_duplicates([*names, name]))
+        names, groups = ([*names, name], finer) if finer > groups else (names, groups)
+    return names
+
+
 def throughput(trials: pd.DataFrame, by: Sequence[str] | None = None) -> pd.DataFrame:
     """Training speed by machine and kernel: quartiles over the trials' own medians.
 
     Args:
         trials: table.
-        by: the columns whose values get rows of their own; None: ``MACHINE``, and those of ``ALSO_SPEED`` that vary:
-            quartiles over runs with one thread and with two would be of neither.
+        by: the columns whose values get rows of their own; None: see :func:`speed_columns`.
 
     Returns:
         the columns of ``by``, n (trials that were timed), images_per_s_q25, _median, _q75, matmul_share_q25, _median,
         _q75 and step_ms_median.
     """
     timed = trials[trials["images_per_s_median"].notna()]
-    if by is None:
-        by = [*MACHINE, *(name for name in ALSO_SPEED if name in timed and len(timed[name].unique()) > 1)]
-    groups = timed.groupby(list(by), observed=True, dropna=False, sort=True)
+    groups = timed.groupby(list(speed_columns(timed) if by is None else by), observed=True, dropna=False, sort=True)
     found = {"n": groups.size()}
     for column, name in (("images_per_s_median", "images_per_s"), ("matmul_share", "matmul_share")):
         for share, part in ((0.25, "q25"), (0.5, "median"), (0.75, "q75")):

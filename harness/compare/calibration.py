@@ -31,9 +31,10 @@ from harness.compare import checks
 from harness.compare.drafts import Draft, drafts
 from harness.compare.measures import KINDS, Kind, for_people, on_scale, thresholds_with
 from harness.compare.outcome import Rules
-from harness.compare.pairs import HARDWARE, labels, pair_up, units
+from harness.compare.pairs import labels, pair_up, units
 from harness.compare.power import pairs_needed, repetitions_needed, reported
 from harness.errors import UsageError
+from harness.results import SPEED, text_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,7 +213,7 @@ def as_file(found: Calibration, sides: "Sequence[pd.DataFrame]", names: Sequence
 
 
 def _hardware(trials: "pd.DataFrame") -> dict[str, list[str]]:
-    return {column: sorted(map(str, trials[column].dropna().unique())) for column in HARDWARE}
+    return {column: sorted(map(text_of, trials[column].dropna().unique())) for column in SPEED}
 
 
 def finite(value: Any) -> Any:  # noqa: ANN401 - whatever JSON may hold

@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
-from harness.compare.pairs import COLUMNS, HARDWARE, Pair, Pairing, Unit, labels
+from harness.compare.pairs import COLUMNS, Pair, Pairing, Unit, labels
 from harness.results import COLUMNS as TABLE_COLUMNS
+from harness.results import EXECUTION, SPEED, text_of
 from harness.wording import counted, few
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ _MOST_NAMED = 6
 def incomparable(pairing: Pairing, names: Names, *, allow_missing: bool, allow_hardware: bool) -> list[str]:
     """Why nothing can be judged, one line each; an empty list if it can."""
     if not any(pair.base.measured for pair in pairing.pairs):
-        return [f"{names[0]} and {names[1]} have no trial in common; compare runs of the same configs and seeds"]
+        conditions = "; ".join(_other_conditions(pairing, names))
+        why = f" ({conditions})" if conditions else ""
+        advice = "compare runs of the same configs and seeds, with the same device and device.threads"
+        return [f"{names[0]} and {names[1]} have no trial in common{why}; {advice}"]
     lines = [] if allow_missing else list(_missing(pairing, names))
     if not allow_hardware:
         lines += [
@@ -27,6 +31,14 @@ def incomparable(pairing: Pairing, names: Names, *, allow_missing: bool, allow_h
             for line in chain(*hardware_differences(pairing, names).values())
         ]
     return lines
+
+
+def _other_conditions(pairing: Pairing, names: Names) -> Iterator[str]:
+    """The settings of device and kernel that no trial of one side shares with the other."""
+    for column in EXECUTION:
+        base, candidate = (_values(side, column) for side in (pairing.only_base, pairing.only_candidate))
+        if base and candidate and not set(base) & set(candidate):
+            yield f"of {column}, {names[0]} has {' and '.join(base)}, {names[1]} {' and '.join(candidate)}"
 
 
 def shared(sides: "Sequence[pd.DataFrame]", names: Sequence[str]) -> Iterator[str]:
@@ -81,9 +93,9 @@ def hardware_differences(pairing: Pairing, names: Names) -> dict[str, list[str]]
     lines: dict[str, list[str]] = defaultdict(list)
     for device in sorted({pair.base.device for pair in measured}):
         on_it = [pair for pair in measured if pair.base.device == device]
-        for column in HARDWARE:
+        for column in SPEED:
             base, candidate = (
-                sorted(frozenset().union(*(unit.hardware[column] for unit in units))) for units in _sides(on_it)
+                sorted(frozenset().union(*(unit.speed[column] for unit in units))) for units in _sides(on_it)
             )
             if base != candidate or len(base) > 1:
                 said = f"{names[0]} has {' and '.join(base)}, {names[1]} {' and '.join(candidate)}"
@@ -97,7 +109,7 @@ def _sides(pairs: Iterable[Pair]) -> tuple[list[Unit], list[Unit]]:
 
 
 def _values(found: Iterable[Unit], column: str) -> list[str]:
-    return sorted({str(unit.row.get(column)) for unit in found})
+    return sorted({text_of(unit.row.get(column)) for unit in found})
 
 
 def notes(pairing: Pairing, names: Names, named: Mapping[str, str], *, different: Collection[str]) -> Iterator[str]:

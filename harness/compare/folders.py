@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from harness.compare.pairs import COLUMNS, HARDWARE, MEASURED
+from harness.compare.pairs import COLUMNS
 from harness.errors import UsageError
-from harness.results import TABLES, files, problems_in, read, require_results, to_frame
+from harness.results import COUNTED, SPEED, TABLES, files, problems_in, read, require_results, to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +118,7 @@ def _sound(results: Path) -> "pd.DataFrame":
     if problems := problems_in(results):
         more = f" (and {len(problems) - 1} more: python -m harness.results validate {results})" if problems[1:] else ""
         raise UsageError(f"{results}: not promoted, for it is not sound: {problems[0]}{more}")
-    if not trials["status"].isin(MEASURED).any():
+    if not trials["status"].isin(COUNTED).any():
         raise UsageError(f"{results}: every trial in it failed; promote results to compare with")
     return trials
 
@@ -168,7 +168,7 @@ def _put_in_place(partial: Path, target: Path) -> None:
 
 def provenance(trials: "pd.DataFrame", results: Path, name: str) -> dict[str, Any]:
     """Where a baseline comes from: date, commits, versions, hardware, and how many trials."""
-    columns = ("git_commit", "git_dirty", "torch_version", "device", *HARDWARE)
+    columns = ("git_commit", "git_dirty", "torch_version", *SPEED)
     return {
         "name": name,
         "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),

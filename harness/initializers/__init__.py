@@ -8,11 +8,13 @@ To add one, write a function and register it; ``init.weight=NAME init.modules=[y
     def small_normal(shape, *, gain, generator, std=0.01):
         return torch.randn(shape, generator=generator) * std * gain
 
-Weights are drawn on the CPU in float32 from one generator per (seed, tensor) and copied, so they are the same on every
-device and one tensor's weights do not depend on how another was filled. What then looks at the training batch
-(``init.adapt``) computes on the trial's device.
+Weights are drawn on the CPU by one thread in float32, from one generator per (seed, tensor), and copied. So they are
+the same on every device and for any number of threads, and one tensor's weights do not depend on how another was
+filled. What then looks at the training batch (``init.adapt``) computes on the trial's device with its threads.
 """
 
+import functools
+import hashlib
 import importlib
 import math
 import sys
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from harness import device
 from harness.activations import ACTIVATIONS
 from harness.config import InitConfig, ModelConfig
 from harness.device import generator as random_stream
@@ -52,6 +55,7 @@ __all__ = [
     "gain_of",
     "random",
     "register",
+    "sources",
     "standard_normal",
     "structured",
 ]
@@ -76,6 +80,28 @@ def import_modules(names: list[str]) -> None:
             raise UsageError(
                 f"init.modules: cannot import '{name}' ({reason}); name a module on the Python path or in {here}"
             ) from error
+
+
+def sources(names: list[str]) -> dict[str, str]:
+    """Imported module -> SHA-256 of the source it was imported from; of a package, of all its Python files.
+
+    What such a module imports itself is not in it.
+    """
+    return {name: _source_sha256(name) for name in names}
+
+
+@functools.cache
+def _source_sha256(name: str) -> str:
+    """Read once: a file that is changed later is not imported again either."""
+    file = getattr(sys.modules[name], "__file__", None)
+    if file is None:
+        raise UsageError(f"init.modules={name}: it has no file whose source could be recorded; name a module that has")
+    path = Path(file)
+    paths = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    digest = hashlib.sha256()
+    for own in paths:
+        digest.update(f"{own.relative_to(path.parent)}\0".encode() + own.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def check(config: InitConfig, model: ModelConfig) -> None:
@@ -162,6 +188,11 @@ def apply(config: InitConfig, network: Network, *, seed: int, activation: str) -
     Raises:
         ValueError: an initializer returned a wrong shape or refused one.
     """
+    with device.single_thread():
+        _apply(config, network, seed=seed, activation=activation)
+
+
+def _apply(config: InitConfig, network: Network, *, seed: int, activation: str) -> None:
     gain = gain_of(config, activation)
     layers = network.parametrised()
     for site in _sites(network):

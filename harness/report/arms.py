@@ -9,10 +9,11 @@ import pandas as pd
 
 from harness import analysis
 from harness.report.numbers import one
-from harness.results import STATUSES
+from harness.results import CHOICES, STATUSES, is_missing, text_of
 from harness.wording import few
 
 _MOST_REASON = 160
+_STATUS_ORDER = {name: place for place, name in enumerate(STATUSES)}
 DETAILED_BEST, DETAILED_LAST = 950, 50
 """Arms in between, by the ranking, have no curves, maps and comparisons: a browser has to hold the page."""
 
@@ -57,16 +58,10 @@ def number(trials: pd.DataFrame, by: Sequence[str], order: Sequence[str]) -> Arm
     return Arms(list(by), names, numbers, of_trial, trials.assign(arm=arm), detailed)
 
 
-def text_of(value: Any) -> str:  # noqa: ANN401 - whatever a column of choices holds
-    """A choice as a reader sees it: numbers short, null as ``none``."""
-    if pd.isna(value):
-        return "none"
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
-
-
 def described(arms: Arms) -> list[dict[str, Any]]:
     """For each arm its name, values, trials by status, and the commonest diagnosis of its trials in words."""
-    columns = {name: arms.trials[name].tolist() for name in (*arms.by, "status", "verdict", "verdict_reason")}
+    columns = {name: arms.trials[name].tolist() for name in (*arms.by, "status", "diagnosis", "diagnosis_reason")}
+    diagnoses = list(zip(columns["diagnosis"], columns["diagnosis_reason"], strict=True))
     places: dict[int, list[int]] = {}
     for place, arm in enumerate(arms.trials["arm"].tolist()):
         places.setdefault(arm, []).append(place)
@@ -77,14 +72,14 @@ def described(arms: Arms) -> list[dict[str, Any]]:
             "values": {column: text_of(columns[column][own[0]]) for column in arms.by},
             "planned": len(own),
             "statuses": dict(Counter(columns["status"][place] for place in own)),
-            "diagnosis": _diagnosis([(columns["verdict"][place], columns["verdict_reason"][place]) for place in own]),
+            "diagnosis": _diagnosis([diagnoses[place] for place in own]),
         }
         for arm, own in sorted(places.items())
     ]
 
 
 def _diagnosis(found: Sequence[tuple[Any, Any]]) -> str:
-    """The commonest (verdict, reason) on why the arm does not learn, "" if it is fine or was never made."""
+    """The commonest (diagnosis, reason) on why the arm does not learn, "" if it is fine or was never made."""
     kinds = Counter(kind for kind, _ in found if isinstance(kind, str))
     kind = _commonest(kinds)
     if kind in ("", "fine"):
@@ -118,13 +113,9 @@ def _in_order(text: str) -> tuple[int, float, str]:
 
 def constants(arms: Arms) -> list[tuple[str, str]]:
     """The choices that are the same in every trial, and their values."""
-    fixed = [column for column in analysis.CHOICES if column not in arms.by and column in arms.trials]
+    fixed = [column for column in CHOICES if column not in arms.by and column in arms.trials]
     first = arms.trials.iloc[0]
-    return [(column, text_of(first[column])) for column in fixed if not _is_null(first[column])]
-
-
-def _is_null(value: Any) -> bool:  # noqa: ANN401 - whatever a column of choices holds
-    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+    return [(column, text_of(first[column])) for column in fixed if not is_missing(first[column])]
 
 
 def failures(arms: Arms) -> list[dict[str, Any]]:
@@ -146,7 +137,7 @@ def failures(arms: Arms) -> list[dict[str, Any]]:
                 "why": ": ".join(words) or "no reason was recorded",
             }
         )
-    return sorted(rows, key=lambda row: (-row["n"], STATUSES.index(row["status"]) if row["status"] in STATUSES else 9))
+    return sorted(rows, key=lambda row: (-row["n"], _STATUS_ORDER.get(row["status"], len(_STATUS_ORDER))))
 
 
 def _parts(key: Any) -> list[Any]:  # noqa: ANN401 - a group's key has the columns' types

@@ -32,7 +32,7 @@ def content(frames: Frames, folder: Path, problems: Sequence[str], where: Sequen
         UsageError: no trial has a target, or there is no such column or value.
     """
     whole, frames = frames, narrowed(frames, where)
-    by = analysis.swept(frames.trials) or ["init"]
+    by = analysis.arm_columns(frames.trials)
     clocks = standing.clocks(frames, by)
     found = clocks[0].rankings
     if not found:

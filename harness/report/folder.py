@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.analysis import CHOICES
 from harness.errors import UsageError
-from harness.report.arms import text_of
-from harness.results import Frames, arrow_schema, load_quietly
+from harness.results import CHOICES, Frames, arrow_schema, load_quietly, text_of
 
 _CHOICES = (*CHOICES, "seed", "status")
 _MOST_NAMED = 20

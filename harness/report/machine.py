@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 
 from harness import analysis
-from harness.report.arms import Arms, text_of
+from harness.report.arms import Arms
 from harness.report.numbers import kept, shown, spread
+from harness.results import ENVIRONMENT, SPEED, WORK, text_of
 from harness.wording import counted
 
-_GROUPS = ("device", "kernel", "device_model", "model", "batch_size", "threads", "tf32", "memory_format")
 _ALWAYS = ("device", "kernel")
 _QUARTILES = ("q25", "median", "q75")
 _GIGA = 1e9
@@ -22,12 +22,12 @@ def _timed(arms: Arms) -> pd.DataFrame:
 
 
 def _group_columns(trials: pd.DataFrame) -> list[str]:
-    """Device and kernel, and of the others those that vary."""
-    return [name for name in _GROUPS if name in _ALWAYS or len(trials[name].unique()) > 1]
+    """Device and kernel, and of the others those that split the trials further."""
+    return analysis.splitting(trials, _ALWAYS, (*SPEED, *WORK))
 
 
 def _label(values: Sequence[Any], columns: Sequence[str]) -> str:
-    named = {"batch_size": "batch {}", "threads": "{} threads", "tf32": "tf32 {}"}
+    named = {"batch_size": "batch {}", "threads": "{} threads", "tf32": "tf32 {}", "deterministic": "deterministic {}"}
     return " ".join(named.get(name, "{}").format(text_of(value)) for name, value in zip(columns, values, strict=True))
 
 
@@ -89,10 +89,7 @@ def _table_row(group: dict[str, Any], members: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-_ENVIRONMENT = (
-    *("device_model", "gpu_driver", "cpu_model", "threads", "tf32", "memory_format", "deterministic"),
-    *("platform", "python_version", "torch_version", "git_commit", "git_dirty"),
-)
+_ENVIRONMENT = (*SPEED, *ENVIRONMENT)
 
 
 def environments(arms: Arms) -> list[dict[str, Any]]:
@@ -111,6 +108,8 @@ def _environment(values: dict[str, Any], group: pd.DataFrame) -> dict[str, Any]:
     settings = [said["memory_format"], f"tf32 {'on' if said['tf32'] == 'True' else 'off'}"]
     if said["deterministic"] == "True":
         settings.append("deterministic")
+    if said["kernel"] != "torch":
+        settings.append(f"kernel {said['kernel']} {said['kernel_precision']}")
     commit = "an installed package" if said["git_commit"] == "none" else said["git_commit"][:10]
     return {
         "n": len(group),

@@ -10,14 +10,14 @@ import numpy as np
 from harness import analysis
 from harness.analysis import Frames, Ranking
 from harness.analysis.grouping import Unit
-from harness.report.arms import Arms, kept_places, text_of
+from harness.report.arms import Arms, kept_places
 from harness.report.numbers import one
 from harness.report.words import caption, conclusion, speed_note
+from harness.results import MISSING, SPEED, text_of
 
 _KINDS = {"better": "best", "worse": "worse", "no finished run": "bad", "planned for fewer steps": "bad"}
 _LEVEL = 0.95
-MACHINE = ("device", "device_model", "kernel")
-"""Seconds are compared within one of these only."""
+_NAMED = ("device", "device_model", "kernel")
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Clock:
     Attributes:
         label: for the reader.
         unit: steps or seconds.
-        where: in seconds the machine and kernel, "" in steps.
-        frames: the trials of that machine and kernel; in steps all.
+        where: in seconds the machine, the kernel and the other conditions of speed that vary, "" in steps.
+        frames: the trials under these conditions; in steps all.
         rankings: one for each pre-set target, rising.
     """
 
@@ -40,15 +40,16 @@ class Clock:
 
 
 def clocks(frames: Frames, by: Sequence[str]) -> list[Clock]:
-    """Steps, over all trials; then training seconds, for each device and kernel by itself."""
+    """Steps, over all trials; then training seconds, for each set of conditions of speed by itself."""
     targets = analysis.targets_of(frames.trials)
     found = [Clock("steps", "steps", "", frames, _rankings(frames, targets, by, "steps"))]
     trials = frames.trials
-    places = list(trials.groupby(list(MACHINE), dropna=False, observed=True, sort=True).indices.items())
+    conditions = analysis.splitting(trials, _NAMED, SPEED)
+    places = list(trials.groupby(conditions, dropna=False, observed=True, sort=True).indices.items())
     machines = [(values, _only(frames, own)) for values, own in places]
     timed = [(values, own) for values, own in machines if analysis.budget_of(own, "seconds") > 0]
     for values, own in timed:
-        where = _where(values)
+        where = _where(dict(zip(conditions, _parts(values), strict=True)))
         label = "training seconds" if len(timed) == 1 else f"training seconds, {where}"
         found.append(Clock(label, "seconds", where, own, _rankings(own, targets, by, "seconds")))
     return found
@@ -67,9 +68,16 @@ def _only(frames: Frames, places: Any) -> Frames:  # noqa: ANN401 - pandas says 
     return Frames(trials, curves, frames.layers.iloc[:0])
 
 
-def _where(values: Any) -> str:  # noqa: ANN401 - a group's key has the columns' types
-    device, model, kernel = (text_of(value) for value in values)
-    return f"{device if model == 'none' else model}, kernel {kernel}"
+def _parts(key: Any) -> list[Any]:  # noqa: ANN401 - a group's key has the columns' types
+    return list(key)
+
+
+def _where(values: Mapping[str, Any]) -> str:
+    """Machine and kernel, and the other conditions by their names."""
+    texts = {name: text_of(value) for name, value in values.items()}
+    machine = texts["device"] if texts["device_model"] == MISSING else texts["device_model"]
+    others = [f"{name} {text}" for name, text in texts.items() if name not in _NAMED]
+    return ", ".join([machine, f"kernel {texts['kernel']}", *others])
 
 
 def chosen(found: Sequence[Ranking]) -> int:

@@ -4,6 +4,20 @@
 """
 
 from harness.results.checking import problems_in
+from harness.results.columns import (
+    BULK,
+    CHOICES,
+    COUNTED,
+    ENVIRONMENT,
+    EXECUTION,
+    HARDWARE,
+    MISSING,
+    SPEED,
+    WORK,
+    is_missing,
+    text_of,
+    varying,
+)
 from harness.results.command import main
 from harness.results.merging import Merged, compact
 from harness.results.reading import (
@@ -21,10 +35,19 @@ from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, Co
 from harness.results.writing import Running, new_trial_id, prepare, recover, write_table
 
 __all__ = [
+    "BULK",
+    "CHOICES",
     "COLUMNS",
+    "COUNTED",
+    "ENVIRONMENT",
+    "EXECUTION",
+    "HARDWARE",
+    "MISSING",
     "SCHEMA_VERSION",
+    "SPEED",
     "STATUSES",
     "TABLES",
+    "WORK",
     "Column",
     "Content",
     "Frames",
@@ -34,6 +57,7 @@ __all__ = [
     "arrow_schema",
     "compact",
     "files",
+    "is_missing",
     "load",
     "load_quietly",
     "main",
@@ -43,6 +67,8 @@ __all__ = [
     "read",
     "recover",
     "require_results",
+    "text_of",
     "to_frame",
+    "varying",
     "write_table",
 ]

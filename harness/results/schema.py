@@ -1,203 +1,297 @@
-"""The three tables: every column, its type and meaning.
+"""The three tables: every column, its type, its meaning and its role.
 
-A new column, a changed meaning or a changed clock raises ``SCHEMA_VERSION``. A new column says since which version it
-is there and may be null, so that files of earlier versions are still read.
+A new column, a changed meaning or a changed clock raises ``SCHEMA_VERSION``. A new column says in ``since`` which
+version brought it and may be null, so that files of versions from ``OLDEST_VERSION`` on are still read. What follows
+from the roles (which columns are choices, hardware, conditions of speed) is derived in
+:mod:`harness.results.columns`.
 """
 
 import json
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION, OLDEST_VERSION = 3, 3
 TABLES = ("trials", "curves", "layers")
-STATUSES = ("ok", "diverged", "error", "oom", "timeout", "killed")
+
+Role = Literal["identity", "choice", "hardware", "environment", "result", "bulk"]
+"""What a column says of its trial.
+
+identity: which trial it is, and of which sweep. choice: a setting that makes another arm. hardware: the machine.
+environment: versions of software. result: what was measured. bulk: text and lists that only few readers want.
+"""
+
+Speed = Literal["none", "condition", "work"]
+"""What a choice has to do with speed: nothing; how the same work is executed; how much work a step is."""
 
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _ID = "a trial's own id: UTC start time and random hex digits"
 
 
 @dataclass(frozen=True)
+class Status:
+    """How a trial can end.
+
+    Attributes:
+        meaning: for readers of the results.
+        counted: whether the trial was given its chance and says something of its initializer.
+    """
+
+    meaning: str
+    counted: bool
+
+
+STATUSES: dict[str, Status] = {
+    "ok": Status("trained to the end", counted=True),
+    "diverged": Status("the loss stopped being finite; `diverged_step` says when", counted=True),
+    "error": Status("anything else; `error_type`, `error_message`", counted=False),
+    "oom": Status("memory ran out", counted=False),
+    "timeout": Status("`train.max_seconds` ran out", counted=False),
+    "killed": Status(
+        "Ctrl-C, a signal, or a process that vanished (written when the next run uses the folder)", counted=False
+    ),
+}
+"""Status -> what it means; the order is that of tables."""
+
+
+@dataclass(frozen=True)
 class Column:
-    """One column; ``required`` columns are never null, and files of a version before ``since`` lack it."""
+    """One column of a table.
+
+    Attributes:
+        name: as in the files.
+        type: Arrow type.
+        description: for readers; it stands in each file's footer.
+        role: what it says of its trial.
+        required: whether it is never null.
+        since: the schema version that brought it; files of earlier versions lack it.
+        source: of a choice, the field of :class:`harness.TrialConfig` that it repeats, such as ``optimizer.lr``.
+        speed: of a choice, what it has to do with speed.
+    """
 
     name: str
     type: pa.DataType
     description: str
+    role: Role
     required: bool = False
-    since: int = 1
+    since: int = OLDEST_VERSION
+    source: str = ""
+    speed: Speed = "none"
+
+
+def _result(name: str, type_: pa.DataType, description: str, *, required: bool = False) -> Column:
+    return Column(name, type_, description, "result", required=required)
+
+
+def _choice(
+    name: str,
+    type_: pa.DataType,
+    description: str,
+    source: str,
+    *,
+    speed: Speed = "none",
+    required: bool = True,
+) -> Column:
+    return Column(name, type_, description, "choice", required=required, source=source, speed=speed)
 
 
 def _best(split: str) -> list[Column]:
     unit = {"loss": "mean cross entropy in nats", "accuracy": "accuracy"}
     which = {"first": "at step 0", "last": "at the last evaluated step", "best": "best of all evaluated steps"}
     return [
-        Column(f"{split}_{kind}_{when}", _REAL, f"{split} {unit[kind]} {text}")
+        _result(f"{split}_{kind}_{when}", _REAL, f"{split} {unit[kind]} {text}")
         for kind in unit
         for when, text in which.items()
     ]
 
 
 _TRIALS = [
-    Column("trial_id", _TEXT, _ID, required=True),
+    Column("trial_id", _TEXT, _ID, "identity", required=True),
     Column(
-        "trial_key", _TEXT, "hash of everything that determines the result; equal keys are repetitions", required=True
+        "trial_key",
+        _TEXT,
+        "hash of everything that determines the result; equal keys are repetitions",
+        "identity",
+        required=True,
     ),
-    Column("status", _TEXT, f"how it ended: {', '.join(STATUSES)}", required=True),
-    Column("error_type", _TEXT, "class of the error, for a status other than ok"),
-    Column("error_message", _TEXT, "its message"),
-    Column("diverged_step", _WHOLE, "first step (updates made before it) whose training loss is not finite"),
-    Column("measured_at", pa.timestamp("us", tz="UTC"), "when the trial ended", required=True),
-    # the choices
-    Column("init", _TEXT, "choice of init=, with what was changed in it in brackets", required=True),
-    Column("init_weight", _TEXT, "initializer of the weights", required=True),
-    Column("init_bias", _TEXT, "initializer of the biases", required=True),
-    Column(
+    Column("arm_key", _TEXT, "the same hash without the seed: equal keys are one arm", "identity", required=True),
+    _result("status", _TEXT, f"how it ended: {', '.join(STATUSES)}", required=True),
+    _result("error_type", _TEXT, "class of the error, for a status other than ok"),
+    _result("error_message", _TEXT, "its message"),
+    _result("diverged_step", _WHOLE, "first step (updates made before it) whose training loss is not finite"),
+    Column("measured_at", pa.timestamp("us", tz="UTC"), "when the trial ended", "identity", required=True),
+    Column("sweep_id", _TEXT, "id shared by all trials of one command; null: run from Python", "identity"),
+    Column("sweep_size", _WHOLE, "trials that command planned; null: run from Python", "identity"),
+    Column("seed", _WHOLE, "seed of every random stream", "identity", required=True, source="seed"),
+    _choice("init", _TEXT, "choice of init=, with what was changed in it in brackets", "labels.init"),
+    _choice("init_weight", _TEXT, "initializer of the weights", "init.weight"),
+    _choice("init_bias", _TEXT, "initializer of the biases", "init.bias"),
+    _choice(
         "init_gain",
         _REAL,
         "factor on the weights; where init.gain is auto or torch, the one it stands for",
-        required=True,
+        "init.gain",
     ),
-    Column("init_adapt", _TEXT, "what changed the drawn weights by the first batch, or none", required=True),
-    Column("seed", _WHOLE, "seed of every random stream", required=True),
-    Column("device", _TEXT, "device the trial ran on: cpu or cuda; null if it never got that far"),
-    Column("kernel", _TEXT, "convolution: choice of kernel=; not torch on a CPU: interpreted, slowly", required=True),
-    Column("model", _TEXT, "choice of model=, with what was changed in it in brackets", required=True),
-    Column("activation", _TEXT, "activation function", required=True),
-    Column("depth", _WHOLE, "model.depth; null: the model has none"),
-    Column("width", _WHOLE, "model.width; null: the model has none"),
-    Column("stride", _WHOLE, "model.stride; null: the model has none"),
-    Column("biases", _FLAG, "whether layers have biases", required=True),
-    Column("padding_mode", _TEXT, "zeros or circular", required=True),
-    Column("pooling", _TEXT, "max or avg", required=True),
-    Column("data", _TEXT, "choice of data=", required=True),
-    Column("batches", _TEXT, "fixed, random or epochs", required=True),
-    Column("scaling", _TEXT, "of the pixels: raw, unit or standardised", required=True),
-    Column("optimizer", _TEXT, "choice of optimizer=", required=True),
-    Column("lr", _REAL, "learning rate", required=True),
-    Column("momentum", _REAL, "momentum", required=True),
-    Column("weight_decay", _REAL, "weight decay", required=True),
-    Column("experiment", _TEXT, "choice of experiment=", required=True),
-    Column("steps", _WHOLE, "planned updates: the budget of every target", required=True),
-    Column("batch_size", _WHOLE, "images per update", required=True),
-    Column("eval_every", _WHOLE, "updates between evaluations", required=True),
-    Column("config", _TEXT, "the whole resolved config as JSON", required=True),
+    _choice("init_adapt", _TEXT, "what changed the drawn weights by the first batch, or none", "init.adapt"),
+    _choice("device", _TEXT, "device the trial ran on: cpu or cuda", "device.name", speed="condition"),
+    _choice("threads", _WHOLE, "CPU threads of torch", "device.threads", speed="condition"),
+    _choice("tf32", _FLAG, "whether TF32 was allowed", "device.tf32", speed="condition"),
+    _choice(
+        "memory_format",
+        _TEXT,
+        "strides of images and kernels: contiguous (NCHW) or channels_last (NHWC)",
+        "device.memory_format",
+        speed="condition",
+    ),
+    _choice(
+        "deterministic",
+        _FLAG,
+        "whether deterministic algorithms were asked for",
+        "device.deterministic",
+        speed="condition",
+    ),
+    _choice(
+        "kernel",
+        _TEXT,
+        "convolution: choice of kernel=; not torch on a CPU: interpreted, slowly",
+        "kernel.name",
+        speed="condition",
+    ),
+    _choice(
+        "kernel_precision",
+        _TEXT,
+        "how the kernel multiplies float32 numbers: ieee, tf32 or tf32x3; null: kernel=torch, which follows tf32",
+        "kernel.precision",
+        speed="condition",
+        required=False,
+    ),
+    _choice("model", _TEXT, "choice of model=, with what was changed in it in brackets", "labels.model", speed="work"),
+    _choice("activation", _TEXT, "activation function", "model.activation", speed="work"),
+    _choice("depth", _WHOLE, "model.depth; null: the model has none", "model.depth", speed="work", required=False),
+    _choice("width", _WHOLE, "model.width; null: the model has none", "model.width", speed="work", required=False),
+    _choice("stride", _WHOLE, "model.stride; null: the model has none", "model.stride", speed="work", required=False),
+    _choice("biases", _FLAG, "whether layers have biases", "model.bias", speed="work"),
+    _choice("padding_mode", _TEXT, "zeros or circular", "model.padding_mode", speed="work"),
+    _choice("pooling", _TEXT, "max or avg", "model.pooling", speed="work"),
+    _choice("data", _TEXT, "choice of data=", "data.name"),
+    _choice("batches", _TEXT, "fixed, random or epochs", "data.batches", speed="work"),
+    _choice("scaling", _TEXT, "of the pixels: raw, unit or standardised", "data.scaling"),
+    _choice("optimizer", _TEXT, "choice of optimizer=", "optimizer.name", speed="work"),
+    _choice("lr", _REAL, "learning rate", "optimizer.lr"),
+    _choice("momentum", _REAL, "momentum", "optimizer.momentum"),
+    _choice("weight_decay", _REAL, "weight decay", "optimizer.weight_decay"),
+    _choice("experiment", _TEXT, "choice of experiment=", "labels.experiment"),
+    _choice("steps", _WHOLE, "planned updates: the budget of every target", "train.steps"),
+    _choice("batch_size", _WHOLE, "images per update", "train.batch_size", speed="work"),
+    _choice("eval_every", _WHOLE, "updates between evaluations", "train.eval_every"),
+    Column("config", _TEXT, "the whole resolved config as JSON", "bulk", required=True),
     # diagnosis
-    Column("verdict", _TEXT, "the gravest of its layers' verdicts over the first steps: see harness.diagnosis.KINDS"),
-    Column("verdict_reason", _TEXT, "which layers, and why"),
-    Column("layer_verdicts", _TEXT, "layer name -> verdict with its reason, as JSON"),
+    _result(
+        "diagnosis", _TEXT, "the gravest of its layers' diagnoses over the first steps: see harness.diagnosis.KINDS"
+    ),
+    _result("diagnosis_reason", _TEXT, "which layers, and why"),
+    Column("layer_diagnoses", _TEXT, "layer name -> diagnosis with its reason, as JSON", "bulk"),
     # convergence
-    Column("steps_done", _WHOLE, "updates made"),
+    _result("steps_done", _WHOLE, "updates made"),
     *_best("train"),
     *_best("test"),
-    Column("test_accuracy_before", _REAL, "before training, on 1,000 random test images drawn with replacement"),
-    Column("test_accuracy_after", _REAL, "after training, on the first 1,000 test images"),
-    Column("targets", pa.list_(_REAL), "test accuracies to reach", required=True),
-    Column(
+    _result("test_accuracy_before", _REAL, "before training, on 1,000 random test images drawn with replacement"),
+    _result("test_accuracy_after", _REAL, "after training, on the first 1,000 test images"),
+    _result("targets", pa.list_(_REAL), "test accuracies to reach", required=True),
+    _result(
         "steps_to_target", pa.list_(_WHOLE), "first evaluated step at or above each target; null: not within the budget"
     ),
-    Column("seconds_to_target", pa.list_(_REAL), "training seconds until that step"),
-    Column(
+    _result("seconds_to_target", pa.list_(_REAL), "training seconds until that step"),
+    _result(
         "tie_classes", pa.list_(_WHOLE), "if all images get the same logits: the classes whose logits tie at the top"
     ),
-    Column("tie_accuracies", pa.list_(_REAL), "test accuracy after training if each tied class won"),
-    Column("unmoved", pa.list_(_TEXT), "parameters that are bit-equal to their initial value after training"),
-    Column("last_bias_difference", pa.list_(_REAL), "initial minus final last bias; null: it has none"),
-    Column("initial_weights_sha256", _TEXT, "hash of all parameters before training"),
-    Column("final_weights_sha256", _TEXT, "hash of all parameters after training"),
+    _result("tie_accuracies", pa.list_(_REAL), "test accuracy after training if each tied class won"),
+    Column("unmoved", pa.list_(_TEXT), "parameters that are bit-equal to their initial value after training", "bulk"),
+    Column("last_bias_difference", pa.list_(_REAL), "initial minus final last bias; null: it has none", "bulk"),
+    _result("initial_weights_sha256", _TEXT, "hash of all parameters before training"),
+    _result("final_weights_sha256", _TEXT, "hash of all parameters after training"),
     # speed
-    Column("images_per_s_median", _REAL, "training throughput: median over timing windows"),
-    Column("images_per_s_q25", _REAL, "its lower quartile"),
-    Column("images_per_s_q75", _REAL, "its upper quartile"),
-    Column("step_ms_median", _REAL, "milliseconds per update: batch_size / images_per_s_median"),
-    Column("timing_windows", _WHOLE, "number of timing windows"),
-    Column(
+    _result("images_per_s_median", _REAL, "training throughput: median over timing windows"),
+    _result("images_per_s_q25", _REAL, "its lower quartile"),
+    _result("images_per_s_q75", _REAL, "its upper quartile"),
+    _result("step_ms_median", _REAL, "milliseconds per update: batch_size / images_per_s_median"),
+    _result("timing_windows", _WHOLE, "number of timing windows"),
+    _result(
         "forward_flops_per_image", _WHOLE, "of convolutions and dense layers, from the model; a multiply-add counts 2"
     ),
-    Column("train_flops_per_image", _WHOLE, "the same for a whole training step"),
-    Column("achieved_flops_per_s", _REAL, "train_flops_per_image x images_per_s_median"),
-    Column(
+    _result("train_flops_per_image", _WHOLE, "the same for a whole training step"),
+    _result("achieved_flops_per_s", _REAL, "train_flops_per_image x images_per_s_median"),
+    _result(
         "matmul_flops_per_s", _REAL, "fastest float32 product of square matrices, measured before and after training"
     ),
-    Column("matmul_share", _REAL, "achieved_flops_per_s / matmul_flops_per_s"),
-    Column("peak_memory_bytes", _WHOLE, "most memory held after set-up: by the process on a CPU, by torch on CUDA"),
-    Column(
+    _result("matmul_share", _REAL, "achieved_flops_per_s / matmul_flops_per_s"),
+    _result("peak_memory_bytes", _WHOLE, "most memory held after set-up: by the process on a CPU, by torch on CUDA"),
+    _result(
         "energy_j",
         _REAL,
         "energy of processor or GPU, first step to last, evaluation included; null: no counter",
     ),
-    Column("setup_time_s", _REAL, "data to the device, building the network, measuring the matmul rate"),
-    Column("init_time_s", _REAL, "drawing and copying the initial weights"),
-    Column("compile_time_s", _REAL, "warm-up steps on a copy: compiling, choosing algorithms, allocating"),
-    Column("train_time_s", _REAL, "training steps alone"),
-    Column("eval_time_s", _REAL, "evaluation and probes"),
-    # environment
-    Column("device_model", _TEXT, "name of the processor or GPU that trained"),
-    Column("gpu_driver", _TEXT, "NVIDIA driver version"),
-    Column("cpu_model", _TEXT, "name of the processor"),
-    Column("threads", _WHOLE, "CPU threads of torch"),
-    Column("tf32", _FLAG, "whether TF32 was allowed"),
-    Column("memory_format", _TEXT, "strides of images and kernels: contiguous (NCHW) or channels_last (NHWC)"),
-    Column("deterministic", _FLAG, "whether deterministic algorithms were asked for"),
-    Column("platform", _TEXT, "operating system"),
-    Column("python_version", _TEXT, "Python version"),
-    Column("torch_version", _TEXT, "torch version"),
-    Column("package_versions", _TEXT, "versions of all packages that matter, as JSON"),
-    Column("git_commit", _TEXT, "commit of the checkout that ran; null for an installed package"),
-    Column("git_dirty", _FLAG, "whether that checkout had changes"),
-    # since version 2
-    Column(
+    _result(
         "kernel_error",
         _REAL,
         "largest error of the trial's kernels against torch in float64 on the trial's own shapes, relative to the "
         "largest value of the reference; null: kernel=torch",
-        since=2,
     ),
-    Column(
-        "kernel_precision",
-        _TEXT,
-        "of the kernel's float32 products: ieee, tf32 or tf32x3; null: kernel=torch",
-        since=2,
-    ),
-    Column("sweep_id", _TEXT, "id shared by all trials of one command; null: run from Python", since=2),
-    Column("sweep_size", _WHOLE, "trials that command planned; null: run from Python", since=2),
+    _result("setup_time_s", _REAL, "data to the device, building the network, measuring the matmul rate"),
+    _result("init_time_s", _REAL, "drawing and copying the initial weights"),
+    _result("warmup_time_s", _REAL, "warm-up steps on a copy: compiling, choosing algorithms, allocating"),
+    _result("train_time_s", _REAL, "training steps alone"),
+    _result("eval_time_s", _REAL, "evaluation and probes"),
+    # hardware and environment
+    Column("device_model", _TEXT, "name of the processor or GPU that trained", "hardware"),
+    Column("cpu_model", _TEXT, "name of the processor", "hardware"),
+    Column("gpu_driver", _TEXT, "NVIDIA driver version", "environment"),
+    Column("platform", _TEXT, "operating system", "environment"),
+    Column("python_version", _TEXT, "Python version", "environment"),
+    Column("torch_version", _TEXT, "torch version", "environment"),
+    Column("package_versions", _TEXT, "versions of all packages that matter, as JSON", "bulk"),
+    Column("git_commit", _TEXT, "commit of the checkout that ran; null for an installed package", "environment"),
+    Column("git_dirty", _FLAG, "whether that checkout had changes", "environment"),
 ]
 _CURVES = [
-    Column("trial_id", _TEXT, _ID, required=True),
-    Column("step", _WHOLE, "updates made", required=True),
-    Column("train_time_s", _REAL, "training seconds so far", required=True),
-    Column("train_loss", _REAL, "mean cross entropy in nats on the fixed batch, or on the first 1,000 training images"),
-    Column("train_accuracy", _REAL, "accuracy on the same images"),
-    Column("test_loss", _REAL, "mean cross entropy in nats on all test images"),
-    Column("test_accuracy", _REAL, "accuracy on all test images"),
+    Column("trial_id", _TEXT, _ID, "identity", required=True),
+    Column("step", _WHOLE, "updates made", "identity", required=True),
+    _result("train_time_s", _REAL, "training seconds so far", required=True),
+    _result(
+        "train_loss", _REAL, "mean cross entropy in nats on the fixed batch, or on the first 1,000 training images"
+    ),
+    _result("train_accuracy", _REAL, "accuracy on the same images"),
+    _result("test_loss", _REAL, "mean cross entropy in nats on all test images"),
+    _result("test_accuracy", _REAL, "accuracy on all test images"),
 ]
 _LAYERS = [
-    Column("trial_id", _TEXT, _ID, required=True),
-    Column("step", _WHOLE, "updates made", required=True),
-    Column("parameter", _TEXT, "e.g. conv2.weight", required=True),
-    Column("weight_norm", _REAL, "Euclidean norm of the tensor"),
-    Column("gradient_norm", _REAL, "Euclidean norm of the gradient of the mean loss on the probe images"),
-    Column("update_norm", _REAL, "Euclidean norm of current minus initial value"),
-    Column("update_max_abs", _REAL, "largest absolute entry of current minus initial value"),
-    Column("bit_equal", _FLAG, "whether every bit is as it was initially", required=True),
-    Column("gradient_rank", _WHOLE, "numerical rank of a weight's gradient, flattened to (units, inputs)"),
-    Column("update_rank", _WHOLE, "the same of current minus initial value"),
-    Column("distinct_rows", _WHOLE, "how many units of the layer have weights that differ"),
-    Column("distinct_gradient_rows", _WHOLE, "how many have gradients that differ"),
-    Column("preactivation_mean", _REAL, "mean of the layer's output before the activation, on the probe images"),
-    Column("preactivation_std", _REAL, "its standard deviation"),
-    Column("output_moment", _REAL, "its second moment (mean square)"),
-    Column("output_moment_theory", _REAL, "expected for random signs of the weights, given the layer's input"),
-    Column("gradient_gain", _REAL, "squared norm of the loss's gradient at the layer's input over that at its output"),
-    Column("gradient_gain_theory", _REAL, "expected for random signs of the weights"),
-    Column(
+    Column("trial_id", _TEXT, _ID, "identity", required=True),
+    Column("step", _WHOLE, "updates made", "identity", required=True),
+    Column("parameter", _TEXT, "e.g. conv2.weight", "identity", required=True),
+    _result("weight_norm", _REAL, "Euclidean norm of the tensor"),
+    _result("gradient_norm", _REAL, "Euclidean norm of the gradient of the mean loss on the probe images"),
+    _result("update_norm", _REAL, "Euclidean norm of current minus initial value"),
+    _result("update_max_abs", _REAL, "largest absolute entry of current minus initial value"),
+    _result("bit_equal", _FLAG, "whether every bit is as it was initially", required=True),
+    _result("gradient_rank", _WHOLE, "numerical rank of a weight's gradient, flattened to (units, inputs)"),
+    _result("update_rank", _WHOLE, "the same of current minus initial value"),
+    _result("distinct_rows", _WHOLE, "how many units of the layer have weights that differ"),
+    _result("distinct_gradient_rows", _WHOLE, "how many have gradients that differ"),
+    _result("preactivation_mean", _REAL, "mean of the layer's output before the activation, on the probe images"),
+    _result("preactivation_std", _REAL, "its standard deviation"),
+    _result("output_moment", _REAL, "its second moment (mean square)"),
+    _result("output_moment_theory", _REAL, "expected for random signs of the weights, given the layer's input"),
+    _result("gradient_gain", _REAL, "squared norm of the loss's gradient at the layer's input over that at its output"),
+    _result("gradient_gain_theory", _REAL, "expected for random signs of the weights"),
+    _result(
         "dead_share",
         _REAL,
         "share of units where the activation's derivative is 0 on every probe image (relu: never positive); "
         "null: none follows",
     ),
-    Column("verdict", _TEXT, "moved; no gradient; has gradient, not moved; not finite", required=True),
+    _result("movement", _TEXT, "moved; no gradient; has gradient, not moved; not finite", required=True),
 ]
 COLUMNS: dict[str, list[Column]] = {"trials": _TRIALS, "curves": _CURVES, "layers": _LAYERS}
 """Table -> its columns."""

@@ -1,0 +1,30 @@
+"""What a config means on this machine: the device, threads, memory format and precision that it leaves open."""
+
+from dataclasses import replace
+
+from harness import device, initializers, kernel_choice
+from harness.config import TrialConfig
+
+
+def resolved(config: TrialConfig) -> TrialConfig:
+    """Check all that can be known to be wrong before a trial begins, and fill in what is left to the machine.
+
+    Returns:
+        the config with the device, threads, memory format and precision that it means here, and the hashes of the
+        modules of ``init.modules``; a config that is resolved already comes back equal.
+
+    Raises:
+        UsageError: naming the choice, what was given and what is allowed.
+    """
+    initializers.check(config.init, config.model)
+    target = device.resolve(config.device)
+    kernel_choice.check(config, target)
+    layout = str(kernel_choice.memory_format(config, target)).removeprefix("torch.").removesuffix("_format")
+    threads = device.threads(config.device)
+    precision = "auto" if config.kernel.name == "torch" else kernel_choice.precision(config)
+    return replace(
+        config,
+        device=replace(config.device, name=target.type, threads=threads, memory_format=layout),
+        kernel=replace(config.kernel, precision=precision),
+        sources=initializers.sources(config.init.modules),
+    )
