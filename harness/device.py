@@ -1,8 +1,7 @@
-"""The machine: which device, its flags, its random streams, its peak memory, and a fingerprint of the environment."""
+"""The machine: which device, its flags, its peak memory, and a fingerprint of the environment."""
 
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -70,17 +69,6 @@ def synchronise(device: torch.device) -> None:
     """Wait until the device has done all that was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def generator(seed: int, stream: str) -> torch.Generator:
-    """A CPU random generator of its own for each (seed, stream), independent of all others.
-
-    Args:
-        seed: the trial's seed, 0 or more.
-        stream: what the numbers are for, e.g. ``"init"`` or ``"batches"``.
-    """
-    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
-    return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def reset_peak_memory(device: torch.device) -> None:

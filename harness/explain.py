@@ -61,9 +61,9 @@ def explain(config: TrialConfig) -> "Diagnosis":
 
     target = trial.check(config)
     device.apply_flags(config.device)
-    parts = trial.assemble(config, target)
-    trial.initialise(config, parts)
-    return trial.diagnose(config, parts)
+    setup = trial.assemble(config, target)
+    trial.initialise(config, setup)
+    return trial.diagnose(config, setup)
 
 
 def show(out: "Console", config: TrialConfig, found: "Diagnosis") -> None:

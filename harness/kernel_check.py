@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.device import generator
 from harness.fusion import Block, blocks
 from harness.models import Conv, Network
+from harness.random_streams import generator
 from kernels import Conv2d, Kernel
 
 _FACTOR_ROUNDING = {"ieee": 2.0**-24, "tf32": 2.0**-11, "tf32x3": 2.0**-22}

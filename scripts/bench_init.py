@@ -23,10 +23,10 @@ MOST_MS = 50.0
 ADAPTING_ROUNDS = 3
 
 
-def fill_ms(config: TrialConfig, parts: trial.Parts) -> float:
+def fill_ms(config: TrialConfig, setup: trial.TrialSetup) -> float:
     """Milliseconds to fill the network once."""
     start = time.perf_counter()
-    trial.initialise(config, parts)
+    trial.initialise(config, setup)
     return 1000 * (time.perf_counter() - start)
 
 
@@ -39,12 +39,12 @@ def report(title: str, times: dict[str, list[float]]) -> None:
         print(f"  {name:<28}{found.median:>10.1f} ms   ({found.q25:.1f} to {found.q75:.1f}, n={len(values)})")
 
 
-def fill_interleaved(configs: dict[str, TrialConfig], parts: trial.Parts, rounds: int) -> dict[str, list[float]]:
+def fill_interleaved(configs: dict[str, TrialConfig], setup: trial.TrialSetup, rounds: int) -> dict[str, list[float]]:
     """Name -> milliseconds of each round."""
     times: dict[str, list[float]] = {name: [] for name in configs}
     for _ in range(rounds):
         for name, config in configs.items():
-            times[name].append(fill_ms(config, parts))
+            times[name].append(fill_ms(config, setup))
     return times
 
 
@@ -63,12 +63,12 @@ def main() -> int:
     drawn = {name: config for name, config in configs.items() if name not in adapting}
     found = device.environment(torch.device("cpu"))
     print(f"{found['cpu_model']}, {found['threads']} threads, torch {torch.__version__}; the article's network")
-    parts = trial.assemble(configs["glorot"], torch.device("cpu"))
-    trial.initialise(configs["glorot"], parts)
-    drawn_ms = fill_interleaved(drawn, parts, rounds)
+    setup = trial.assemble(configs["glorot"], torch.device("cpu"))
+    trial.initialise(configs["glorot"], setup)
+    drawn_ms = fill_interleaved(drawn, setup, rounds)
     report(f"drawn (required: at most {MOST_MS:g} ms)", drawn_ms)
     if not arguments.drawn:
-        adapting_ms = fill_interleaved(adapting, parts, min(rounds, ADAPTING_ROUNDS))
+        adapting_ms = fill_interleaved(adapting, setup, min(rounds, ADAPTING_ROUNDS))
         report("looking at data or learning scales (nothing required)", adapting_ms)
     late = [name for name, times in drawn_ms.items() if median(times) > MOST_MS]
     print(f"\n{'MISSED by ' + ', '.join(late) if late else 'all drawn ones within the limit'}")

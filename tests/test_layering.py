@@ -19,7 +19,7 @@ LAYERS = [
     {"initializers"},
     {"models", "data", "timing", "article", "usage"},
     {"analysis"},
-    {"activations", "results", "device"},
+    {"activations", "results", "device", "random_streams"},
     {"compose"},
     {"config"},
     {"validation"},

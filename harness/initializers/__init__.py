@@ -23,7 +23,6 @@ import torch
 
 from harness.activations import ACTIVATIONS
 from harness.config import InitConfig, ModelConfig
-from harness.device import generator as random_stream
 from harness.errors import UsageError
 from harness.initializers import adaptive, gains, random, structured
 from harness.initializers.adaptive import ADAPTERS
@@ -38,6 +37,7 @@ from harness.initializers.registry import (
     values,
 )
 from harness.models import Network, weight_layers
+from harness.random_streams import generator as random_stream
 
 __all__ = [
     "ADAPTERS",
