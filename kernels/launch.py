@@ -13,7 +13,7 @@ import torch
 
 from kernels import tiles
 from kernels import triton_kernels as tk
-from kernels.geometry import LARGEST, ConvolutionError, Window, dense_strides, is_channels_last
+from kernels.geometry import LARGEST, ConvolutionError, ConvolutionWindow, dense_strides, is_channels_last
 
 EPILOGUES = {"none": 0, "relu": 1, "pool_relu": 2}
 """Name of what follows the convolution -> its number in the kernels."""
@@ -42,7 +42,7 @@ def output_channels_last(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return x.shape[1] > 0 and (is_channels_last(x) or is_channels_last(weight))
 
 
-def output_shape(x: torch.Tensor, weight: torch.Tensor, window: Window, epilogue: int) -> tuple[int, ...]:
+def output_shape(x: torch.Tensor, weight: torch.Tensor, window: ConvolutionWindow, epilogue: int) -> tuple[int, ...]:
     """(M, N, K, P, Q), halved by pooling."""
     height, width = window.output(x.shape[3:], weight.shape[3:])
     if epilogue == EPILOGUES["pool_relu"]:
@@ -59,7 +59,7 @@ def allocate(shape: Sequence[int], like: torch.Tensor, *, channels_last: bool, *
 
 
 def outputs(
-    x: torch.Tensor, weight: torch.Tensor, window: Window, epilogue: int
+    x: torch.Tensor, weight: torch.Tensor, window: ConvolutionWindow, epilogue: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What the forward pass fills: y, and the winners if there is pooling."""
     shape, channels_last = output_shape(x, weight, window, epilogue), output_channels_last(x, weight)
@@ -69,7 +69,13 @@ def outputs(
 
 
 def forward(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, window: Window, *, precision: str, epilogue: int
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    window: ConvolutionWindow,
+    *,
+    precision: str,
+    epilogue: int,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The convolution and what follows it.
 
@@ -99,7 +105,7 @@ def input_gradient(
     gate: torch.Tensor | None,
     weight: torch.Tensor,
     image: tuple[int, int],
-    window: Window,
+    window: ConvolutionWindow,
     *,
     shared: bool,
     channels_last: bool,
@@ -151,7 +157,7 @@ def weight_gradient(
     dy: torch.Tensor,
     gate: torch.Tensor | None,
     filters: tuple[int, int, int, int],
-    window: Window,
+    window: ConvolutionWindow,
     *,
     channels_last: bool,
     needs: tuple[bool, bool],
@@ -210,12 +216,12 @@ def _add_parts(partial: torch.Tensor, first: torch.Tensor | None, second: torch.
         )
     blocks = -(-sum(sizes) // tiles.SUM_BLOCK)
     if blocks:
-        choice = tiles.Choice(tiles.Tile(1, tiles.SUM_BLOCK, 1), 4, 1)
+        choice = tiles.TileChoice(tiles.Tile(1, tiles.SUM_BLOCK, 1), 4, 1)
         arguments = partial, first, second, parts, *sizes
         _start(tk.add_parts_kernel, blocks * models, choice, *arguments, BLOCK=tiles.SUM_BLOCK)
 
 
-def _geometry(x: Sequence[int], weight: Sequence[int], window: Window) -> tk.Geometry:
+def _geometry(x: Sequence[int], weight: Sequence[int], window: ConvolutionWindow) -> tk.Geometry:
     """From 5-D shapes."""
     taps, (top, _, left, _) = weight[3:], window.padding
     (height, width), (p, q) = x[3:], window.output(x[3:], taps)
@@ -223,7 +229,7 @@ def _geometry(x: Sequence[int], weight: Sequence[int], window: Window) -> tk.Geo
     return tk.Geometry(*channels, height, width, p, q, taps[0], taps[1], *window.stride, top, left, *window.dilation)
 
 
-def _choose(operation: str, kind: str, *, rows: int, columns: int) -> tiles.Choice:
+def _choose(operation: str, kind: str, *, rows: int, columns: int) -> tiles.TileChoice:
     choice = tiles.choose(operation, kind, rows=rows, columns=columns)
     return tiles.for_interpreter(operation, choice) if tk.INTERPRETED else choice
 
@@ -260,7 +266,7 @@ def _programs(rows: int, columns: int, tile: tiles.Tile) -> int:
     return -(-rows // tile.M) * -(-columns // tile.N)
 
 
-def _start(kernel: Any, programs: int, choice: tiles.Choice, *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
+def _start(kernel: Any, programs: int, choice: tiles.TileChoice, *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
     """Launch on the tensors' own GPU, with every option that could be inherited stated."""
     if programs > LARGEST:
         raise ConvolutionError(f"{programs} programs are more than a launch can have; split the batch or the models")
@@ -269,7 +275,7 @@ def _start(kernel: Any, programs: int, choice: tiles.Choice, *arguments: Any, **
         kernel[(programs,)](*arguments, **constants, **compile_options(choice, hip=bool(torch.version.hip)))
 
 
-def compile_options(choice: tiles.Choice, *, hip: bool) -> dict[str, Any]:
+def compile_options(choice: tiles.TileChoice, *, hip: bool) -> dict[str, Any]:
     """What the compiler is told beside the kernel; AMD's takes no limit of registers."""
     options = {"num_warps": choice.warps, "num_stages": choice.stages, "enable_fp_fusion": True}
     return options if hip else {**options, "maxnreg": choice.registers}

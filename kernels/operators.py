@@ -13,15 +13,15 @@ from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd.forward_ad import unpack_dual
 
 from kernels import geometry, launch
-from kernels.geometry import ConvolutionError, Window
+from kernels.geometry import ConvolutionError, ConvolutionWindow
 from kernels.launch import EPILOGUES
 
 NAMESPACE = "initbench"
 """Of the operators in ``torch.ops``."""
 
 
-def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int) -> Window:
-    return Window(tuple(stride), tuple(padding), tuple(dilation), groups)  # type: ignore[arg-type]
+def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int) -> ConvolutionWindow:
+    return ConvolutionWindow(tuple(stride), tuple(padding), tuple(dilation), groups)  # type: ignore[arg-type]
 
 
 @torch.library.custom_op(f"{NAMESPACE}::convolution", mutates_args=())

@@ -26,10 +26,10 @@ import torch
 
 if TYPE_CHECKING:
     # they import Triton, which is there for Linux only: looked for once it is known that there is a GPU
-    from bench_conv2d_arms import Arm
-    from bench_conv2d_cells import Ceilings, Cell
-    from bench_conv2d_clock import Gpu, NoClock
-    from bench_conv2d_report import Result
+    from bench_conv2d_arms import ConvolutionArm
+    from bench_conv2d_cells import BenchmarkCell, MeasuredCeilings
+    from bench_conv2d_clock import GpuClock, NoClock
+    from bench_conv2d_report import CellResult
 
 BATCHES, STACKS, PRECISIONS = (50, 256, 1024, 8192), (8, 64), ("ieee", "tf32", "bf16")
 _LEAST_ROUNDS = 3
@@ -37,7 +37,7 @@ _NO_ROOM, _FAILED = "would not fit into the memory", "the device failed"
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """What to measure, and how long for.
 
     Attributes:
@@ -54,10 +54,10 @@ class Plan:
     backend: str = "inductor"
 
 
-FULL = Plan(BATCHES, STACKS, PRECISIONS, rounds=25, cell_s=1.0)
-QUICK = Plan((50, 1024), (8,), ("tf32",), rounds=5, cell_s=0.5)
+FULL = BenchmarkPlan(BATCHES, STACKS, PRECISIONS, rounds=25, cell_s=1.0)
+QUICK = BenchmarkPlan((50, 1024), (8,), ("tf32",), rounds=5, cell_s=0.5)
 # compiling for the processor would take minutes, and its speed is not asked for
-DRY = Plan((2,), (2,), PRECISIONS, rounds=0, cell_s=0.0, backend="aot_eager")
+DRY = BenchmarkPlan((2,), (2,), PRECISIONS, rounds=0, cell_s=0.0, backend="aot_eager")
 PLANS = {
     (False, False): FULL,
     (False, True): QUICK,
@@ -68,27 +68,27 @@ PLANS = {
 
 
 @dataclass(frozen=True)
-class Run:
+class BenchmarkRun:
     """What all cells share."""
 
     device: torch.device
-    clock: "Gpu | NoClock"
-    plan: Plan
+    clock: "GpuClock | NoClock"
+    plan: BenchmarkPlan
 
 
-def measure(run: Run, cell: "Cell") -> "Result":
+def measure(run: BenchmarkRun, cell: "BenchmarkCell") -> "CellResult":
     """Gate, then clocks, of one cell."""
     from bench_conv2d_clock import products
-    from bench_conv2d_report import Result
+    from bench_conv2d_report import CellResult
 
     with products(cell.precision, benchmark=True):
         arms, faults = gated(cell, run)
         plan, works = run.plan, {name: arm.work for name, arm in arms.items()}
         times = run.clock.times(works, rounds=plan.rounds, least=_LEAST_ROUNDS, limit_s=plan.cell_s)
-    return Result(cell, times, faults)
+    return CellResult(cell, times, faults)
 
 
-def gated(cell: "Cell", run: Run) -> "tuple[dict[str, Arm], dict[str, str]]":
+def gated(cell: "BenchmarkCell", run: BenchmarkRun) -> "tuple[dict[str, ConvolutionArm], dict[str, str]]":
     """The arms that are right, and what is wrong with the others."""
     import bench_conv2d_arms as ways
     import bench_conv2d_gate as gate
@@ -111,12 +111,17 @@ def gated(cell: "Cell", run: Run) -> "tuple[dict[str, Arm], dict[str, str]]":
 
 
 def measure_all(
-    wanted: "Sequence[Cell]", run: Run, *, until_s: float, memory_bytes: float, now: Callable[[], float]
-) -> "tuple[list[Result], dict[str, list[Cell]]]":
+    wanted: "Sequence[BenchmarkCell]",
+    run: BenchmarkRun,
+    *,
+    until_s: float,
+    memory_bytes: float,
+    now: Callable[[], float],
+) -> "tuple[list[CellResult], dict[str, list[BenchmarkCell]]]":
     """Every cell that fits into the memory, until time is up or the device fails; and what was left out, by reason."""
     from bench_conv2d_cells import fits
 
-    found, left_out = [], dict[str, "list[Cell]"]()
+    found, left_out = [], dict[str, "list[BenchmarkCell]"]()
     for index, cell in enumerate(wanted, start=1):
         if now() > until_s:
             left_out.setdefault("no time left", []).append(cell)
@@ -144,7 +149,7 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def about(run: Run, ceilings: "Ceilings | None") -> dict[str, str]:
+def about(run: BenchmarkRun, ceilings: "MeasuredCeilings | None") -> dict[str, str]:
     """Card, versions and ceilings: the header, and the Parquet file's footer."""
     import triton
 
@@ -167,7 +172,11 @@ def about(run: Run, ceilings: "Ceilings | None") -> dict[str, str]:
     return lines
 
 
-def tell(results: "Sequence[Result]", left_out: "Mapping[str, Sequence[Cell]]", ceilings: "Ceilings | None") -> bool:
+def tell(
+    results: "Sequence[CellResult]",
+    left_out: "Mapping[str, Sequence[BenchmarkCell]]",
+    ceilings: "MeasuredCeilings | None",
+) -> bool:
     """Print the summary, what is wrong, what was left out, and the aims; whether all is well."""
     from bench_conv2d_cells import cells, has_aim
     from bench_conv2d_report import aims, summary
@@ -233,12 +242,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {reason}", file=sys.stderr)
         return 2
     from bench_conv2d_cells import cells
-    from bench_conv2d_clock import Gpu, NoClock
+    from bench_conv2d_clock import GpuClock, NoClock
     from bench_conv2d_report import write
 
     plan = PLANS[given.dry_run, given.quick]
     device = torch.device("cpu" if given.dry_run else "cuda")
-    run = Run(device, NoClock() if given.dry_run else Gpu(device), plan)
+    run = BenchmarkRun(device, NoClock() if given.dry_run else GpuClock(device), plan)
     memory_bytes = float("inf") if given.dry_run else torch.cuda.mem_get_info(device)[0]
     ceilings = run.clock.ceilings()
     if given.dry_run:

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from bench_conv2d_arms import Arm, Inputs, inputs
-from bench_conv2d_cells import PADDING, TAPS, Cell
+from bench_conv2d_arms import ConvolutionArm, ConvolutionInputs, inputs
+from bench_conv2d_cells import PADDING, TAPS, BenchmarkCell
 from bench_conv2d_clock import products
 from torch import Tensor
 
@@ -45,21 +45,21 @@ def normal(shape: Sequence[int], random: torch.Generator) -> Tensor:
     return torch.randn(tuple(shape), generator=random, device=random.device)
 
 
-def random_inputs(cell: Cell, device: torch.device, *, whole_numbers: bool) -> Inputs:
+def random_inputs(cell: BenchmarkCell, device: torch.device, *, whole_numbers: bool) -> ConvolutionInputs:
     """The same numbers for every arm of a cell."""
     random = torch.Generator(device).manual_seed(0)
     draw = whole if whole_numbers else normal
     return inputs(cell, lambda shape: draw(shape, random))
 
 
-def exact(cell: Cell, given: Inputs) -> tuple[list[int], Names]:
+def exact(cell: BenchmarkCell, given: ConvolutionInputs) -> tuple[list[int], Names]:
     """The cell's results by torch in float64: the models that were taken (first, middle, last), and their tensors."""
     taken = sorted({0, cell.models // 2, cell.models - 1})[:_MODELS_CHECKED]
     found = [_exact_one(cell, *(tensor[model].double() for tensor in vars(given).values())) for model in taken]
     return taken, {name: torch.stack([one[name] for one in found]) for name in found[0]}
 
 
-def _exact_one(cell: Cell, x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor) -> Names:
+def _exact_one(cell: BenchmarkCell, x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor) -> Names:
     leaves = [tensor.requires_grad_() for tensor in (x, weight, bias)]
     # trying algorithms would take longer than the one run
     with products("ieee", benchmark=False):
@@ -73,7 +73,7 @@ def _exact_one(cell: Cell, x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor) 
     return {name: parts[name] for name in result_names(cell)}
 
 
-def result_names(cell: Cell) -> list[str]:
+def result_names(cell: BenchmarkCell) -> list[str]:
     """What an arm's work results in, in order."""
     gradients = ["weight gradient", "bias gradient"]
     if cell.is_block:
@@ -81,7 +81,7 @@ def result_names(cell: Cell) -> list[str]:
     return {"forward": ["output"], "input gradient": ["input gradient"]}.get(cell.operation, gradients)
 
 
-def results(cell: Cell, arm: Arm, taken: Sequence[int]) -> Names:
+def results(cell: BenchmarkCell, arm: ConvolutionArm, taken: Sequence[int]) -> Names:
     """What an arm gives for these models."""
     found = arm.common(arm.work())
     return {name: tensor[list(taken)] for name, tensor in zip(result_names(cell), found, strict=True)}
@@ -100,7 +100,7 @@ def fault(check: Callable[[], str | None]) -> str | None:
         return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
 
 
-def exactness_fault(cell: Cell, arm: Arm, taken: Sequence[int], wanted: Names) -> str | None:
+def exactness_fault(cell: BenchmarkCell, arm: ConvolutionArm, taken: Sequence[int], wanted: Names) -> str | None:
     """What is wrong with the arm's results on whole numbers, or None."""
     with _poisoned_memory():
         first, again = (results(cell, arm, taken) for _ in range(2))
@@ -129,7 +129,9 @@ def _poisoned_memory() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = before  # type: ignore[attr-defined]
 
 
-def rounding_fault(cell: Cell, arm: Arm, taken: Sequence[int], wanted: Names, *, is_ours: bool) -> str | None:
+def rounding_fault(
+    cell: BenchmarkCell, arm: ConvolutionArm, taken: Sequence[int], wanted: Names, *, is_ours: bool
+) -> str | None:
     """What is wrong with the arm's results on normal numbers, or None."""
     found = results(cell, arm, taken)
     for name, tensor in wanted.items():
@@ -141,7 +143,7 @@ def rounding_fault(cell: Cell, arm: Arm, taken: Sequence[int], wanted: Names, *,
     return None
 
 
-def _allowed(cell: Cell, name: str, *, is_ours: bool) -> float:
+def _allowed(cell: BenchmarkCell, name: str, *, is_ours: bool) -> float:
     if cell.is_block and name != "output":
         return _TURNED
     if not is_ours:

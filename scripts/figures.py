@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Figure:
+class BenchmarkFigure:
     """A line of the table; ``met`` is None where nothing is required."""
 
     name: str
@@ -14,7 +14,7 @@ class Figure:
     met: bool | None = None
 
 
-def report(figures: Sequence[Figure], *, header: str, quick: bool) -> int:
+def report(figures: Sequence[BenchmarkFigure], *, header: str, quick: bool) -> int:
     """Print what the figures hold for, the table and what was missed.
 
     Returns:
@@ -29,7 +29,7 @@ def report(figures: Sequence[Figure], *, header: str, quick: bool) -> int:
     return 1 if missed else 0
 
 
-def _show(figures: Sequence[Figure]) -> None:
+def _show(figures: Sequence[BenchmarkFigure]) -> None:
     """One table, in Markdown."""
     met = {True: "yes", False: "NO", None: ""}
     lines = [("figure", "value", "required", "met")]
