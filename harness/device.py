@@ -85,9 +85,9 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     with contextlib.suppress(OSError):
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        if found:
-            return int(found[1]) * _KIB
+        high_water_mark = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if high_water_mark:
+            return int(high_water_mark[1]) * _KIB
     return _ru_maxrss_bytes()
 
 
@@ -158,20 +158,20 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def _package_versions() -> tuple[tuple[str, str], ...]:
-    found = []
+    versions = []
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append((name, importlib.metadata.version(name)))
-    return (*found, ("cuda", torch.version.cuda or "none"))
+            versions.append((name, importlib.metadata.version(name)))
+    return (*versions, ("cuda", torch.version.cuda or "none"))
 
 
 @functools.cache
 def cpu_model() -> str:
     """The processor's name as its maker gives it."""
     with contextlib.suppress(OSError):
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-        if found:
-            return found[1].strip()
+        model_name = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        if model_name:
+            return model_name[1].strip()
     return platform.processor() or platform.machine()
 
 
@@ -187,8 +187,8 @@ def _command_output(*command: str) -> str | None:
 
 @functools.cache
 def _gpu_driver() -> str | None:
-    found = _command_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return found.splitlines()[0] if found else None
+    driver_lines = _command_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return driver_lines.splitlines()[0] if driver_lines else None
 
 
 @functools.cache

@@ -94,10 +94,10 @@ def diagnose(
         steps: how many; None: :func:`steps_needed`.
     """
     scratch = copy.deepcopy(network)
-    taken = list(_take(scratch, batch, optimizer, steps or steps_needed(network)))
-    judged = _Judge(network, scratch, taken)
-    layers = {name: judged.layer(name) for name in network.parametrised()}
-    return Diagnosis(taken, layers, judged.network(layers), signals.mean_field(network, taken[0].signals))
+    probed = list(_take(scratch, batch, optimizer, steps or steps_needed(network)))
+    judge = _Judge(network, scratch, probed)
+    layers = {name: judge.layer(name) for name in network.parametrised()}
+    return Diagnosis(probed, layers, judge.network(layers), signals.mean_field(network, probed[0].signals))
 
 
 def _take(network: Network, batch: Callable[[int], Batch], config: OptimizerConfig, steps: int) -> Iterator[Step]:
@@ -119,7 +119,7 @@ def _take(network: Network, batch: Callable[[int], Batch], config: OptimizerConf
 
 
 class _Judge:
-    """The verdicts, from the steps taken."""
+    """The verdicts, from the steps that were probed."""
 
     def __init__(self, network: Network, trained: Network, steps: list[Step]) -> None:
         self._steps = steps

@@ -66,7 +66,7 @@ def explain(config: TrialConfig) -> "Diagnosis":
     return trial.diagnose(config, setup)
 
 
-def show(out: "Console", config: TrialConfig, found: "Diagnosis") -> None:
+def show(out: "Console", config: TrialConfig, diagnosis: "Diagnosis") -> None:
     """Print the maps, the moments, and the verdicts."""
     out.print(
         f"init={config.labels.init} model={config.labels.model} activation={config.model.activation} "
@@ -74,42 +74,42 @@ def show(out: "Console", config: TrialConfig, found: "Diagnosis") -> None:
         f"optimizer={config.optimizer.name} lr={config.optimizer.lr:g} seed={config.seed}",
         markup=False,
     )
-    losses = [step.signals.loss for step in found.steps]
+    losses = [step.signals.loss for step in diagnosis.steps]
     out.print(
         f"\ngradient and movement of each tensor by step; loss {losses[0]:.6g} at first, {losses[-1]:.6g} at last"
     )
-    out.print(_maps(found))
+    out.print(_maps(diagnosis))
     out.print(_LEGEND, markup=False)
-    out.print(f"\nsecond moments at step 0; of the images {_number(found.steps[0].signals.input_moment)}")
-    out.print(_moments(found))
+    out.print(f"\nsecond moments at step 0; of the images {_number(diagnosis.steps[0].signals.input_moment)}")
+    out.print(_moments(diagnosis))
     out.print(_MOMENTS_LEGEND, markup=False)
-    out.print(_verdicts(found))
-    out.print(f"network: {found.network}", markup=False)
+    out.print(_verdicts(diagnosis))
+    out.print(f"network: {diagnosis.network}", markup=False)
 
 
-def _maps(found: "Diagnosis") -> "Table":
+def _maps(diagnosis: "Diagnosis") -> "Table":
     from rich.table import Table
 
     table = Table()
     table.add_column("tensor", no_wrap=True)
-    table.add_column(f"steps 0 to {len(found.steps) - 1}", no_wrap=True)
+    table.add_column(f"steps 0 to {len(diagnosis.steps) - 1}", no_wrap=True)
     marks = {(True, True): "#", (True, False): "g", (False, True): "m", (False, False): "."}
-    for name in found.steps[0].tensors:
-        table.add_row(name, "".join(marks[step.has_gradient(name), name in step.moved] for step in found.steps))
+    for name in diagnosis.steps[0].tensors:
+        table.add_row(name, "".join(marks[step.has_gradient(name), name in step.moved] for step in diagnosis.steps))
     return table
 
 
-def _moments(found: "Diagnosis") -> "Table":
+def _moments(diagnosis: "Diagnosis") -> "Table":
     from rich import box
     from rich.table import Table
 
-    first = found.steps[0]
+    first = diagnosis.steps[0]
     table = Table(box=box.SIMPLE)
     table.add_column("layer", overflow="fold")
     for title in _MOMENTS:
         table.add_column(title, justify="right", no_wrap=True)
-    for layer in found.layers:
-        probe, mean_field = first.tensors[f"{layer}.weight"], found.mean_field[layer]
+    for layer in diagnosis.layers:
+        probe, mean_field = first.tensors[f"{layer}.weight"], diagnosis.mean_field[layer]
         numbers = [probe.output_moment, probe.output_moment_theory, mean_field]
         numbers += [probe.gradient_gain, probe.gradient_gain_theory]
         dead = "-" if probe.dead_share is None else f"{probe.dead_share:.0%}"
@@ -118,14 +118,14 @@ def _moments(found: "Diagnosis") -> "Table":
     return table
 
 
-def _verdicts(found: "Diagnosis") -> "Table":
+def _verdicts(diagnosis: "Diagnosis") -> "Table":
     from rich.table import Table
 
     table = Table()
     table.add_column("layer")
     table.add_column("verdict", overflow="fold")
     table.add_column("why", overflow="fold")
-    for layer, verdict in found.layers.items():
+    for layer, verdict in diagnosis.layers.items():
         table.add_row(layer, verdict.kind, verdict.reason)
     return table
 
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str]) -> int:
     warnings.simplefilter("ignore", UserWarning)
     try:
         config = load_config(_overrides(arguments))
-        found = explain(config)
+        diagnosis = explain(config)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     from harness import console
 
-    show(console.console(), config, found)
+    show(console.console(), config, diagnosis)
     return 0
 
 

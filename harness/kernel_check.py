@@ -161,14 +161,14 @@ def _check(
     inputs = [tensor for tensor in (x, weight, bias) if tensor is not None]
     shape = _apply(case, reference, [tensor.to("meta") for tensor in inputs]).shape
     seeds = draw(shape).to(x)
-    found = _outputs(case, function, inputs, seeds)
+    computed = _outputs(case, function, inputs, seeds)
     exact = _outputs(case, reference, [tensor.double() for tensor in inputs], seeds.double())
     pixels = seeds.shape[0] * seeds.shape[2] * seeds.shape[3]
     taps = weight[0, 0].numel()
     depths = {"output": weight[0].numel(), "input gradient": weight.shape[0] * taps}
     worst = 0.0
     for name, value in ((name, value) for name, value in exact.items() if name in tensors):
-        error = float((found[name].double() - value).abs().max() / value.abs().max().clamp(min=1.0))
+        error = float((computed[name].double() - value).abs().max() / value.abs().max().clamp(min=1.0))
         limit = allowed(name, depths.get(name, pixels))
         # not error > limit, which no NaN is
         if not error <= limit:

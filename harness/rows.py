@@ -53,10 +53,10 @@ def planned(
     return {column.name: choices.get(column.name) for column in COLUMNS["trials"]}
 
 
-def environment(found: Mapping[str, Any]) -> dict[str, Any]:
+def environment(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The provenance columns from :func:`harness.device.environment`."""
-    versions = dict(found["package_versions"])
-    return {**found, "package_versions": json.dumps(versions), "torch_version": versions["torch"]}
+    versions = dict(provenance["package_versions"])
+    return {**provenance, "package_versions": json.dumps(versions), "torch_version": versions["torch"]}
 
 
 def convergence(curves: Sequence[Mapping[str, Any]], targets: Sequence[float]) -> dict[str, Any]:

@@ -108,9 +108,9 @@ class Sweep:
         typed = [argument for argument in self.arguments if "=" in argument and not argument.startswith("-")]
         parsed = parser.parse_overrides(typed)
         swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-        own = [text for text in typed_overrides(hydra_config) if text.split("=", 1)[0] in swept]
+        of_this_trial = [text for text in typed_overrides(hydra_config) if text.split("=", 1)[0] in swept]
         planned = len(BasicSweeper.split_arguments(parsed, None)[0])
-        return f"[{self.position}/{planned}] {' '.join(own) or config.labels.init}", planned
+        return f"[{self.position}/{planned}] {' '.join(of_this_trial) or config.labels.init}", planned
 
     def finish(self) -> int:
         """Print the tables and each failure; returns the exit code."""

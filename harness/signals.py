@@ -83,11 +83,11 @@ def record(network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor) ->
         # a leaf of its own, so that the first layer has an input gradient
         leaf = images_NCHW.detach().clone(memory_format=torch.preserve_format).requires_grad_()
         loss = F.cross_entropy(network(leaf), labels)
-        found = torch.autograd.grad(loss, [leaf, *tensors.values()])
+        leaf_gradients = torch.autograd.grad(loss, [leaf, *tensors.values()])
     finally:
         for hook in hooks:
             hook.remove()
-    gradients = dict(zip(tensors, found[1:], strict=True))
+    gradients = dict(zip(tensors, leaf_gradients[1:], strict=True))
     return Signals(modules, _moment(images_NCHW), float(loss.detach()), gradients)
 
 

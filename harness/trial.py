@@ -285,13 +285,13 @@ def _diagnose(record: _Record, setup: TrialSetup) -> None:
     """Why it will or will not learn, from a few steps on a copy; on the clock of evaluation."""
     with record.clock("eval_time_s"):
         try:
-            found = diagnose(record.config, setup)
+            result = diagnose(record.config, setup)
         except RuntimeError as error:
             # such as too little memory for it: the training may still go well
             record.row["verdict_reason"] = f"not diagnosed: {' '.join(str(error).split())}"
             return
-    record.row.update(verdict=found.network.kind, verdict_reason=found.network.reason)
-    record.row["layer_verdicts"] = json.dumps({name: str(verdict) for name, verdict in found.layers.items()})
+    record.row.update(verdict=result.network.kind, verdict_reason=result.network.reason)
+    record.row["layer_verdicts"] = json.dumps({name: str(verdict) for name, verdict in result.layers.items()})
 
 
 def _warm_up(record: _Record, setup: TrialSetup) -> None:
@@ -340,8 +340,8 @@ def _evaluate(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tenso
         }
     )
     probes = min(batch_size, data.TRAIN_EVAL_IMAGES)
-    found = signals.record(setup.network, digits.train_images[:probes], digits.train_labels[:probes])
-    record.layers += [{**where, **asdict(tensor)} for tensor in metrics.probe(setup.network, initial, found)]
+    batch_signals = signals.record(setup.network, digits.train_images[:probes], digits.train_labels[:probes])
+    record.layers += [{**where, **asdict(tensor)} for tensor in metrics.probe(setup.network, initial, batch_signals)]
     if step == record.config.train.steps:
         _record_end(record, test_logits[:_ARTICLE_TEST_IMAGES], digits.test_labels[:_ARTICLE_TEST_IMAGES])
     # no step comes after the last one to show that its update was too large

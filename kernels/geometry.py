@@ -88,8 +88,8 @@ def _whole(value: object) -> int | None:
 
 
 def _pair(name: str, value: int | Sequence[int], *, least: int) -> tuple[int, int]:
-    given = tuple(value) if isinstance(value, list | tuple) else (value,)
-    numbers = [_whole(number) for number in (given * 2 if len(given) == 1 else given)]
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    numbers = [_whole(number) for number in (values * 2 if len(values) == 1 else values)]
     allowed = [number for number in numbers if number is not None and least <= number < 2**31]
     if len(numbers) != 2 or len(allowed) != 2:
         raise ConvolutionError(

@@ -108,7 +108,7 @@ def weight_gradient(
     epilogue: int,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`kernels.launch.weight_gradient`; what is not needed is empty."""
-    found = launch.weight_gradient(
+    gradients = launch.weight_gradient(
         x,
         dy,
         gate,
@@ -119,7 +119,7 @@ def weight_gradient(
         precision=precision,
         epilogue=epilogue,
     )
-    weight, bias = (dy.new_empty(0) if gradient is None else gradient for gradient in found)
+    weight, bias = (dy.new_empty(0) if gradient is None else gradient for gradient in gradients)
     return weight, bias
 
 

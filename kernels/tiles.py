@@ -129,8 +129,8 @@ def choices() -> Iterator[tuple[str, str, TileChoice]]:
     """Every (operation, arithmetic, choice) that :func:`choose` can return."""
     sizes = [2**power for power in range(8)]
     for operation, kind in _TABLE:
-        found = {choose(operation, kind, rows=rows, columns=columns) for rows in sizes for columns in sizes}
-        yield from ((operation, kind, choice) for choice in sorted(found))
+        chosen = {choose(operation, kind, rows=rows, columns=columns) for rows in sizes for columns in sizes}
+        yield from ((operation, kind, choice) for choice in sorted(chosen))
 
 
 def for_interpreter(operation: str, choice: TileChoice) -> TileChoice:
