@@ -3,15 +3,13 @@
 Ours, on whole numbers of at most 2: every precision multiplies and adds them without rounding, so each result must be
 float64's bit for bit, ties and zeros included, twice, on memory that held NaN.
 
-All, on normal numbers, where the error is that of rounding. Relative to the result (both as Euclidean norms), a product
-errs by 2 u_p, with u_p the rounding of a factor, a sum of d products whose signs are random by about u sqrt(d / 2),
-storing by u_s; ours may err by four times that. The others may err by what tells precisions apart: Winograd's ieee
-products stay below 1e-4, and tf32 passing for ieee would err by 4e-4. The gradients of a block jump where rounding
+All, on normal numbers, where the error is that of rounding, relative to the result (both as Euclidean norms). Ours may
+err by what ``kernels.rounding`` allows, and by storing. The others may err by what tells precisions apart: Winograd's
+ieee products stay below 1e-4, and tf32 passing for ieee would err by 4e-4. The gradients of a block jump where rounding
 turns a relu or the winner of a window, so there they are only seen to be the same function's.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -21,13 +19,8 @@ from bench_conv2d_cells import PADDING, TAPS, BenchmarkCell
 from bench_conv2d_clock import products
 from torch import Tensor
 
-from kernels import triton_kernels
+from kernels import rounding, triton_kernels
 
-_FACTOR_ROUNDING = {"ieee": 2.0**-24, "tf32": 2.0**-11, "bf16": 0.0}
-_SUM_ROUNDING = 2.0**-24
-# the interpreter cuts a bfloat16 off where a GPU rounds it
-_STORE_ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-7 if triton_kernels.INTERPRETED else 2.0**-8}
-_SLACK = 4.0
 _OTHERS_ALLOWED = {"ieee": 1e-4, "tf32": 5e-3, "bf16": 2e-2}
 _TURNED = 0.2
 _MODELS_CHECKED = 3
@@ -107,7 +100,7 @@ def exactness_fault(cell: BenchmarkCell, arm: ConvolutionArm, taken: Sequence[in
     for name, tensor in wanted.items():
         rounded = tensor.to(cell.dtype)
         interpreted = triton_kernels.INTERPRETED and cell.dtype == torch.bfloat16
-        allowed = _STORE_ROUNDING[cell.dtype] * rounded.double().abs() if interpreted else 0.0
+        allowed = _store_rounding(cell) * rounded.double().abs() if interpreted else 0.0
         wrong = ~((first[name].double() - rounded.double()).abs() <= allowed)
         if wrong.any():
             return f"{name}: {int(wrong.sum())} of {wrong.numel()} whole numbers differ from float64's"
@@ -149,7 +142,9 @@ def _allowed(cell: BenchmarkCell, name: str, *, is_ours: bool) -> float:
     if not is_ours:
         return _OTHERS_ALLOWED[cell.precision]
     layer = cell.layer
-    pixels = cell.images * layer.size**2
-    depth = {"output": TAPS**2 * layer.c, "input gradient": TAPS**2 * layer.k}.get(name, pixels)
-    multiplied = 2 * _FACTOR_ROUNDING[cell.precision] + _SUM_ROUNDING * math.sqrt(depth / 2)
-    return _SLACK * multiplied + _STORE_ROUNDING[cell.dtype]
+    length = rounding.sum_length(name, (layer.k, layer.c, TAPS, TAPS), cell.images * layer.size**2)
+    return rounding.allowed_error(length, rounding.FACTOR_ROUNDING[cell.precision]) + _store_rounding(cell)
+
+
+def _store_rounding(cell: BenchmarkCell) -> float:
+    return rounding.store_rounding(cell.dtype, interpreted=triton_kernels.INTERPRETED)
