@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from harness import __version__
 from harness.config import DeviceConfig
 from harness.errors import UsageError
 
-_PACKAGES = ("torch", "torchvision", "triton", "numpy", "pandas", "pyarrow", "hydra-core", "initbench")
+_PACKAGES = ("torch", "torchvision", "triton", "numpy", "pandas", "pyarrow", "hydra-core")
 _KIB = 1024
 _POWERCAP = Path("/sys/class/powercap")
 
@@ -158,7 +159,8 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def _package_versions() -> tuple[tuple[str, str], ...]:
-    versions = []
+    # an editable install keeps the metadata of the day it was made, so our own version is the running code's
+    versions = [("initbench", __version__)]
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append((name, importlib.metadata.version(name)))

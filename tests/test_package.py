@@ -55,3 +55,10 @@ def test_wheel_holds_configs_data_and_type_marker_and_no_tests(installed: Path) 
     where, *present = done.stdout.strip().split("|")
     assert str(ROOT) not in where
     assert present == ["True", "True", "True", "False"]
+
+
+def test_the_wheel_has_the_version_that_the_program_says(installed: Path) -> None:
+    """The number stands in ``harness/__init__.py`` alone."""
+    code = "import harness, importlib.metadata; print(harness.__version__, importlib.metadata.version('initbench'))"
+    done = subprocess.run([installed / "python", "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.split() == [harness.__version__] * 2
