@@ -14,11 +14,23 @@ def planned(
     config: TrialConfig, trial_id: str, *, sweep_id: str | None = None, sweep_size: int | None = None
 ) -> dict[str, Any]:
     """The row of a trial that has not begun: its identity, its command and every choice, all else null."""
-    choices = {
+    known = {
+        **_choices(config),
         "trial_id": trial_id,
         "trial_key": config.trial_key,
         "status": "error",
         "measured_at": datetime.now(UTC),
+        "experiment": config.labels.experiment,
+        "config": json.dumps(config.as_dict()),
+        "sweep_id": sweep_id,
+        "sweep_size": sweep_size,
+    }
+    return {column.name: known.get(column.name) for column in COLUMNS["trials"]}
+
+
+def _choices(config: TrialConfig) -> dict[str, Any]:
+    """What the config chose, by column."""
+    return {
         "init": config.labels.init,
         "init_weight": config.init.weight,
         "init_bias": config.init.bias,
@@ -41,16 +53,11 @@ def planned(
         "lr": config.optimizer.lr,
         "momentum": config.optimizer.momentum,
         "weight_decay": config.optimizer.weight_decay,
-        "experiment": config.labels.experiment,
         "steps": config.train.steps,
         "batch_size": config.train.batch_size,
         "eval_every": config.train.eval_every,
         "targets": list(config.train.targets),
-        "config": json.dumps(config.as_dict()),
-        "sweep_id": sweep_id,
-        "sweep_size": sweep_size,
     }
-    return {column.name: choices.get(column.name) for column in COLUMNS["trials"]}
 
 
 def environment(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -145,10 +145,13 @@ def input_gradient(
             _model_stride(gate), _model_stride(packed), G=geometry, DY=_image_strides(dy),
             GATE=_image_strides(gate), DX=_image_strides(dx), TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision,
         )  # fmt: skip
-    if not add_up:
-        return dx
-    added = allocate((1, *shape[1:]), dy, channels_last=channels_last)
-    _add_parts(dx, added, None, parts=models)
+    return _summed_over_models(dx, dy, channels_last=channels_last) if add_up else dx
+
+
+def _summed_over_models(dx: torch.Tensor, like: torch.Tensor, *, channels_last: bool) -> torch.Tensor:
+    """Return (1, N, C, H, W) in the type of ``like``, the sum over the models of the float32 ``dx``."""
+    added = allocate((1, *dx.shape[1:]), like, channels_last=channels_last)
+    _add_parts(dx, added, None, parts=dx.shape[0])
     return added
 
 
@@ -181,18 +184,41 @@ def weight_gradient(
         (M, K, C / groups, R, S) and (M, K).
     """
     require_device(x.device, precision)
-    models = max(x.shape[0], dy.shape[0])
-    shape = (models, *filters)
+    shape = (max(x.shape[0], dy.shape[0]), *filters)
     weight_out = allocate(shape, dy, channels_last=channels_last) if needs[0] else None
-    bias_out = dy.new_empty((models, filters[0])) if needs[1] else None
-    geometry = _geometry(x.shape, shape, window)
+    bias_out = dy.new_empty(shape[:2]) if needs[1] else None
+    parts = _weight_gradient_parts(
+        x, dy, gate, shape, window, channels_last=channels_last, needs=needs, precision=precision, epilogue=epilogue
+    )
+    if parts is not None:
+        _add_parts(parts, weight_out, bias_out, parts=parts.shape[1])
+    return weight_out, bias_out
+
+
+def _weight_gradient_parts(
+    x: torch.Tensor,
+    dy: torch.Tensor,
+    gate: torch.Tensor | None,
+    shape: tuple[int, int, int, int, int],
+    window: ConvolutionWindow,
+    *,
+    channels_last: bool,
+    needs: tuple[bool, bool],
+    precision: str,
+    epilogue: int,
+) -> torch.Tensor | None:
+    """First stage: (models, splits, numbers of weight and bias) float32; None if there is nothing to compute.
+
+    ``shape`` is (M, K, C / groups, R, S), the other arguments are those of :func:`weight_gradient`.
+    """
+    models, filters, geometry = shape[0], shape[1:], _geometry(x.shape, shape, window)
     x, dy, gate = _addressable(x), _addressable(dy), None if gate is None else _addressable(gate)
     columns = geometry.C * geometry.R * geometry.S if needs[0] else 1
     kind = tiles.arithmetic(tiles.WEIGHT_GRADIENT, 0, **_operands(dy, precision))
     choice = _choose(tiles.WEIGHT_GRADIENT, kind, rows=geometry.K, columns=columns)
     programs = _programs(geometry.K, columns, choice.tile) * models * geometry.GROUPS
     if not programs:
-        return weight_out, bias_out
+        return None
     splits = tiles.splits(x.shape[1] * geometry.P * geometry.Q, programs, choice.tile.K)
     numbers = (math.prod(filters) if needs[0] else 0) + (filters[0] if needs[1] else 0)
     parts = torch.empty((models, splits, numbers), dtype=torch.float32, device=x.device)
@@ -202,8 +228,7 @@ def weight_gradient(
         GATE=_image_strides(gate), F=tk.FilterStrides(*dense_strides(shape, channels_last=channels_last)[1:]),
         TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision, WEIGHT=needs[0], BIAS=needs[1],
     )  # fmt: skip
-    _add_parts(parts, weight_out, bias_out, parts=splits)
-    return weight_out, bias_out
+    return parts
 
 
 def _add_parts(partial: torch.Tensor, first: torch.Tensor | None, second: torch.Tensor | None, *, parts: int) -> None:

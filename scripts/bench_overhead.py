@@ -82,33 +82,36 @@ def throughput(arms: dict[str, TrainingArm], task: TrainingTask, rounds: int) ->
     yield BenchmarkFigure(f"batch {batch_size}: harness, share of matmul rate", spread(shares, digits=3))
 
 
+def _seconds_outside_training(config: harness.TrialConfig) -> dict[str, float]:
+    """Run a trial: seconds of each part that is not training, and their sums without and with evaluation."""
+    start = time.perf_counter()
+    row = harness.run_trial(config).trial
+    outside_s = time.perf_counter() - start - row["train_time_s"]
+    parts = {name: row[f"{name}_time_s"] for name in ("setup", "init", "compile", "eval")}
+    rest_s = outside_s - sum(parts.values())
+    return {**parts, "rest": rest_s, "without": outside_s - parts["eval"], "with": outside_s}
+
+
 def outside_training(effort: OverheadWorkload, folder: Path) -> Iterator[BenchmarkFigure]:
     """Seconds per trial that are not training, of each trial after the first of the process."""
     steps = effort.trial_steps
     config = harness.load_config(
         ["device=cpu", f"train.steps={steps}", f"train.eval_every={max(1, steps // 10)}", f"results.dir={folder}"]
     )
-    parts: dict[str, list[float]] = {}
-    for index in range(effort.trials):
-        start = time.perf_counter()
-        result = harness.run_trial(config)
-        row = result.trial
-        outside_s = time.perf_counter() - start - row["train_time_s"]
-        found = {name: row[f"{name}_time_s"] for name in ("setup", "init", "compile", "eval")}
-        found |= {"rest": outside_s - sum(found.values()), "without": outside_s - found["eval"], "with": outside_s}
-        for name, value in found.items():
-            if index:
-                parts.setdefault(name, []).append(value)
+    harness.run_trial(config)
+    measured = [_seconds_outside_training(config) for _ in range(effort.trials - 1)]
+    seconds_of = {name: [trial[name] for trial in measured] for name in measured[0]}
+    evaluations = len(range(0, steps, config.train.eval_every)) + 1
     what = {
         "setup": "set-up (data, network, matmul rate)",
         "init": "initial weights",
         "compile": "warm-up",
         "rest": "the rest (rows, files)",
-        "eval": f"diagnosis, then evaluation and probes at {len(result.curves)} steps",
+        "eval": f"diagnosis, then evaluation and probes at {evaluations} steps",
     }
     for name, text in what.items():
-        yield BenchmarkFigure(f"outside training: {text}, s", f"{median(parts[name]):.3f}")
-    most = {name: max(parts[name]) for name in ("without", "with")}
+        yield BenchmarkFigure(f"outside training: {text}, s", f"{median(seconds_of[name]):.3f}")
+    most = {name: max(seconds_of[name]) for name in ("without", "with")}
     text = f"s, largest of {effort.trials - 1}"
     met = most["without"] < MOST_OUTSIDE_S
     yield BenchmarkFigure(
