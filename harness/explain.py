@@ -1,12 +1,13 @@
 """The command ``python -m harness.explain CHOICES``: why a network can or cannot train, from its first few steps."""
 
+import argparse
 import math
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.arguments import Parser, existing_folder, one_line_errors
 from harness.compose import load_config
 from harness.config import TrialConfig
 from harness.errors import DataError, UsageError
@@ -17,17 +18,15 @@ if TYPE_CHECKING:
 
     from harness.diagnosis import Diagnosis
 
-_USAGE = """\
-usage: python -m harness.explain [--config-dir DIR] [CHOICE ...] [VALUE ...]
-
+_USAGE = "python -m harness.explain [--config-dir DIR] [CHOICE ...] [VALUE ...]"
+_ABOUT = """\
 Takes the choices and values of python -m harness.run, but no sweep, trains a copy of the network for a few
 steps (layers with weights + 2) and says of every layer whether it learns and, if not, why.
 
   python -m harness.explain init=zero
   python -m harness.explain init=zero model.activation=tanh
-  python -m harness.explain model=deep init=delta_orthogonal model.depth=30 model.activation=tanh
-
-Exit codes: 0 explained, 1 the network could not be filled, 2 the command was wrong."""
+  python -m harness.explain model=deep init=delta_orthogonal model.depth=30 model.activation=tanh"""
+_CODES = "Exit codes: 0 explained, 1 the network could not be filled, 2 the command was wrong."
 
 _LEGEND = """\
 # gradient, and moved   g gradient, not moved (rounded away)   m moved without gradient   . neither"""
@@ -137,36 +136,33 @@ def _number(value: float | None) -> str:
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
-    """The arguments with ``--config-dir DIR`` as the override Hydra's compose understands."""
-    left, overrides = list(arguments), []
-    while left:
-        argument = left.pop(0)
-        name, _, folder = argument.partition("=")
-        if name == "--config-dir":
-            folder = folder or (left.pop(0) if left else "")
-            if not folder or not Path(folder).is_dir():
-                raise UsageError(f"--config-dir={folder}: no such folder; name one that holds config groups")
-            overrides.append(f"hydra.searchpath=[file://{Path(folder).absolute()}]")
-        elif argument.startswith("-"):
-            raise UsageError(f"{argument}: explain takes no such switch, and no sweep; --help shows what it takes")
-        else:
-            overrides.append(argument)
-    return overrides
+    """The choices and values; ``--config-dir DIR`` becomes the override that Hydra's compose understands."""
+    parser = Parser(
+        prog="python -m harness.explain",
+        usage=_USAGE,
+        description=_ABOUT,
+        epilog=_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="CHOICE|VALUE", help="init=zero, model.width=64, ...; no sweep")
+    parser.add_argument("--config-dir", type=existing_folder, metavar="DIR", help="holds config groups of your own")
+    # intermixed: a switch may stand between choices
+    typed = parser.parse_intermixed_args(arguments)
+    folders = [] if typed.config_dir is None else [f"hydra.searchpath=[file://{typed.config_dir.absolute()}]"]
+    return [*folders, *typed.overrides]
 
 
+@one_line_errors
 def main(arguments: Sequence[str]) -> int:
     """Explain one config; returns the exit code."""
-    if {"-h", "--help"} & set(arguments):
-        print(_USAGE)
-        return 0
+    overrides = _overrides(arguments)
     # torch warns of hooks on modules whose input needs no gradient, which is as meant
     warnings.simplefilter("ignore", UserWarning)
     try:
-        config = load_config(_overrides(arguments))
+        config = load_config(overrides)
         diagnosis = explain(config)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except UsageError:
+        raise
     except Exception as error:  # noqa: BLE001 - an initializer of the user may raise anything
         known = isinstance(error, DataError | ValueError)
         text = " ".join(str(error).partition("\nException raised from")[0].split())

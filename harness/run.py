@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import usage
+from harness.arguments import refusal
 from harness.compose import CONF_DIR, from_hydra_job, one_line, typed_overrides
 from harness.config import TrialConfig
 from harness.errors import UsageError
@@ -153,7 +154,7 @@ def _switches() -> argparse.Namespace:
     """What was typed, as Hydra will read it, but refused in one line."""
 
     def refuse(message: str) -> NoReturn:
-        raise UsageError(f"{message}; --help lists what can be given")
+        raise refusal("python -m harness.run", message)
 
     # argparse wants what it cannot name in one piece: `init=zero -m seed=0,1` would be refused
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))

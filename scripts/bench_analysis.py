@@ -29,6 +29,7 @@ import pyarrow as pa
 from figures import BenchmarkFigure, report
 
 from harness import analysis, results
+from harness.arguments import one_line_errors, script_parser
 from harness.results import COLUMNS
 
 MOST_ANALYSIS_S, MOST_MEMORY_GB, MOST_SINGLE_S = 30.0, 4.0, 60.0
@@ -206,9 +207,10 @@ def _single(effort: AnalysisWorkload, folder: Path) -> Iterator[BenchmarkFigure]
     yield BenchmarkFigure("harness.load after merging, s", f"{again['load']:.1f}")
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make up, measure, print; 0 if every requirement is met, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser("bench_analysis", __doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test of seconds; its numbers mean nothing")
     parser.add_argument("--inside", nargs=2, metavar=("WORK", "DIR"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)

@@ -19,10 +19,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+
+from harness.arguments import file_to_write, one_line_errors, script_parser
+from harness.errors import UsageError
 
 if TYPE_CHECKING:
     # they import Triton, which is there for Linux only: looked for once it is known that there is a GPU
@@ -216,17 +218,15 @@ def refusal(given: argparse.Namespace) -> str | None:
         return "TRITON_INTERPRET is set, and an interpreted kernel has no speed; unset it, or add --dry-run"
     if not given.dry_run and not torch.cuda.is_available():
         return "no GPU that torch can use; TRITON_INTERPRET=1 with --dry-run runs all but the clocks without one"
-    if given.output is not None and not given.output.resolve().parent.is_dir():
-        return f"--output {given.output}: there is no folder {given.output.resolve().parent}"
     return None
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser("bench_conv2d", __doc__)
     parser.add_argument("--quick", action="store_true", help="batch 50 and 1024, tf32, 8 models, 5 rounds: a minute")
     parser.add_argument("--dry-run", action="store_true", help="gates on the processor at batch 2, no times")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write a row for each arm and clock as Parquet")
+    parser.add_argument("--output", type=file_to_write, metavar="FILE", help="a row for each arm and clock, as Parquet")
     parser.add_argument("--minutes", type=float, default=7.0, help="begin no cell after so long (default: 7)")
     given = parser.parse_args(arguments)
     if not given.minutes > 0:
@@ -234,13 +234,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return given
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write, tell; returns the exit code."""
     begun_s = time.perf_counter()
     given = parse(arguments)
     if (reason := refusal(given)) is not None:
-        print(f"error: {reason}", file=sys.stderr)
-        return 2
+        raise UsageError(reason)
     from bench_conv2d_cells import cells
     from bench_conv2d_clock import GpuClock, NoClock
     from bench_conv2d_report import write

@@ -6,15 +6,16 @@ Rounds are interleaved: every initializer once, then all again. Those that look 
 apart, and nothing is required of them.
 """
 
-import argparse
 import sys
 import time
+from collections.abc import Sequence
 from statistics import median
 
 import torch
 
 import harness
 from harness import device, trial
+from harness.arguments import one_line_errors, positive, script_parser
 from harness.compose import CONF_DIR
 from harness.config import TrialConfig
 from harness.timing import quartiles
@@ -48,15 +49,14 @@ def fill_interleaved(configs: dict[str, TrialConfig], setup: trial.TrialSetup, r
     return times
 
 
-def main() -> int:
+@one_line_errors
+def main(typed: Sequence[str] | None = None) -> int:
     """Time all of them; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=15, help="times each initializer fills the network (default 15)")
+    parser = script_parser("bench_init", __doc__)
+    parser.add_argument("--rounds", type=positive, default=15, help="fillings by each initializer (default: 15)")
     parser.add_argument("--drawn", action="store_true", help="leave out those that look at data (a minute or two)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(typed)
     rounds = arguments.rounds
-    if rounds < 1:
-        parser.error("--rounds must be at least 1")
     names = sorted(path.stem for path in (CONF_DIR / "init").glob("*.yaml"))
     configs = {name: harness.load_config([f"init={name}", "device=cpu", "data.scaling=unit"]) for name in names}
     adapting = {name: config for name, config in configs.items() if config.init.adapt != "none"}

@@ -6,7 +6,6 @@ The loops are those of overhead_arms.py, run interleaved in one process, in an o
 Speeds are printed only if all compute the same losses. Their clock is the wall clock around the whole loop.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from overhead_arms import ARMS, CPU, GATE_RTOL, GATE_STEPS, GateError, TrainingA
 
 import harness
 from harness import device, models
+from harness.arguments import one_line_errors, script_parser
 from harness.timing import matmul_flops_per_s, quartiles
 
 LEAST_RATIO, MOST_OUTSIDE_S, MOST_START_S, MOST_MEMORY_GB = 0.98, 1.5, 1.5, 1.5
@@ -168,9 +168,10 @@ def measure(effort: OverheadWorkload) -> Iterator[BenchmarkFigure]:
         yield peak_memory(effort, folder)
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Gate, measure, print; 0 if every requirement is met, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser("bench_overhead", __doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test of seconds; its numbers mean nothing")
     effort = QUICK if parser.parse_args(arguments).quick else FULL
     try:

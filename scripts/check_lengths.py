@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from harness.arguments import existing_folder, one_line_errors, script_parser
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("harness", "kernels", "scripts")
 MOST_LINES = 30
@@ -37,9 +39,13 @@ def too_long(path: Path) -> Iterator[str]:
             yield f"{shown}:{node.lineno}: {node.name} has {lines} lines, at most {MOST_LINES} are allowed; split it"
 
 
-def main(folders: Sequence[str]) -> int:
-    """Check all Python files below these folders; the exit code."""
-    files = [path for folder in folders or FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check all Python files below the folders; the exit code."""
+    parser = script_parser("check_lengths", __doc__)
+    parser.add_argument("folders", nargs="*", type=existing_folder, metavar="FOLDER", help=f"default: {FOLDERS}")
+    folders = parser.parse_args(arguments).folders or [ROOT / name for name in FOLDERS]
+    files = [path for folder in folders for path in sorted(folder.resolve().rglob("*.py"))]
     exempt = {ROOT / path for path in EXEMPT}
     complaints = [line for path in files if path not in exempt for line in too_long(path)]
     print("\n".join(complaints) or f"every function of {len(files)} files has at most {MOST_LINES} lines")
@@ -47,4 +53,4 @@ def main(folders: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

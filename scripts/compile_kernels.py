@@ -12,7 +12,6 @@ take about 4 minutes on two cores, --quick (the article's network) one. To compi
     pip install --no-deps --target DIR triton==3.6.0; PYTHONPATH=DIR:. python scripts/compile_kernels.py
 """
 
-import argparse
 import contextlib
 import io
 import itertools
@@ -24,7 +23,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -33,6 +31,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from harness.arguments import file_to_write, one_line_errors, script_parser
+from harness.errors import UsageError
 from kernels import geometry, launch, tiles, triton_kernels
 
 TARGETS = {
@@ -357,18 +357,19 @@ def _worst(group: Sequence[CompiledKernel]) -> str:
     return f"{registers} / {spilled} / {shared / 1024:.1f} / {matrix}"
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile, print the table and what is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser("compile_kernels", __doc__)
     parser.add_argument("--quick", action="store_true", help="the article's network only")
     parser.add_argument("--targets", default=",".join(TARGETS), help=f"some of {','.join(TARGETS)}")
-    parser.add_argument("--markdown", type=Path, help="write the table to this file too")
+    parser.add_argument("--markdown", type=file_to_write, metavar="FILE", help="write the table to this file too")
     given = parser.parse_args(arguments)
     targets = given.targets.split(",")
     if unknown := [name for name in targets if name not in TARGETS]:
         parser.error(f"--targets: {', '.join(unknown)} given; choose from {', '.join(TARGETS)}")
     if triton_kernels.INTERPRETED:
-        parser.error("TRITON_INTERPRET is set, and an interpreted kernel cannot be compiled; unset it")
+        raise UsageError("TRITON_INTERPRET is set, and an interpreted kernel cannot be compiled; unset it")
     wanted = launches(ARTICLE) if given.quick else cover()
     outcomes, complaints = compile_all(wanted, targets, processes=os.cpu_count() or 1)
     lines = [

@@ -25,7 +25,9 @@ import torch
 
 import harness
 from harness import article, data
+from harness.arguments import file_to_write, one_line_errors, positive, script_parser
 from harness.device import cpu_model
+from harness.errors import UsageError
 from harness.train import batch_source
 
 if TYPE_CHECKING:
@@ -320,20 +322,23 @@ def plan_of(device: str, steps: int | None) -> AcceptancePlan:
     return AcceptancePlan(device, TRITON if device == "cuda" else (), steps or 1000, batch_size=50)
 
 
+def _new_folder(text: str) -> Path:
+    """The folder that an argument names, which must not be there yet."""
+    if Path(text).exists():
+        raise argparse.ArgumentTypeError(f"{text}: exists already; name a new folder")
+    return file_to_write(text)
+
+
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command and run; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser("gpu_acceptance", __doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run without a GPU")
-    parser.add_argument("--steps", type=int, help="of each trial (default: 1000; 2 with TRITON_INTERPRET=1)")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="keep the Parquet files in this new folder")
+    parser.add_argument("--steps", type=positive, help="of each trial (default: 1000; 2 with TRITON_INTERPRET=1)")
+    parser.add_argument("--results", type=_new_folder, metavar="DIR", help="keep the Parquet files in this new folder")
     chosen = parser.parse_args(arguments)
-    if chosen.steps is not None and chosen.steps < 1:
-        parser.error(f"--steps {chosen.steps}: give a number of at least 1")
     if (reason := refusal(chosen.device)) is not None:
-        print(f"error: {reason}", file=sys.stderr)
-        return 2
-    if chosen.results is not None and chosen.results.exists():
-        parser.error(f"--results {chosen.results}: exists already; name a new folder")
+        raise UsageError(reason)
     plan = plan_of(chosen.device, chosen.steps)
     if plan.is_dry:
         print("DRY RUN on the processor: it shows that this script works, and accepts no GPU")

@@ -10,14 +10,14 @@ from that file. The trials are those of these two sweeps:
         data.scaling=raw optimizer.lr=1e-4
 """
 
-import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 import harness
+from harness.arguments import existing_folder, one_line_errors, script_parser
 from harness.compose import CONF_DIR
 from harness.errors import UsageError
 
@@ -45,7 +45,7 @@ def described() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")[["formula", "source", "use"]]
 
 
-def condense(folder: str) -> pd.DataFrame:
+def condense(folder: Path) -> pd.DataFrame:
     """The columns of the trials that the page needs, in a fixed order."""
     trials = harness.load(folder).trials
     chosen = trials[trials["experiment"] == "initializers"]
@@ -113,19 +113,16 @@ def page(trials: pd.DataFrame) -> str:
     return "".join([HEAD, "\n", table(["init", "formula", "source", "use it"], rows), *results(trials), foot])
 
 
-def main() -> int:
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> int:
     """Condense if a folder is given, then write the page; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", metavar="RESULTS", help="a results folder that holds the two sweeps")
-    folder = parser.parse_args().results
+    parser = script_parser("initializer_page", __doc__)
+    parser.add_argument("results", nargs="?", type=existing_folder, metavar="RESULTS", help="holds the two sweeps")
+    folder = parser.parse_args(arguments).results
     source = DOCS / "initializers.parquet"
-    try:
-        if folder is not None:
-            DOCS.mkdir(exist_ok=True)
-            condense(folder).to_parquet(source, compression="zstd", index=False)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if folder is not None:
+        DOCS.mkdir(exist_ok=True)
+        condense(folder).to_parquet(source, compression="zstd", index=False)
     (DOCS / "initializers.md").write_text(page(pd.read_parquet(source)))
     print(f"wrote {DOCS / 'initializers.md'}")
     return 0

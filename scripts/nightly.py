@@ -13,7 +13,6 @@ error, such as another machine than the baseline's. ``--size small`` is for test
 convergence is judged as that of the large one is, and speed that counts from a factor of four only.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -21,6 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from harness.arguments import one_line_errors, script_parser
+from harness.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
 PYTHON = sys.executable
@@ -134,9 +136,10 @@ def run(night: NightlyJob) -> int:
     return code
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command and run; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser("nightly", __doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--size", choices=tuple(SWEEPS), default="full")
     parser.add_argument("--folder", type=Path, default=Path("outputs/nightly"), help="default: outputs/nightly")
@@ -144,7 +147,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", help="of the baseline (default: nightly-DEVICE-SIZE)")
     given = parser.parse_args(arguments)
     folder = given.folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"--folder {given.folder}: cannot be made ({error.strerror}); name another one") from error
     name = given.name or f"nightly-{given.device}-{given.size}"
     return run(NightlyJob(given.device, given.size, folder, given.baselines, name))
 

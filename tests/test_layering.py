@@ -22,7 +22,7 @@ LAYERS = [
     {"activations", "results", "device", "random_streams"},
     {"compose"},
     {"config"},
-    {"validation"},
+    {"validation", "arguments"},
     {"errors", "interrupts", "wording"},
 ]
 FREE_OF_TORCH = ("config", "compose", "results", "usage", "article", "errors", "run", "explain")
