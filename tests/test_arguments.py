@@ -80,7 +80,7 @@ def test_values_are_refused_with_what_to_give(
     monkeypatch.chdir(tmp_path)
     parser = Parser(prog="python x.py")
     parser.add_argument("--value", type=kind)
-    with pytest.raises(UsageError, match="python x.py --help shows the options$") as refused:
+    with pytest.raises(UsageError, match=r"; python x\.py --help shows the options$") as refused:
         parser.parse_args(["--value", text])
     assert str(refused.value).startswith(f"argument --value: {problem}")
 
