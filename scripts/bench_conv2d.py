@@ -183,7 +183,7 @@ def tell(
     from bench_conv2d_cells import cells, has_aim
     from bench_conv2d_report import aims, summary
 
-    print("\n".join(summary(results, ceilings)))
+    print(summary(results, ceilings))
     for reason, missing in left_out.items():
         print(f"\nleft out, {reason}: " + "; ".join(map(str, missing)))
     for result in results:

@@ -11,6 +11,7 @@ from bench_conv2d_arms import CUDNN, OURS, VMAP
 from bench_conv2d_cells import BLOCK, STACKED, BenchmarkCell, MeasuredCeilings, floor
 from bench_conv2d_clock import CLOCKS, ArmTimes
 
+from harness.markdown import aligned_table
 from harness.timing import Quartiles, quartiles
 
 _WORDS, _WHOLE, _NUMBERS = pa.string(), pa.int64(), pa.float64()
@@ -122,16 +123,11 @@ def write(path: Path, found: Sequence[CellResult], ceilings: MeasuredCeilings | 
     partial.replace(path)
 
 
-def summary(results: Sequence[CellResult], ceilings: MeasuredCeilings | None) -> list[str]:
+def summary(results: Sequence[CellResult], ceilings: MeasuredCeilings | None) -> str:
     """A Markdown table: for each cell and clock ours, the quickest other, and how near the floor ours comes."""
     head = ("operation", "layer", "batch", "models", "precision", "clock", "ours, us", "quickest other, us", "which",
             "ratio", "n", "floor, us", "bound by", "share of floor")  # fmt: skip
-    lines = [head, *(_line(result, clock, ceilings) for result in results for clock in CLOCKS)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    lines.insert(1, tuple("-" * width for width in widths))
-    return [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
+    return aligned_table(head, [_line(result, clock, ceilings) for result in results for clock in CLOCKS])
 
 
 def _line(result: CellResult, clock: str, ceilings: MeasuredCeilings | None) -> tuple[str, ...]:

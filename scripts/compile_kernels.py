@@ -31,6 +31,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from harness import markdown
 from harness.arguments import file_to_write, one_line_errors, script_parser
 from harness.errors import UsageError
 from kernels import geometry, launch, tiles, triton_kernels
@@ -335,17 +336,17 @@ def compile_all(
     return outcomes, complaints
 
 
-def table(outcomes: Sequence[CompiledKernel]) -> list[str]:
-    """Lines of a Markdown table: a kernel, arithmetic, epilogue and tile each; of its shapes the worst, per target."""
+def table(outcomes: Sequence[CompiledKernel]) -> str:
+    """A Markdown table: a kernel, arithmetic, epilogue and tile each; of its shapes the worst, per target."""
     targets = [name for name in TARGETS if any(outcome.target == name for outcome in outcomes)]
     groups: dict[str, dict[str, list[CompiledKernel]]] = {}
     for outcome in outcomes:
         groups.setdefault(_describe(outcome.launch), {}).setdefault(outcome.target, []).append(outcome)
-    lines = [f"| kernel | shapes | {' | '.join(targets)} |", "| --- " * (len(targets) + 2) + "|"]
-    for what, group in sorted(groups.items()):
-        shapes = max(len(found) for found in group.values())
-        lines.append(f"| {what} | {shapes} | {' | '.join(_worst(group.get(target, [])) for target in targets)} |")
-    return lines
+    rows = [
+        [what, max(map(len, group.values())), *(_worst(group.get(target, [])) for target in targets)]
+        for what, group in sorted(groups.items())
+    ]
+    return markdown.table(["kernel", "shapes", *targets], rows)
 
 
 def _worst(group: Sequence[CompiledKernel]) -> str:
@@ -377,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "",
         "Registers of a thread / spilled bytes / shared memory of a block in KiB / matrix instruction:",
         "",
-        *table(outcomes),
+        table(outcomes),
     ]
     print("\n".join(lines))
     if given.markdown:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.markdown import aligned_table
+
 
 @dataclass(frozen=True)
 class BenchmarkFigure:
@@ -32,9 +34,5 @@ def report(figures: Sequence[BenchmarkFigure], *, header: str, quick: bool) -> i
 def _show(figures: Sequence[BenchmarkFigure]) -> None:
     """One table, in Markdown."""
     met = {True: "yes", False: "NO", None: ""}
-    lines = [("figure", "value", "required", "met")]
-    lines += [(figure.name, figure.value, figure.required, met[figure.met]) for figure in figures]
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    lines.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
-    for line in lines:
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+    lines = [(figure.name, figure.value, figure.required, met[figure.met]) for figure in figures]
+    print(aligned_table(("figure", "value", "required", "met"), lines))

@@ -28,6 +28,7 @@ from harness import article, data
 from harness.arguments import file_to_write, one_line_errors, positive, script_parser
 from harness.device import cpu_model
 from harness.errors import UsageError
+from harness.markdown import aligned_table
 from harness.train import batch_source
 
 if TYPE_CHECKING:
@@ -252,28 +253,11 @@ def header(outcome: AcceptanceTrials | None, device: str) -> str:
     return f"device: {name} | driver: {driver} | torch {torch.__version__} | CUDA {cuda} | processor: {cpu_model()}"
 
 
-def table(lines: Sequence[tuple[str, ...]]) -> None:
-    """Markdown; the first line is the head."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    ruler = tuple("-" * width for width in widths)
-    for line in (lines[0], ruler, *lines[1:]):
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
-
-
-def measured(outcome: AcceptanceTrials) -> list[tuple[str, ...]]:
-    """Speed, memory and energy of each trial."""
-    lines: list[tuple[str, ...]] = [
-        (
-            "init",
-            "kernel",
-            "device",
-            "images/s: median (quartiles)",
-            "windows",
-            "matmul share",
-            "peak memory, MB",
-            "energy, J",
-        )
-    ]
+def measured(outcome: AcceptanceTrials) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and lines: speed, memory and energy of each trial."""
+    head = ("init", "kernel", "device", "images/s: median (quartiles)", "windows", "matmul share", "peak memory, MB",
+            "energy, J")  # fmt: skip
+    lines: list[tuple[str, ...]] = []
     for (init, kernel, _), row in outcome.rows.items():
         rate = "{images_per_s_median:,.0f} ({images_per_s_q25:,.0f} to {images_per_s_q75:,.0f})".format(**row)
         energy = row["energy_j"]
@@ -281,7 +265,7 @@ def measured(outcome: AcceptanceTrials) -> list[tuple[str, ...]]:
         share, memory = f"{row['matmul_share']:.3f}", f"{row['peak_memory_bytes'] / 1e6:,.0f}"
         shown = "no counter" if no_energy else f"{energy:,.1f}"
         lines.append((init, kernel, row["device"], rate, str(row["timing_windows"]), share, memory, shown))
-    return lines
+    return head, lines
 
 
 def accept(plan: AcceptancePlan, folder: Path, scratch: Path) -> int:
@@ -294,10 +278,11 @@ def accept(plan: AcceptancePlan, folder: Path, scratch: Path) -> int:
         checks += [*check_same_start(outcome, plan.device), *check_zero_run(outcome)]
         checks += [*check_glorot_learns(outcome), *check_kernels(outcome)]
     print(header(outcome, plan.device) + "\n")
-    table([("check", "value", "result"), *((c.name, c.value, "pass" if c.passed else "FAIL") for c in checks)])
+    lines = [(check.name, check.value, "pass" if check.passed else "FAIL") for check in checks]
+    print(aligned_table(("check", "value", "result"), lines))
     if outcome is not None:
         print()
-        table(measured(outcome))
+        print(aligned_table(*measured(outcome)))
     failed = sum(not check.passed for check in checks)
     print(f"\n{len(checks) - failed} of {len(checks)} checks passed")
     print("speed of the Triton kernels, against cuDNN: python scripts/bench_conv2d.py")

@@ -20,6 +20,7 @@ import harness
 from harness.arguments import existing_folder, one_line_errors, script_parser
 from harness.compose import CONF_DIR
 from harness.errors import UsageError
+from harness.markdown import code, table
 
 DOCS = Path(__file__).parent.parent / "docs"
 KEPT = ["init", "seed", "scaling", "lr", "status", "train_loss_first", "train_loss_last"]
@@ -52,12 +53,6 @@ def condense(folder: Path) -> pd.DataFrame:
     if chosen.empty:
         raise UsageError(f"{folder}: no trials of experiment=initializers there; run the sweeps of --help first")
     return chosen[KEPT].sort_values(["scaling", "init", "seed"]).reset_index(drop=True)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    cells = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells) + "\n"
 
 
 def spread(values: pd.Series, form: str) -> str:
@@ -97,20 +92,20 @@ def results(trials: pd.DataFrame) -> Iterator[str]:
         )
         order = group.groupby("init")["test_accuracy_last"].median().sort_values(ascending=False).index
         rows = [result_row(name, group[group["init"] == name]) for name in order]
-        yield table(["init", "train loss before", "after", "test accuracy after", "learned"], rows)
+        yield table(["init", "train loss before", "after", "test accuracy after", "learned"], rows) + "\n"
 
 
 def page(trials: pd.DataFrame) -> str:
     """The whole page."""
     definitions = described()
-    rows = [[f"`{name}`", *map(str, row)] for name, row in zip(definitions.index, definitions.to_numpy(), strict=True)]
+    rows = [[code(name), *row] for name, row in zip(definitions.index, definitions.to_numpy(), strict=True)]
     seeds = trials["seed"].nunique()
     foot = (
         f"\nOne learning rate per scaling and {seeds} seeds rank nothing finely: better initializers start steeper, "
         "and another rate may turn the order. Deterministic initializers vary by the order of the images alone. "
         "fixup, skipinit and rezero are made for residual networks; on this one they are what their formulas leave.\n"
     )
-    return "".join([HEAD, "\n", table(["init", "formula", "source", "use it"], rows), *results(trials), foot])
+    return "".join([HEAD, "\n", table(["init", "formula", "source", "use it"], rows), "\n", *results(trials), foot])
 
 
 @one_line_errors

@@ -344,7 +344,7 @@ def test_table_and_file_have_medians_quartiles_and_shares(bench: SimpleNamespace
     one = cell(bench, "forward", images=1000)
     made = {"triton NCHW": times(bench, 100.0), "cudnn NCHW": times(bench, 150.0)}
     result = bench.report.CellResult(one, made, {"cudnn channels-last": "wrong"})
-    (head, _, cold, graph) = bench.report.summary([result], ceilings)
+    (head, _, cold, graph) = bench.report.summary([result], ceilings).splitlines()
     assert "101.0 (100.5 to 102.5)" in cold
     assert "| cudnn NCHW | 1.50  | 3 | 50.21     | memory   | 50%" in cold
     assert "graph" in graph

@@ -23,7 +23,7 @@ LAYERS = [
     {"compose"},
     {"config"},
     {"validation", "arguments"},
-    {"errors", "interrupts", "wording"},
+    {"errors", "interrupts", "wording", "markdown"},
 ]
 FREE_OF_TORCH = ("config", "compose", "results", "usage", "article", "errors", "run", "explain")
 FREE_OF_TORCH += ("analysis", "report", "compare")
