@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator, Sequence
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\0": "\N{REPLACEMENT CHARACTER}"}
-# what begins or ends an entity, a tag or a quotation; alone between words each is plain text
-_HTML = re.compile(r"&(?=#?\w+;)|<(?=[A-Za-z/!?])|(?<!\s)>|\0")
+# what begins or ends an entity or a tag; alone between words each is plain text
+_HTML = re.compile(r"&(?=#?\w+;)|<(?=[A-Za-z/!?])|(?<=\S)>|\0")
 # the dollar begins mathematics on GitHub; within a word, as in images_per_s, an underscore is plain text
 _SPECIAL = re.compile(r"[\\`*\[\]|#~$]|_(?![^\W_])|(?<![^\W_])_")
-# what begins a list, a rule or the underline of a heading
-_AT_START = re.compile(r"^(?:(\d{1,9})(?=[.)](?:\s|$))|(?=[-+](?:\s|$))|(?=-[-\s]*$)|(?==+$))")
+# what begins a list, a rule, a quotation or the underline of a heading
+_AT_START = re.compile(r"^(?:(\d{1,9})(?=[.)](?:\s|$))|(?=[-+](?:\s|$))|(?=-[-\s]*$)|(?==+$)|(?=>))")
 
 
 class Markdown(str):
