@@ -31,6 +31,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/check_lengths.py
 
 nightly: $(VENV)/.installed-dev
 	$(BIN)/python scripts/nightly.py --device "$(NIGHTLY_DEVICE)" --size "$(NIGHTLY_SIZE)" \

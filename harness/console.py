@@ -21,8 +21,8 @@ Row = dict[str, Any]
 
 def console() -> Console:
     """Standard output; outside a terminal 100 columns wide."""
-    found = Console(highlight=False, soft_wrap=False)
-    width = min(found.width, _WIDTH) if found.is_terminal else _WIDTH
+    console = Console(highlight=False, soft_wrap=False)
+    width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
     return Console(highlight=False, width=width)
 
 

@@ -21,8 +21,8 @@ from filelock import FileLock
 from torchvision import datasets
 
 from harness.config import DataConfig
-from harness.device import generator as random_stream
 from harness.errors import DataError
+from harness.random_streams import generator as random_stream
 from harness.validation import DATA_SIZES
 
 TRAIN_EVAL_IMAGES = 1000

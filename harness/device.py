@@ -1,8 +1,7 @@
-"""The machine: which device, its flags, its random streams, its peak memory, and a fingerprint of the environment."""
+"""The machine: which device, its flags, its peak memory, and a fingerprint of the environment."""
 
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -15,10 +14,11 @@ from typing import Any
 
 import torch
 
+from harness import __version__
 from harness.config import DeviceConfig
 from harness.errors import UsageError
 
-_PACKAGES = ("torch", "torchvision", "triton", "numpy", "pandas", "pyarrow", "hydra-core", "initbench")
+_PACKAGES = ("torch", "torchvision", "triton", "numpy", "pandas", "pyarrow", "hydra-core")
 _KIB = 1024
 _POWERCAP = Path("/sys/class/powercap")
 
@@ -89,17 +89,6 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def generator(seed: int, stream: str) -> torch.Generator:
-    """A CPU random generator of its own for each (seed, stream), independent of all others.
-
-    Args:
-        seed: the trial's seed, 0 or more.
-        stream: what the numbers are for, e.g. ``"init"`` or ``"batches"``.
-    """
-    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
-    return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
 def reset_peak_memory(device: torch.device) -> None:
     """Start counting the peak anew: torch's allocator on CUDA, the process on a CPU (where Linux can)."""
     if device.type == "cuda":
@@ -114,9 +103,9 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     with contextlib.suppress(OSError):
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        if found:
-            return int(found[1]) * _KIB
+        high_water_mark = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if high_water_mark:
+            return int(high_water_mark[1]) * _KIB
     return _ru_maxrss_bytes()
 
 
@@ -183,20 +172,21 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def _package_versions() -> tuple[tuple[str, str], ...]:
-    found = []
+    # an editable install keeps the metadata of the day it was made, so our own version is the running code's
+    versions = [("initbench", __version__)]
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append((name, importlib.metadata.version(name)))
-    return (*found, ("cuda", torch.version.cuda or "none"))
+            versions.append((name, importlib.metadata.version(name)))
+    return (*versions, ("cuda", torch.version.cuda or "none"))
 
 
 @functools.cache
 def cpu_model() -> str:
     """The processor's name as its maker gives it."""
     with contextlib.suppress(OSError):
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-        if found:
-            return found[1].strip()
+        model_name = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        if model_name:
+            return model_name[1].strip()
     return platform.processor() or platform.machine()
 
 
@@ -212,8 +202,8 @@ def _command_output(*command: str) -> str | None:
 
 @functools.cache
 def _gpu_driver() -> str | None:
-    found = _command_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return found.splitlines()[0] if found else None
+    driver_lines = _command_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return driver_lines.splitlines()[0] if driver_lines else None
 
 
 @functools.cache

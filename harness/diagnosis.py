@@ -14,7 +14,7 @@ from harness import metrics, signals
 from harness.config import OptimizerConfig
 from harness.metrics import TensorProbe
 from harness.models import Network, Parametrised, Residual
-from harness.signals import Signals, Station
+from harness.signals import ModuleSignals, Signals
 from harness.train import Batch, optimizer_for, plain_step
 
 KINDS = ("not finite", "dead", "symmetric", "exploding", "vanishing", "delayed", "fine")
@@ -94,10 +94,10 @@ def diagnose(
         steps: how many; None: :func:`steps_needed`.
     """
     scratch = copy.deepcopy(network)
-    taken = list(_take(scratch, batch, optimizer, steps or steps_needed(network)))
-    judged = _Judge(network, scratch, taken)
-    layers = {name: judged.layer(name) for name in network.parametrised()}
-    return Diagnosis(taken, layers, judged.network(layers), signals.mean_field(network, taken[0].signals))
+    probed = list(_take(scratch, batch, optimizer, steps or steps_needed(network)))
+    judge = _Judge(network, scratch, probed)
+    layers = {name: judge.layer(name) for name in network.parametrised()}
+    return Diagnosis(probed, layers, judge.network(layers), signals.mean_field(network, probed[0].signals))
 
 
 def _take(network: Network, batch: Callable[[int], Batch], config: OptimizerConfig, steps: int) -> Iterator[Step]:
@@ -105,26 +105,26 @@ def _take(network: Network, batch: Callable[[int], Batch], config: OptimizerConf
     optimizer = optimizer_for(network, config)
     for index in range(steps):
         images_NCHW, labels = batch(index)
-        found = signals.record(network, images_NCHW, labels)
-        tensors = {probe.parameter: probe for probe in metrics.probe(network, initial, found)}
+        batch_signals = signals.record(network, images_NCHW, labels)
+        tensors = {probe.parameter: probe for probe in metrics.probe(network, initial, batch_signals)}
         # as large as the network, and told of by the probes
-        found.gradients.clear()
+        batch_signals.gradients.clear()
         before = {name: value.detach().clone() for name, value in network.tensors().items()}
         plain_step(network, optimizer, (images_NCHW, labels))
         moved = {name for name, value in network.tensors().items() if not before[name].equal(value.detach())}
         units = {name: layer.weight.shape[0] for name, layer in network.parametrised().items()}
-        yield Step(found, tensors, moved, units)
-        if not math.isfinite(found.loss):
+        yield Step(batch_signals, tensors, moved, units)
+        if not math.isfinite(batch_signals.loss):
             return
 
 
 class _Judge:
-    """The verdicts, from the steps taken."""
+    """The verdicts, from the steps that were probed."""
 
     def __init__(self, network: Network, trained: Network, steps: list[Step]) -> None:
         self._steps = steps
-        self._paths = _Paths(network, steps[0].signals.stations)
-        self._late_paths = _Paths(trained, steps[-1].signals.stations)
+        self._paths = _Paths(network, steps[0].signals.modules)
+        self._late_paths = _Paths(trained, steps[-1].signals.modules)
 
     def layer(self, name: str) -> Verdict:
         weight = f"{name}.weight"
@@ -156,7 +156,7 @@ class _Judge:
 
     def _dies_late(self, last_gradient: int) -> bool:
         """Whether the last steps had none, though the loss had: a network that has learned all is not dead."""
-        last = self._steps[-1].signals.stations[self._paths.layers[-1]]
+        last = self._steps[-1].signals.modules[self._paths.layers[-1]]
         return last_gradient < len(self._steps) - 1 and last.output_gradient != 0
 
     def _is_symmetric(self, name: str, with_gradient: list[int]) -> bool:
@@ -173,17 +173,17 @@ class _Judge:
         Too large at the first or last step is too large; too small is what does not recover.
         """
         first, last = (self._out_of_range(name, self._steps[index].signals) for index in (0, -1))
-        for found in (first, last):
-            if found.kind == "exploding":
-                return found
+        for verdict in (first, last):
+            if verdict.kind == "exploding":
+                return verdict
         return first if last.kind == "vanishing" else Verdict("fine", "")
 
-    def _out_of_range(self, name: str, found: Signals) -> Verdict:
-        station, logits = found.stations[name], found.stations[self._paths.layers[-1]]
-        images, output = found.input_moment, station.output_moment
+    def _out_of_range(self, name: str, batch_signals: Signals) -> Verdict:
+        layer, logits = batch_signals.modules[name], batch_signals.modules[self._paths.layers[-1]]
+        images, output = batch_signals.input_moment, layer.output_moment
         # a bounded activation function need not keep the size of raw pixels, nor lose that of faint ones
         above, below = output / max(images, 1.0), output / min(images, 1.0) if images else 1.0
-        gradient = station.output_gradient / logits.output_gradient if logits.output_gradient else 1.0
+        gradient = layer.output_gradient / logits.output_gradient if logits.output_gradient else 1.0
         what = f"the root mean square of its output is {math.sqrt(output):.0e}, of the images {math.sqrt(images):.0e}"
         if gradient > LARGEST_RATIO or 0 < gradient < 1 / LARGEST_RATIO:
             what = f"the norm of its gradient is {math.sqrt(gradient):.0e} times that at the logits"
@@ -228,7 +228,7 @@ class _Judge:
         return Verdict(kind, share)
 
     def _dead_at_first(self, layers: dict[str, Verdict]) -> bool:
-        return any(found.kind == "dead" and not found.reason.startswith(_LATE) for found in layers.values())
+        return any(verdict.kind == "dead" and not verdict.reason.startswith(_LATE) for verdict in layers.values())
 
     def _first_gradient(self, name: str) -> int:
         return next(index for index, step in enumerate(self._steps) if step.has_gradient(f"{name}.weight"))
@@ -237,20 +237,20 @@ class _Judge:
 class _Paths:
     """Who feeds whom, and where in it the signal or the gradient of step 0 ends."""
 
-    def __init__(self, network: Network, stations: dict[str, Station]) -> None:
-        self._stations = stations
+    def __init__(self, network: Network, modules: dict[str, ModuleSignals]) -> None:
+        self._modules = modules
         self._layers, self._blocks = network.parametrised(), network.branches()
-        self._order = list(stations)
-        self.layers = [name for name in stations if isinstance(stations[name].module, Parametrised)]
+        self._order = list(modules)
+        self.layers = [name for name in modules if isinstance(modules[name].module, Parametrised)]
         self._block_of = {
             inner: block for block, layer in self._blocks.items() for inner, _ in layer.branch.named_children()
         }
 
     def why_no_gradient(self, name: str) -> tuple[bool, str]:
         """Whether mere smallness is the reason (underflow), and the reason in words."""
-        if self._stations[name].input_moment == 0:
+        if self._modules[name].input_moment == 0:
             return self._no_input(name)
-        if self._stations[name].output_gradient != 0:
+        if self._modules[name].output_gradient != 0:
             return self._disjoint(name)
         blocker = self._blocker(name)
         if blocker is None:
@@ -263,20 +263,20 @@ class _Paths:
         return norm < _NEAR_LIMIT * torch.finfo(weight.dtype).tiny
 
     def _disjoint(self, name: str) -> tuple[bool, str]:
-        station = self._stations[name]
-        if self._near_limit(math.sqrt(station.input_moment) * math.sqrt(station.output_gradient)):
+        layer = self._modules[name]
+        if self._near_limit(math.sqrt(layer.input_moment) * math.sqrt(layer.output_gradient)):
             return True, "the products of its input and gradient are too small for the number format"
         return False, "where its output gets a gradient, its input is zero"
 
     def _blocked(self, name: str, blocker: str) -> tuple[bool, str]:
-        if self._stations[blocker].closed:
+        if self._modules[blocker].closed:
             return self._closed_gate(name, blocker)
         if blocker in self._blocks and float(self._blocks[blocker].scale.detach()) == 0:
             return False, f"its gradient is blocked by {blocker}: the scale of that branch is zero"
         if blocker in self._layers and not bool(self._layers[blocker].weight.detach().any()):
             return False, f"its gradient is blocked by {blocker}, whose weight is zero"
         owner = blocker if blocker in self._layers or blocker in self._blocks else self._layer_before(blocker)
-        if self._near_limit(math.sqrt(self._stations[blocker].output_gradient)):
+        if self._near_limit(math.sqrt(self._modules[blocker].output_gradient)):
             return True, f"its gradient is too small for the number format behind {owner}"
         return False, f"its gradient is blocked by {owner}: what gets a gradient there has weight or derivative 0"
 
@@ -284,7 +284,7 @@ class _Paths:
         source = self._silent(name)
         if source is None:
             return False, "the images are all zero"
-        if self._stations[source].output_moment != 0:
+        if self._modules[source].output_moment != 0:
             return False, f"its input is zero, for no unit of {source} is ever active"
         if self._underflows(source):
             return True, f"its input is zero, for the output of {source} is too small for the number format"
@@ -295,13 +295,13 @@ class _Paths:
         if name not in self._layers:
             return False
         energy = float(self._layers[name].weight.detach().double().square().mean(dim=0).sum())
-        expected = math.sqrt(energy) * math.sqrt(self._stations[name].input_moment)
+        expected = math.sqrt(energy) * math.sqrt(self._modules[name].input_moment)
         return 0 < expected < torch.finfo(self._layers[name].weight.dtype).tiny
 
     def _closed_gate(self, name: str, gate: str) -> tuple[bool, str]:
         feeding = self._layer_before(gate)
         source = self._silent(feeding) or feeding
-        at_zero = self._stations[source].output_moment == 0
+        at_zero = self._modules[source].output_moment == 0
         if at_zero and self._underflows(source):
             return True, f"the output of {source} is too small for the number format, and the derivative at 0 is 0"
         state = "outputs exactly 0, where" if at_zero else "keeps every unit where"
@@ -311,10 +311,10 @@ class _Paths:
     def root(self, names: list[str]) -> str:
         """The layer to blame for dead ones, if the first of them names one."""
         for name in names:
-            if self._stations[name].input_moment == 0:
+            if self._modules[name].input_moment == 0:
                 return self._silent(name) or ""
             blocker = self._blocker(name)
-            if blocker and self._stations[blocker].closed:
+            if blocker and self._modules[blocker].closed:
                 feeding = self._layer_before(blocker)
                 return self._silent(feeding) or feeding
             if blocker:
@@ -324,7 +324,7 @@ class _Paths:
     def _silent(self, name: str) -> str | None:
         """The layer that cut the signal: going up from a layer with zero input, the first whose input is not zero."""
         current = name
-        while self._stations[current].input_moment == 0:
+        while self._modules[current].input_moment == 0:
             above = self._above(current)
             if above is None:
                 return None
@@ -337,7 +337,7 @@ class _Paths:
         block = self._block_of.get(name)
         for candidate in reversed(self._order[:here]):
             other = self._block_of.get(candidate)
-            is_layer = isinstance(self._stations[candidate].module, Parametrised | Residual)
+            is_layer = isinstance(self._modules[candidate].module, Parametrised | Residual)
             if is_layer and other in (None, block) and not self._inside(candidate, name):
                 return candidate
         return None
@@ -346,15 +346,15 @@ class _Paths:
         return self._block_of.get(inner) == block
 
     def _layer_before(self, gate: str) -> str:
-        found = self._above(gate)
-        assert found is not None
-        return found
+        layer = self._above(gate)
+        assert layer is not None
+        return layer
 
     def _blocker(self, name: str) -> str | None:
-        """Down the stream from a layer without gradient, the first station whose own output has one."""
-        for station in self._below(name):
-            if self._stations[station].output_gradient != 0:
-                return station
+        """Down the stream from a layer without gradient, the first module whose own output has one."""
+        for below in self._below(name):
+            if self._modules[below].output_gradient != 0:
+                return below
         return None
 
     def _below(self, name: str) -> Iterator[str]:

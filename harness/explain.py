@@ -1,12 +1,13 @@
 """The command ``python -m harness.explain CHOICES``: why a network can or cannot train, from its first few steps."""
 
+import argparse
 import math
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.arguments import Parser, existing_folder, one_line_errors
 from harness.compose import load_config
 from harness.config import TrialConfig
 from harness.errors import DataError, UsageError
@@ -17,17 +18,15 @@ if TYPE_CHECKING:
 
     from harness.diagnosis import Diagnosis
 
-_USAGE = """\
-usage: python -m harness.explain [--config-dir DIR] [CHOICE ...] [VALUE ...]
-
+_USAGE = "python -m harness.explain [--config-dir DIR] [CHOICE ...] [VALUE ...]"
+_ABOUT = """\
 Takes the choices and values of python -m harness.run, but no sweep, trains a copy of the network for a few
 steps (layers with weights + 2) and says of every layer whether it learns and, if not, why.
 
   python -m harness.explain init=zero
   python -m harness.explain init=zero model.activation=tanh
-  python -m harness.explain model=deep init=delta_orthogonal model.depth=30 model.activation=tanh
-
-Exit codes: 0 explained, 1 the network could not be filled, 2 the command was wrong."""
+  python -m harness.explain model=deep init=delta_orthogonal model.depth=30 model.activation=tanh"""
+_CODES = "Exit codes: 0 explained, 1 the network could not be filled, 2 the command was wrong."
 
 _LEGEND = """\
 # gradient, and moved   g gradient, not moved (rounded away)   m moved without gradient   . neither"""
@@ -61,12 +60,12 @@ def explain(config: TrialConfig) -> "Diagnosis":
 
     config = resolution.resolved(config)
     device.apply_flags(config.device)
-    parts = trial.assemble(config, device.resolve(config.device))
-    trial.initialise(config, parts)
-    return trial.diagnose(config, parts)
+    setup = trial.assemble(config, device.resolve(config.device))
+    trial.initialise(config, setup)
+    return trial.diagnose(config, setup)
 
 
-def show(out: "Console", config: TrialConfig, found: "Diagnosis") -> None:
+def show(out: "Console", config: TrialConfig, diagnosis: "Diagnosis") -> None:
     """Print the maps, the moments, and the verdicts."""
     out.print(
         f"init={config.labels.init} model={config.labels.model} activation={config.model.activation} "
@@ -74,42 +73,42 @@ def show(out: "Console", config: TrialConfig, found: "Diagnosis") -> None:
         f"optimizer={config.optimizer.name} lr={config.optimizer.lr:g} seed={config.seed}",
         markup=False,
     )
-    losses = [step.signals.loss for step in found.steps]
+    losses = [step.signals.loss for step in diagnosis.steps]
     out.print(
         f"\ngradient and movement of each tensor by step; loss {losses[0]:.6g} at first, {losses[-1]:.6g} at last"
     )
-    out.print(_maps(found))
+    out.print(_maps(diagnosis))
     out.print(_LEGEND, markup=False)
-    out.print(f"\nsecond moments at step 0; of the images {_number(found.steps[0].signals.input_moment)}")
-    out.print(_moments(found))
+    out.print(f"\nsecond moments at step 0; of the images {_number(diagnosis.steps[0].signals.input_moment)}")
+    out.print(_moments(diagnosis))
     out.print(_MOMENTS_LEGEND, markup=False)
-    out.print(_diagnoses(found))
-    out.print(f"network: {found.network}", markup=False)
+    out.print(_diagnoses(diagnosis))
+    out.print(f"network: {diagnosis.network}", markup=False)
 
 
-def _maps(found: "Diagnosis") -> "Table":
+def _maps(diagnosis: "Diagnosis") -> "Table":
     from rich.table import Table
 
     table = Table()
     table.add_column("tensor", no_wrap=True)
-    table.add_column(f"steps 0 to {len(found.steps) - 1}", no_wrap=True)
+    table.add_column(f"steps 0 to {len(diagnosis.steps) - 1}", no_wrap=True)
     marks = {(True, True): "#", (True, False): "g", (False, True): "m", (False, False): "."}
-    for name in found.steps[0].tensors:
-        table.add_row(name, "".join(marks[step.has_gradient(name), name in step.moved] for step in found.steps))
+    for name in diagnosis.steps[0].tensors:
+        table.add_row(name, "".join(marks[step.has_gradient(name), name in step.moved] for step in diagnosis.steps))
     return table
 
 
-def _moments(found: "Diagnosis") -> "Table":
+def _moments(diagnosis: "Diagnosis") -> "Table":
     from rich import box
     from rich.table import Table
 
-    first = found.steps[0]
+    first = diagnosis.steps[0]
     table = Table(box=box.SIMPLE)
     table.add_column("layer", overflow="fold")
     for title in _MOMENTS:
         table.add_column(title, justify="right", no_wrap=True)
-    for layer in found.layers:
-        probe, mean_field = first.tensors[f"{layer}.weight"], found.mean_field[layer]
+    for layer in diagnosis.layers:
+        probe, mean_field = first.tensors[f"{layer}.weight"], diagnosis.mean_field[layer]
         numbers = [probe.output_moment, probe.output_moment_theory, mean_field]
         numbers += [probe.gradient_gain, probe.gradient_gain_theory]
         dead = "-" if probe.dead_share is None else f"{probe.dead_share:.0%}"
@@ -118,14 +117,14 @@ def _moments(found: "Diagnosis") -> "Table":
     return table
 
 
-def _diagnoses(found: "Diagnosis") -> "Table":
+def _diagnoses(diagnosis: "Diagnosis") -> "Table":
     from rich.table import Table
 
     table = Table()
     table.add_column("layer")
     table.add_column("diagnosis", overflow="fold")
     table.add_column("why", overflow="fold")
-    for layer, verdict in found.layers.items():
+    for layer, verdict in diagnosis.layers.items():
         table.add_row(layer, verdict.kind, verdict.reason)
     return table
 
@@ -137,36 +136,33 @@ def _number(value: float | None) -> str:
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
-    """The arguments with ``--config-dir DIR`` as the override Hydra's compose understands."""
-    left, overrides = list(arguments), []
-    while left:
-        argument = left.pop(0)
-        name, _, folder = argument.partition("=")
-        if name == "--config-dir":
-            folder = folder or (left.pop(0) if left else "")
-            if not folder or not Path(folder).is_dir():
-                raise UsageError(f"--config-dir={folder}: no such folder; name one that holds config groups")
-            overrides.append(f"hydra.searchpath=[file://{Path(folder).absolute()}]")
-        elif argument.startswith("-"):
-            raise UsageError(f"{argument}: explain takes no such switch, and no sweep; --help shows what it takes")
-        else:
-            overrides.append(argument)
-    return overrides
+    """The choices and values; ``--config-dir DIR`` becomes the override that Hydra's compose understands."""
+    parser = Parser(
+        prog="python -m harness.explain",
+        usage=_USAGE,
+        description=_ABOUT,
+        epilog=_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="CHOICE|VALUE", help="init=zero, model.width=64, ...; no sweep")
+    parser.add_argument("--config-dir", type=existing_folder, metavar="DIR", help="holds config groups of your own")
+    # intermixed: a switch may stand between choices
+    typed = parser.parse_intermixed_args(arguments)
+    folders = [] if typed.config_dir is None else [f"hydra.searchpath=[file://{typed.config_dir.absolute()}]"]
+    return [*folders, *typed.overrides]
 
 
+@one_line_errors
 def main(arguments: Sequence[str]) -> int:
     """Explain one config; returns the exit code."""
-    if {"-h", "--help"} & set(arguments):
-        print(_USAGE)
-        return 0
+    overrides = _overrides(arguments)
     # torch warns of hooks on modules whose input needs no gradient, which is as meant
     warnings.simplefilter("ignore", UserWarning)
     try:
-        config = load_config(_overrides(arguments))
-        found = explain(config)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        config = load_config(overrides)
+        diagnosis = explain(config)
+    except UsageError:
+        raise
     except Exception as error:  # noqa: BLE001 - an initializer of the user may raise anything
         known = isinstance(error, DataError | ValueError)
         text = " ".join(str(error).partition("\nException raised from")[0].split())
@@ -177,7 +173,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     from harness import console
 
-    show(console.console(), config, found)
+    show(console.console(), config, diagnosis)
     return 0
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.models import Activation, Network, Parametrised, Pool
-from harness.signals import Signals, Station
+from harness.signals import ModuleSignals, Signals
 
 _CHUNK = 100
 _TIE = 1e-3
@@ -94,23 +94,23 @@ class TensorProbe:
     movement: str
 
 
-def probe(network: Network, initial: Mapping[str, torch.Tensor], found: Signals) -> list[TensorProbe]:
+def probe(network: Network, initial: Mapping[str, torch.Tensor], batch_signals: Signals) -> list[TensorProbe]:
     """Describe every parameter.
 
     Args:
         network: the network as it is now.
         initial: parameter name -> its initial value, on the same device.
-        found: what :func:`harness.signals.record` saw of it.
+        batch_signals: what :func:`harness.signals.record` saw of it.
 
     Returns:
         one entry per parameter, in the network's order.
     """
-    stations, dead = found.stations, _dead_shares(network, found)
+    modules, dead = batch_signals.modules, _dead_shares(network, batch_signals)
     probes = []
     for name, parameter in network.tensors().items():
         layer = name.rpartition(".")[0]
-        described = _describe_layer(stations[layer], dead.get(layer)) if name != f"{layer}.scale" else _NO_LAYER
-        probes.append(_probe_tensor(name, parameter.detach(), initial[name], found.gradients[name], described))
+        described = _describe_layer(modules[layer], dead.get(layer)) if name != f"{layer}.scale" else _NO_LAYER
+        probes.append(_probe_tensor(name, parameter.detach(), initial[name], batch_signals.gradients[name], described))
     return probes
 
 
@@ -140,30 +140,30 @@ def _describe_weight(value: torch.Tensor, update: torch.Tensor, gradient: torch.
     }
 
 
-def _describe_layer(station: Station, dead_share: float | None) -> dict[str, Any]:
-    mean, moment = station.output_mean, station.output_moment
-    sent = station.output_gradient
+def _describe_layer(module_signals: ModuleSignals, dead_share: float | None) -> dict[str, Any]:
+    mean, moment = module_signals.output_mean, module_signals.output_moment
+    sent = module_signals.output_gradient
     return {
         "preactivation_mean": mean,
         "preactivation_std": math.sqrt(max(moment - mean * mean, 0.0)),
         "output_moment": moment,
-        "output_moment_theory": station.output_moment_theory,
-        "gradient_gain": station.input_gradient / sent if sent else None,
-        "gradient_gain_theory": station.input_gradient_theory / sent if sent else None,
+        "output_moment_theory": module_signals.output_moment_theory,
+        "gradient_gain": module_signals.input_gradient / sent if sent else None,
+        "gradient_gain_theory": module_signals.input_gradient_theory / sent if sent else None,
         "dead_share": dead_share,
     }
 
 
-def _dead_shares(network: Network, found: Signals) -> dict[str, float | None]:
+def _dead_shares(network: Network, batch_signals: Signals) -> dict[str, float | None]:
     """Layer name -> share of its units that are dead in the activation function behind it, pooling aside."""
     shares: dict[str, float | None] = {}
     last = ""
-    for name, station in found.stations.items():
-        if isinstance(station.module, Parametrised):
+    for name, module_signals in batch_signals.modules.items():
+        if isinstance(module_signals.module, Parametrised):
             last = name
-        elif isinstance(station.module, Activation) and last:
-            shares[last] = station.dead_share
-        if not isinstance(station.module, Parametrised | Pool):
+        elif isinstance(module_signals.module, Activation) and last:
+            shares[last] = module_signals.dead_share
+        if not isinstance(module_signals.module, Parametrised | Pool):
             last = ""
     return {name: shares.get(name) for name in network.parametrised()}
 

@@ -112,14 +112,14 @@ class Network(nn.Sequential):
 
     def tensors(self) -> dict[str, nn.Parameter]:
         """Name -> parameter, in the order of the layers; a branch's scale comes after the branch."""
-        found: dict[str, nn.Parameter] = {}
+        parameters: dict[str, nn.Parameter] = {}
         for name, child in self.named_children():
             inner = child.branch.named_children() if isinstance(child, Residual) else [(name, child)]
             for layer_name, layer in inner:
-                found |= {f"{layer_name}.{kind}": value for kind, value in layer.named_parameters(recurse=False)}
+                parameters |= {f"{layer_name}.{kind}": value for kind, value in layer.named_parameters(recurse=False)}
             if isinstance(child, Residual):
-                found[f"{name}.scale"] = child.scale
-        return found
+                parameters[f"{name}.scale"] = child.scale
+        return parameters
 
 
 @dataclass(frozen=True)
@@ -175,9 +175,9 @@ def _flat(layers: list[Layout]) -> Iterator[Layout]:
 def _check_shared_sizes(config: ModelConfig) -> None:
     """A size that no layer refers to would change nothing."""
     for size, keys in {"depth": ("repeat",), "width": ("out",), "stride": ("stride",)}.items():
-        given = getattr(config, size)
-        if given is not None and all(getattr(layer, key) != given for layer in config.layers for key in keys):
-            raise UsageError(f"model.{size}={given}: no layer of this model refers to it; see model=deep")
+        chosen = getattr(config, size)
+        if chosen is not None and all(getattr(layer, key) != chosen for layer in config.layers for key in keys):
+            raise UsageError(f"model.{size}={chosen}: no layer of this model refers to it; see model=deep")
 
 
 _REQUIRED = {

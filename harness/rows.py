@@ -9,8 +9,6 @@ from typing import Any
 from harness.config import TrialConfig
 from harness.initializers import gain_of
 from harness.results import COLUMNS
-from harness.timing import quartiles
-from harness.train import Edge
 
 
 def planned(
@@ -34,17 +32,17 @@ def planned(
         "measured_at": datetime.now(UTC),
         "init_gain": gain_of(config.init, config.model.activation),
         "kernel_precision": None if config.kernel.precision == "auto" else config.kernel.precision,
-        "targets": list(config.train.targets),
         "config": json.dumps(config.as_dict()),
         "sweep_id": sweep_id,
         "sweep_size": sweep_size,
+        "targets": list(config.train.targets),
     }
 
 
-def environment(found: Mapping[str, Any]) -> dict[str, Any]:
+def environment(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The provenance columns from :func:`harness.device.environment`."""
-    versions = dict(found["package_versions"])
-    return {**found, "package_versions": json.dumps(versions), "torch_version": versions["torch"]}
+    versions = dict(provenance["package_versions"])
+    return {**provenance, "package_versions": json.dumps(versions), "torch_version": versions["torch"]}
 
 
 def convergence(curves: Sequence[Mapping[str, Any]], targets: Sequence[float]) -> dict[str, Any]:
@@ -62,22 +60,3 @@ def convergence(curves: Sequence[Mapping[str, Any]], targets: Sequence[float]) -
     columns["steps_to_target"] = [row and row["step"] for row in reached]
     columns["seconds_to_target"] = [row and row["train_time_s"] for row in reached]
     return columns
-
-
-def throughput(
-    edges: Sequence[Edge], *, batch_size: int, train_flops_per_image: int, matmul_flops_per_s: float
-) -> dict[str, Any]:
-    """Images per second as quartiles over the windows, and the share of the machine's matmul rate that they come to."""
-    rates = quartiles([edge.steps * batch_size / edge.seconds for edge in edges if edge.steps])
-    if rates is None:
-        return {"timing_windows": 0}
-    achieved = train_flops_per_image * rates.median
-    return {
-        "images_per_s_median": rates.median,
-        "images_per_s_q25": rates.q25,
-        "images_per_s_q75": rates.q75,
-        "step_ms_median": 1000 * batch_size / rates.median,
-        "timing_windows": sum(edge.steps > 0 for edge in edges),
-        "achieved_flops_per_s": achieved,
-        "matmul_share": achieved / matmul_flops_per_s,
-    }

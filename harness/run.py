@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import usage
+from harness.arguments import refusal
 from harness.compose import CONF_DIR, from_hydra_job, one_line, typed_overrides
 from harness.config import TrialConfig
 from harness.errors import UsageError
@@ -108,9 +109,9 @@ class Sweep:
         typed = [argument for argument in self.arguments if "=" in argument and not argument.startswith("-")]
         parsed = parser.parse_overrides(typed)
         swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-        own = [text for text in typed_overrides(hydra_config) if text.split("=", 1)[0] in swept]
+        of_this_trial = [text for text in typed_overrides(hydra_config) if text.split("=", 1)[0] in swept]
         planned = len(BasicSweeper.split_arguments(parsed, None)[0])
-        return f"[{self.position}/{planned}] {' '.join(own) or config.labels.init}", planned
+        return f"[{self.position}/{planned}] {' '.join(of_this_trial) or config.labels.init}", planned
 
     def finish(self) -> int:
         """Print the tables and each failure; returns the exit code."""
@@ -153,7 +154,7 @@ def _switches() -> argparse.Namespace:
     """What was typed, as Hydra will read it, but refused in one line."""
 
     def refuse(message: str) -> NoReturn:
-        raise UsageError(f"{message}; --help lists what can be given")
+        raise refusal("python -m harness.run", message)
 
     # argparse wants what it cannot name in one piece: `init=zero -m seed=0,1` would be refused
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))

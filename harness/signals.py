@@ -16,7 +16,7 @@ from harness.models import Activation, Conv, Network, Parametrised, Pool, Residu
 
 
 @dataclass
-class Station:
+class ModuleSignals:
     """One module while a batch passes: a layer, pooling, activation function or residual sum.
 
     Attributes:
@@ -54,16 +54,16 @@ class Station:
 
 @dataclass
 class Signals:
-    """All stations by name, in the order the batch passes them, and the batch's mean loss and gradients.
+    """The signals of every module by name, in the order the batch passes them, and the batch's mean loss and gradients.
 
     Attributes:
-        stations: module name -> station; a residual sum stands after its branch.
+        modules: module name -> its signals; a residual sum stands after its branch.
         input_moment: second moment of the images.
         loss: mean cross entropy in nats.
         gradients: parameter name -> gradient of the mean loss.
     """
 
-    stations: dict[str, Station]
+    modules: dict[str, ModuleSignals]
     input_moment: float
     loss: float
     gradients: dict[str, torch.Tensor]
@@ -71,24 +71,24 @@ class Signals:
 
 def record(network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor) -> Signals:
     """Pass one batch forward and backward; the network and its ``.grad`` fields are left as they were."""
-    stations: dict[str, Station] = {}
+    modules: dict[str, ModuleSignals] = {}
     hooks = []
     for path, module in network.named_modules():
         if isinstance(module, Parametrised | Pool | Activation | Residual):
             name = path.rpartition(".")[2]
-            hooks.append(module.register_forward_hook(functools.partial(_forward, stations, name)))
-            hooks.append(module.register_full_backward_hook(functools.partial(_backward, stations, name)))
+            hooks.append(module.register_forward_hook(functools.partial(_forward, modules, name)))
+            hooks.append(module.register_full_backward_hook(functools.partial(_backward, modules, name)))
     tensors = network.tensors()
     try:
         # a leaf of its own, so that the first layer has an input gradient
         leaf = images_NCHW.detach().clone(memory_format=torch.preserve_format).requires_grad_()
         loss = F.cross_entropy(network(leaf), labels)
-        found = torch.autograd.grad(loss, [leaf, *tensors.values()])
+        leaf_gradients = torch.autograd.grad(loss, [leaf, *tensors.values()])
     finally:
         for hook in hooks:
             hook.remove()
-    gradients = dict(zip(tensors, found[1:], strict=True))
-    return Signals(stations, _moment(images_NCHW), float(loss.detach()), gradients)
+    gradients = dict(zip(tensors, leaf_gradients[1:], strict=True))
+    return Signals(modules, _moment(images_NCHW), float(loss.detach()), gradients)
 
 
 def _moment(values: torch.Tensor) -> float:
@@ -103,20 +103,20 @@ def _energy(values: torch.Tensor) -> float:
 
 
 def _forward(
-    stations: dict[str, Station], name: str, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
+    modules: dict[str, ModuleSignals], name: str, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
 ) -> None:
-    stations.pop(name, None)
+    modules.pop(name, None)
     moments = _moment(inputs[0]), _moment(output), float(output.detach().mean(dtype=torch.float64))
-    station = stations[name] = Station(module, *moments)
+    module_signals = modules[name] = ModuleSignals(module, *moments)
     if isinstance(module, Activation):
         slope = _derivative(module, inputs[0].detach())
-        station.gate_moment = _moment(slope)
-        station.dead_share = _dead_share(slope)
+        module_signals.gate_moment = _moment(slope)
+        module_signals.dead_share = _dead_share(slope)
     if isinstance(module, Parametrised):
         squares = inputs[0].detach().double().square().mean(dim=0, keepdim=True)
         bias = 0.0 if module.bias is None else _moment(module.bias)
-        station.output_moment_theory = float(through_squares(module, squares).mean()) + bias
-        station.coverage = through_squares(module, torch.ones_like(squares))
+        module_signals.output_moment_theory = float(through_squares(module, squares).mean()) + bias
+        module_signals.coverage = through_squares(module, torch.ones_like(squares))
 
 
 def _dead_share(slope: torch.Tensor) -> float:
@@ -133,18 +133,18 @@ def _derivative(module: Activation, z: torch.Tensor) -> torch.Tensor:
 
 
 def _backward(
-    stations: dict[str, Station],
+    modules: dict[str, ModuleSignals],
     name: str,
     _module: nn.Module,
     input_gradients: tuple[torch.Tensor | None, ...],
     output_gradients: tuple[torch.Tensor | None, ...],
 ) -> None:
     energies = [0.0 if gradient is None else _energy(gradient) for gradient in (*input_gradients, *output_gradients)]
-    station = stations[name]
-    station.input_gradient, station.output_gradient = energies
-    if station.coverage is not None and output_gradients[0] is not None:
+    module_signals = modules[name]
+    module_signals.input_gradient, module_signals.output_gradient = energies
+    if module_signals.coverage is not None and output_gradients[0] is not None:
         received = output_gradients[0].double().square().sum(dim=0, keepdim=True)
-        station.input_gradient_theory = float((received * station.coverage).sum())
+        module_signals.input_gradient_theory = float((received * module_signals.coverage).sum())
 
 
 @torch.no_grad()
@@ -194,7 +194,7 @@ def mean_field(network: Network, signals: Signals) -> dict[str, float]:
     def through(module: nn.Module, name: str, signal: _Field) -> _Field:
         if isinstance(module, Parametrised):
             bias = 0.0 if module.bias is None else _moment(module.bias)
-            coverage = signals.stations[name].coverage
+            coverage = signals.modules[name].coverage
             assert coverage is not None
             predicted[name] = float(coverage.mean()) * signal.moment + bias
             return _Field(predicted[name])

@@ -1,4 +1,4 @@
-"""Clocks that wait for the device at their edges, warm-up on a copy, quartiles, the machine's matmul rate."""
+"""Clocks that wait for the device at both ends, warm-up on a copy, quartiles, throughput, the machine's matmul rate."""
 
 import copy
 import statistics
@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
 
-from harness.device import generator, synchronise
+from harness.device import synchronise
+from harness.random_streams import generator
 
 _MATMUL_SIZE = {"cpu": 1024, "cuda": 4096}
 _MATMUL_REPEATS = 5
@@ -19,7 +20,7 @@ _MATMUL_REPEATS = 5
 
 @dataclass
 class Stopwatch:
-    """Adds up the wall-clock seconds spent inside ``with`` blocks; waits for the device at both edges of each.
+    """Adds up the wall-clock seconds spent inside ``with`` blocks; waits for the device at both ends of each.
 
     Attributes:
         laps_s: seconds of each block.
@@ -65,6 +66,32 @@ def quartiles(values: Sequence[float]) -> Quartiles | None:
         return Quartiles(values[0], values[0], values[0])
     q25, median, q75 = statistics.quantiles(values, n=4, method="inclusive")
     return Quartiles(q25, median, q75)
+
+
+def throughput(
+    images_per_s: Sequence[float], *, batch_size: int, train_flops_per_image: int, matmul_flops_per_s: float
+) -> dict[str, Any]:
+    """Return the columns of ``trials`` that say how fast training was.
+
+    Args:
+        images_per_s: the rate of each timing window; without any only their number is known.
+        batch_size: images of a step.
+        train_flops_per_image: of a training step.
+        matmul_flops_per_s: what the same machine reaches in :func:`matmul_flops_per_s`.
+    """
+    rates = quartiles(images_per_s)
+    if rates is None:
+        return {"timing_windows": 0}
+    achieved = train_flops_per_image * rates.median
+    return {
+        "images_per_s_median": rates.median,
+        "images_per_s_q25": rates.q25,
+        "images_per_s_q75": rates.q75,
+        "step_ms_median": 1000 * batch_size / rates.median,
+        "timing_windows": len(images_per_s),
+        "achieved_flops_per_s": achieved,
+        "matmul_share": achieved / matmul_flops_per_s,
+    }
 
 
 def warm_up(network: nn.Module, run: Callable[[nn.Module], None]) -> None:

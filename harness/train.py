@@ -1,4 +1,4 @@
-"""The training loop. It yields at the edge of each timing window; what is done there is not on the training clock."""
+"""The training loop. It yields at the end of each timing window; what is done there is not on the training clock."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ def optimizer_for(network: nn.Module, config: OptimizerConfig) -> torch.optim.Op
 
 
 @dataclass(frozen=True)
-class Edge:
+class WindowEnd:
     """Where training stands between two timing windows.
 
     Attributes:
@@ -87,7 +87,7 @@ def train(
     batch: Callable[[int], Batch],
     config: TrainConfig,
     losses: torch.Tensor,
-) -> Iterator[Edge]:
+) -> Iterator[WindowEnd]:
     """Train ``config.steps`` steps, yielding before the first and after each window.
 
     Windows are ``config.window_steps`` long and cut at the evaluation grid: step 0, each multiple of
@@ -104,14 +104,14 @@ def train(
         DivergedError: a loss is not finite; found at the end of its window, naming its step.
         TimeBudgetError: ``config.max_seconds`` of training time have passed.
     """
-    yield Edge(0, 0, 0.0, evaluate=True)
+    yield WindowEnd(0, 0, 0.0, evaluate=True)
     watch = Stopwatch(losses.device)
     for window in windows(config):
         with watch:
             take_steps(network, optimizer, batch, window, losses)
         _check_finite(losses, window)
         on_grid = window.stop % config.eval_every == 0 or window.stop == config.steps
-        yield Edge(window.stop, len(window), watch.laps_s[-1], evaluate=on_grid)
+        yield WindowEnd(window.stop, len(window), watch.laps_s[-1], evaluate=on_grid)
         if config.max_seconds is not None and watch.total_s > config.max_seconds and window.stop < config.steps:
             raise TimeBudgetError(f"train.max_seconds={config.max_seconds} reached after {window.stop} steps")
 

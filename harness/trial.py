@@ -32,8 +32,8 @@ from harness.errors import DivergedError, TimeBudgetError
 from harness.interrupts import uninterrupted
 from harness.models import Network
 from harness.resolution import resolved
-from harness.timing import Stopwatch, matmul_flops_per_s, warm_up
-from harness.train import Batch, Edge, batch_source, optimizer_for, take_steps, train
+from harness.timing import Stopwatch, matmul_flops_per_s, throughput, warm_up
+from harness.train import Batch, WindowEnd, batch_source, optimizer_for, take_steps, train
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,7 @@ class _Record:
     row: dict[str, Any]
     curves: list[dict[str, Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
-    edges: list[Edge] = field(default_factory=list)
+    window_ends: list[WindowEnd] = field(default_factory=list)
     losses: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     differences: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -94,7 +94,7 @@ class _Record:
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrialSetup:
     """All that training needs, on the device.
 
     Attributes:
@@ -184,17 +184,17 @@ def _measure(record: _Record, on_progress: Progress) -> None:
     """The trial itself."""
     device.apply_flags(record.config.device)
     device.reset_peak_memory(record.device)
-    parts = _set_up(record)
+    setup = _set_up(record)
     # from here on, for the kernels' check in float64 holds more than training does; set-up's own shows if it fails
     device.reset_peak_memory(record.device)
-    initial = _initialise(record, parts)
-    _warm_up(record, parts)
-    _diagnose(record, parts)
+    initial = _initialise(record, setup)
+    _warm_up(record, setup)
+    _diagnose(record, setup)
     energy = device.energy_j(record.device)
     try:
-        _train(record, parts, initial, on_progress)
+        _train(record, setup, initial, on_progress)
     finally:
-        _look_back(record, parts, initial)
+        _look_back(record, setup, initial)
     record.row["energy_j"] = device.energy_since(energy, record.device)
     with record.clock("setup_time_s"):
         # once more, for another process may have held the machine when it was measured first
@@ -202,7 +202,7 @@ def _measure(record: _Record, on_progress: Progress) -> None:
         record.row["matmul_flops_per_s"] = max(record.row["matmul_flops_per_s"], again)
 
 
-def assemble(config: TrialConfig, target: torch.device) -> Parts:
+def assemble(config: TrialConfig, target: torch.device) -> TrialSetup:
     """Data, batches and the network, its parameters unset, on the device.
 
     Raises:
@@ -215,105 +215,105 @@ def assemble(config: TrialConfig, target: torch.device) -> Parts:
     batch = batch_source(digits.train_images, digits.train_labels, on_device, train.batch_size)
     network = models.build(config.model)
     network.to(target).to(memory_format=kernel_choice.memory_format(config, target))
-    return Parts(network, digits, batch, fusion.Trained(network, kernel_choice.kernel_of(config)))
+    return TrialSetup(network, digits, batch, fusion.Trained(network, kernel_choice.kernel_of(config)))
 
 
-def initialise(config: TrialConfig, parts: Parts) -> None:
+def initialise(config: TrialConfig, setup: TrialSetup) -> None:
     """Fill the parameters in place.
 
     Raises:
         ValueError: an initializer refused.
     """
-    initializers.apply(config.init, parts.network, seed=config.seed, activation=config.model.activation)
-    initializers.adapt(config.init, parts.network, *parts.batch(0), seed=config.seed)
+    initializers.apply(config.init, setup.network, seed=config.seed, activation=config.model.activation)
+    initializers.adapt(config.init, setup.network, *setup.batch(0), seed=config.seed)
 
 
-def diagnose(config: TrialConfig, parts: Parts) -> Diagnosis:
+def diagnose(config: TrialConfig, setup: TrialSetup) -> Diagnosis:
     """Why the filled network will or will not learn, from a few steps on a copy; see :mod:`harness.diagnosis`."""
     steps = config.train.steps
-    return diagnosis.diagnose(parts.network, lambda step: parts.batch(step % steps), config.optimizer)
+    return diagnosis.diagnose(setup.network, lambda step: setup.batch(step % steps), config.optimizer)
 
 
-def _set_up(record: _Record) -> Parts:
+def _set_up(record: _Record) -> TrialSetup:
     config = record.config
     with record.clock("setup_time_s"):
         record.row.update(rows.environment(device.environment(record.device)))
-        parts = assemble(config, record.device)
+        setup = assemble(config, record.device)
         record.losses = torch.full((config.train.steps,), torch.nan, device=record.device)
         forward, training = models.flops_per_image(config.model)
         record.row.update(forward_flops_per_image=forward, train_flops_per_image=training)
         record.row["matmul_flops_per_s"] = matmul_flops_per_s(record.device)
         if config.kernel.name != "torch":
             record.row["kernel_error"] = kernel_check.largest_error(
-                parts.network,
-                parts.trained.kernel,
-                parts.batch(0)[0],
+                setup.network,
+                setup.trained.kernel,
+                setup.batch(0)[0],
                 precision=config.kernel.precision,
                 seed=config.seed,
             )
-    return parts
+    return setup
 
 
-def _initialise(record: _Record, parts: Parts) -> dict[str, torch.Tensor]:
+def _initialise(record: _Record, setup: TrialSetup) -> dict[str, torch.Tensor]:
     """Fill the parameters, on their own clock; returns a copy of each."""
     config = record.config
     with record.clock("init_time_s"):
-        initialise(config, parts)
-    initial = {name: value.detach().clone() for name, value in parts.network.tensors().items()}
+        initialise(config, setup)
+    initial = {name: value.detach().clone() for name, value in setup.network.tensors().items()}
     record.row["initial_weights_sha256"] = metrics.weights_sha256(initial)
     with record.clock("eval_time_s"):
         chosen = data.random_test_indices(config.data, config.seed).to(record.device)
-        logits = metrics.logits_of(parts.network, parts.digits.test_images[chosen])
-        record.row["test_accuracy_before"] = metrics.score(logits, parts.digits.test_labels[chosen]).accuracy
+        logits = metrics.logits_of(setup.network, setup.digits.test_images[chosen])
+        record.row["test_accuracy_before"] = metrics.score(logits, setup.digits.test_labels[chosen]).accuracy
     return initial
 
 
-def _diagnose(record: _Record, parts: Parts) -> None:
+def _diagnose(record: _Record, setup: TrialSetup) -> None:
     """Why it will or will not learn, from a few steps on a copy; on the clock of evaluation."""
     with record.clock("eval_time_s"):
         try:
-            found = diagnose(record.config, parts)
+            result = diagnose(record.config, setup)
         except RuntimeError as error:
             # such as too little memory for it: the training may still go well
             record.row["diagnosis_reason"] = f"not diagnosed: {' '.join(str(error).split())}"
             return
-    record.row.update(diagnosis=found.network.kind, diagnosis_reason=found.network.reason)
-    record.row["layer_diagnoses"] = json.dumps({name: str(verdict) for name, verdict in found.layers.items()})
+    record.row.update(diagnosis=result.network.kind, diagnosis_reason=result.network.reason)
+    record.row["layer_diagnoses"] = json.dumps({name: str(verdict) for name, verdict in result.layers.items()})
 
 
-def _warm_up(record: _Record, parts: Parts) -> None:
+def _warm_up(record: _Record, setup: TrialSetup) -> None:
     """Steps on a copy of the network, from its first batch."""
     steps = min(record.config.train.warmup_steps, record.config.train.steps)
 
     def run(network: torch.nn.Module) -> None:
         scratch = torch.empty_like(record.losses)
-        take_steps(network, optimizer_for(network, record.config.optimizer), parts.batch, range(steps), scratch)
+        take_steps(network, optimizer_for(network, record.config.optimizer), setup.batch, range(steps), scratch)
 
     with record.clock("warmup_time_s"):
-        warm_up(parts.trained, run)
+        warm_up(setup.trained, run)
 
 
-def _train(record: _Record, parts: Parts, initial: dict[str, torch.Tensor], on_progress: Progress) -> None:
+def _train(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tensor], on_progress: Progress) -> None:
     config = record.config
-    optimizer = optimizer_for(parts.trained, config.optimizer)
-    for edge in train(parts.trained, optimizer, parts.batch, config.train, record.losses):
-        record.edges.append(edge)
-        record.row["steps_done"] = edge.step
-        record.row["train_time_s"] = (record.row["train_time_s"] or 0.0) + edge.seconds
-        if edge.evaluate:
+    optimizer = optimizer_for(setup.trained, config.optimizer)
+    for window_end in train(setup.trained, optimizer, setup.batch, config.train, record.losses):
+        record.window_ends.append(window_end)
+        record.row["steps_done"] = window_end.step
+        record.row["train_time_s"] = (record.row["train_time_s"] or 0.0) + window_end.seconds
+        if window_end.evaluate:
             with record.clock("eval_time_s"):
-                _evaluate(record, parts, initial, edge.step)
-        on_progress(edge.step, record.row["train_time_s"])
+                _evaluate(record, setup, initial, window_end.step)
+        on_progress(window_end.step, record.row["train_time_s"])
 
 
-def _evaluate(record: _Record, parts: Parts, initial: dict[str, torch.Tensor], step: int) -> None:
+def _evaluate(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tensor], step: int) -> None:
     """One row of the curve and one per parameter."""
-    digits, batch_size = parts.digits, record.config.train.batch_size
+    digits, batch_size = setup.digits, record.config.train.batch_size
     seen = data.train_eval_count(record.config.data, batch_size)
     train_score = metrics.score(
-        metrics.logits_of(parts.network, digits.train_images[:seen]), digits.train_labels[:seen]
+        metrics.logits_of(setup.network, digits.train_images[:seen]), digits.train_labels[:seen]
     )
-    test_logits = metrics.logits_of(parts.network, digits.test_images)
+    test_logits = metrics.logits_of(setup.network, digits.test_images)
     test_score = metrics.score(test_logits, digits.test_labels)
     where = {"trial_id": record.row["trial_id"], "step": step}
     record.curves.append(
@@ -327,8 +327,8 @@ def _evaluate(record: _Record, parts: Parts, initial: dict[str, torch.Tensor], s
         }
     )
     probes = min(batch_size, data.TRAIN_EVAL_IMAGES)
-    found = signals.record(parts.network, digits.train_images[:probes], digits.train_labels[:probes])
-    record.layers += [{**where, **asdict(tensor)} for tensor in metrics.probe(parts.network, initial, found)]
+    batch_signals = signals.record(setup.network, digits.train_images[:probes], digits.train_labels[:probes])
+    record.layers += [{**where, **asdict(tensor)} for tensor in metrics.probe(setup.network, initial, batch_signals)]
     if step == record.config.train.steps:
         _record_end(record, test_logits[:_ARTICLE_TEST_IMAGES], digits.test_labels[:_ARTICLE_TEST_IMAGES])
     # no step comes after the last one to show that its update was too large
@@ -344,12 +344,12 @@ def _record_end(record: _Record, logits: torch.Tensor, labels: torch.Tensor) -> 
         record.row.update(tie_classes=tie.classes, tie_accuracies=tie.accuracies)
 
 
-def _look_back(record: _Record, parts: Parts, initial: dict[str, torch.Tensor]) -> None:
+def _look_back(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tensor]) -> None:
     """What training changed, also of a trial that did not reach its end."""
-    final = {name: value.detach() for name, value in parts.network.tensors().items()}
+    final = {name: value.detach() for name, value in setup.network.tensors().items()}
     record.differences = {name: (initial[name] - value).cpu() for name, value in final.items()}
     record.row["unmoved"] = [name for name, value in final.items() if torch.equal(value, initial[name])]
-    last_bias = record.differences.get(f"{list(parts.network.parametrised())[-1]}.bias")
+    last_bias = record.differences.get(f"{list(setup.network.parametrised())[-1]}.bias")
     record.row["last_bias_difference"] = None if last_bias is None else last_bias.tolist()
     record.row["final_weights_sha256"] = metrics.weights_sha256(final)
     record.losses = record.losses.cpu()
@@ -361,12 +361,11 @@ def _summarise(record: _Record) -> None:
     row, train = record.row, record.config.train
     row["measured_at"] = datetime.now(UTC)
     row.update(rows.convergence(record.curves, train.targets))
-    if record.edges:
+    if record.window_ends:
         flops, matmul = row["train_flops_per_image"], row["matmul_flops_per_s"]
+        rates = [end.steps * train.batch_size / end.seconds for end in record.window_ends if end.steps]
         row.update(
-            rows.throughput(
-                record.edges, batch_size=train.batch_size, train_flops_per_image=flops, matmul_flops_per_s=matmul
-            )
+            throughput(rates, batch_size=train.batch_size, train_flops_per_image=flops, matmul_flops_per_s=matmul)
         )
 
 

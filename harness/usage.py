@@ -39,8 +39,8 @@ def text() -> str:
 
 
 def _defaults() -> dict[str, str]:
-    found = re.findall(r"^  - (\w+): (\w+)$", (CONF_DIR / "config.yaml").read_text(), flags=re.MULTILINE)
-    return dict(found)
+    pairs = re.findall(r"^  - (\w+): (\w+)$", (CONF_DIR / "config.yaml").read_text(), flags=re.MULTILINE)
+    return dict(pairs)
 
 
 def _choices(folder: Path) -> Iterator[str]:
@@ -63,13 +63,13 @@ def _values() -> Iterator[str]:
 
 def _values_of(path: Path, prefix: str, seen: set[str]) -> Iterator[str]:
     section, comment = "", ""
-    own, _, _ = path.read_text().partition("\nhydra:")
+    values, _, _ = path.read_text().partition("\nhydra:")
     # a group's first line describes the choice, not a value
-    for line in own.splitlines()[1 if prefix else 0 :]:
-        found = re.match(r"( *)(#|\w+:) ?(.*)", line)
-        if found is None:
+    for line in values.splitlines()[1 if prefix else 0 :]:
+        entry = re.match(r"( *)(#|\w+:) ?(.*)", line)
+        if entry is None:
             continue
-        indent, key, value = found.groups()
+        indent, key, value = entry.groups()
         if key == "#":
             comment = value
             continue

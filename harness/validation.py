@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from harness.config import InitConfig, TrialConfig
+    from harness.config import InitConfig, TrainConfig, TrialConfig
 
 DATA_SIZES = {"mnist5k": (5_000, 1_000), "mnist": (60_000, 10_000)}
 """Name of ``data=`` -> (training images, test images)."""
@@ -91,6 +91,7 @@ def _validate_ranges(config: "TrialConfig") -> None:
     _validate_batch(config)
     _require(holds=math.isfinite(lr) and lr > 0, path="optimizer.lr", given=lr, allowed="a finite number above 0")
     _validate_init(config.init)
+    _validate_train(train)
     _require(
         holds=config.kernel.precision == "auto" or config.kernel.name != "torch",
         path="kernel.precision",
@@ -105,13 +106,16 @@ def _validate_ranges(config: "TrialConfig") -> None:
     )
     _require(holds=threads is None or threads >= 1, path="device.threads", given=threads, allowed="null or at least 1")
     _require(
+        holds=bool(config.results.dir.strip()), path="results.dir", given=config.results.dir, allowed="a folder's name"
+    )
+
+
+def _validate_train(train: "TrainConfig") -> None:
+    _require(
         holds=all(0 < target <= 1 for target in train.targets) and len(set(train.targets)) == len(train.targets),
         path="train.targets",
         given=train.targets,
         allowed="different accuracies above 0 and up to 1",
-    )
-    _require(
-        holds=bool(config.results.dir.strip()), path="results.dir", given=config.results.dir, allowed="a folder's name"
     )
     _require(
         holds=train.max_seconds is None or train.max_seconds > 0,

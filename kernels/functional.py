@@ -11,7 +11,7 @@ from torch import Tensor
 
 # importing transforms tells torch of them
 from kernels import geometry, operators, transforms
-from kernels.geometry import ConvolutionError, Window
+from kernels.geometry import ConvolutionError, ConvolutionWindow
 from kernels.launch import EPILOGUES
 
 __all__ = ["ConvolutionError", "conv2d", "conv2d_pool_relu", "conv2d_relu", "conv2d_stacked", "transforms"]
@@ -173,6 +173,6 @@ def _autocast(tensor: Tensor | None) -> Tensor | None:
     return tensor.to(torch.get_autocast_dtype(device_type)) if on else tensor
 
 
-def _flat(window: Window) -> tuple[list[int], list[int], list[int], int]:
+def _flat(window: ConvolutionWindow) -> tuple[list[int], list[int], list[int], int]:
     """As the operators take it."""
     return list(window.stride), list(window.padding), list(window.dilation), window.groups

@@ -23,7 +23,7 @@ class ConvolutionError(RuntimeError):
     """What was asked for cannot be computed: one line that says what was given and what is allowed."""
 
 
-class Window(NamedTuple):
+class ConvolutionWindow(NamedTuple):
     """How the filter moves over the image: pairs are (vertical, horizontal).
 
     Attributes:
@@ -54,7 +54,7 @@ def window(
     padding: int | Sequence[int] | str,
     dilation: int | Sequence[int],
     groups: int,
-) -> Window:
+) -> ConvolutionWindow:
     """Make the arguments uniform.
 
     Args:
@@ -73,7 +73,7 @@ def window(
     parts = _whole(groups)
     if parts is None or not 1 <= parts < 2**31:
         raise ConvolutionError(f"groups={groups!r}: give a whole number of at least 1 and below 2**31")
-    return Window(strides, _padding(padding, taps, strides, dilations), dilations, parts)
+    return ConvolutionWindow(strides, _padding(padding, taps, strides, dilations), dilations, parts)
 
 
 def _whole(value: object) -> int | None:
@@ -88,8 +88,8 @@ def _whole(value: object) -> int | None:
 
 
 def _pair(name: str, value: int | Sequence[int], *, least: int) -> tuple[int, int]:
-    given = tuple(value) if isinstance(value, list | tuple) else (value,)
-    numbers = [_whole(number) for number in (given * 2 if len(given) == 1 else given)]
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    numbers = [_whole(number) for number in (values * 2 if len(values) == 1 else values)]
     allowed = [number for number in numbers if number is not None and least <= number < 2**31]
     if len(numbers) != 2 or len(allowed) != 2:
         raise ConvolutionError(
@@ -129,7 +129,7 @@ def require_tensors(x: object, weight: object, bias: object) -> None:
             raise ConvolutionError(f"{name} is {value.layout}; only dense tensors are allowed")
 
 
-def check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, window: Window) -> None:
+def check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, window: ConvolutionWindow) -> None:
     """Refuse what the kernels do not compute.
 
     Args:
@@ -176,7 +176,7 @@ def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape[1:] if tensor.shape[0] == 1 else tensor.shape)
 
 
-def _check_sizes(x: torch.Tensor, weight: torch.Tensor, window: Window) -> None:
+def _check_sizes(x: torch.Tensor, weight: torch.Tensor, window: ConvolutionWindow) -> None:
     image, taps, (top, bottom, left, right) = x.shape[3:], weight.shape[3:], window.padding
     out = window.output(image, taps)
     if min(out) < 1:

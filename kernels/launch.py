@@ -13,7 +13,7 @@ import torch
 
 from kernels import tiles
 from kernels import triton_kernels as tk
-from kernels.geometry import LARGEST, ConvolutionError, Window, dense_strides, is_channels_last
+from kernels.geometry import LARGEST, ConvolutionError, ConvolutionWindow, dense_strides, is_channels_last
 
 EPILOGUES = {"none": 0, "relu": 1, "pool_relu": 2}
 """Name of what follows the convolution -> its number in the kernels."""
@@ -42,7 +42,7 @@ def output_channels_last(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return x.shape[1] > 0 and (is_channels_last(x) or is_channels_last(weight))
 
 
-def output_shape(x: torch.Tensor, weight: torch.Tensor, window: Window, epilogue: int) -> tuple[int, ...]:
+def output_shape(x: torch.Tensor, weight: torch.Tensor, window: ConvolutionWindow, epilogue: int) -> tuple[int, ...]:
     """(M, N, K, P, Q), halved by pooling."""
     height, width = window.output(x.shape[3:], weight.shape[3:])
     if epilogue == EPILOGUES["pool_relu"]:
@@ -59,7 +59,7 @@ def allocate(shape: Sequence[int], like: torch.Tensor, *, channels_last: bool, *
 
 
 def outputs(
-    x: torch.Tensor, weight: torch.Tensor, window: Window, epilogue: int
+    x: torch.Tensor, weight: torch.Tensor, window: ConvolutionWindow, epilogue: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What the forward pass fills: y, and the winners if there is pooling."""
     shape, channels_last = output_shape(x, weight, window, epilogue), output_channels_last(x, weight)
@@ -69,7 +69,13 @@ def outputs(
 
 
 def forward(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, window: Window, *, precision: str, epilogue: int
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    window: ConvolutionWindow,
+    *,
+    precision: str,
+    epilogue: int,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The convolution and what follows it.
 
@@ -99,7 +105,7 @@ def input_gradient(
     gate: torch.Tensor | None,
     weight: torch.Tensor,
     image: tuple[int, int],
-    window: Window,
+    window: ConvolutionWindow,
     *,
     shared: bool,
     channels_last: bool,
@@ -139,10 +145,13 @@ def input_gradient(
             _model_stride(gate), _model_stride(packed), G=geometry, DY=_image_strides(dy),
             GATE=_image_strides(gate), DX=_image_strides(dx), TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision,
         )  # fmt: skip
-    if not add_up:
-        return dx
-    added = allocate((1, *shape[1:]), dy, channels_last=channels_last)
-    _add_parts(dx, added, None, parts=models)
+    return _summed_over_models(dx, dy, channels_last=channels_last) if add_up else dx
+
+
+def _summed_over_models(dx: torch.Tensor, like: torch.Tensor, *, channels_last: bool) -> torch.Tensor:
+    """Return (1, N, C, H, W) in the type of ``like``, the sum over the models of the float32 ``dx``."""
+    added = allocate((1, *dx.shape[1:]), like, channels_last=channels_last)
+    _add_parts(dx, added, None, parts=dx.shape[0])
     return added
 
 
@@ -151,7 +160,7 @@ def weight_gradient(
     dy: torch.Tensor,
     gate: torch.Tensor | None,
     filters: tuple[int, int, int, int],
-    window: Window,
+    window: ConvolutionWindow,
     *,
     channels_last: bool,
     needs: tuple[bool, bool],
@@ -175,18 +184,41 @@ def weight_gradient(
         (M, K, C / groups, R, S) and (M, K).
     """
     require_device(x.device, precision)
-    models = max(x.shape[0], dy.shape[0])
-    shape = (models, *filters)
+    shape = (max(x.shape[0], dy.shape[0]), *filters)
     weight_out = allocate(shape, dy, channels_last=channels_last) if needs[0] else None
-    bias_out = dy.new_empty((models, filters[0])) if needs[1] else None
-    geometry = _geometry(x.shape, shape, window)
+    bias_out = dy.new_empty(shape[:2]) if needs[1] else None
+    parts = _weight_gradient_parts(
+        x, dy, gate, shape, window, channels_last=channels_last, needs=needs, precision=precision, epilogue=epilogue
+    )
+    if parts is not None:
+        _add_parts(parts, weight_out, bias_out, parts=parts.shape[1])
+    return weight_out, bias_out
+
+
+def _weight_gradient_parts(
+    x: torch.Tensor,
+    dy: torch.Tensor,
+    gate: torch.Tensor | None,
+    shape: tuple[int, int, int, int, int],
+    window: ConvolutionWindow,
+    *,
+    channels_last: bool,
+    needs: tuple[bool, bool],
+    precision: str,
+    epilogue: int,
+) -> torch.Tensor | None:
+    """First stage: (models, splits, numbers of weight and bias) float32; None if there is nothing to compute.
+
+    ``shape`` is (M, K, C / groups, R, S), the other arguments are those of :func:`weight_gradient`.
+    """
+    models, filters, geometry = shape[0], shape[1:], _geometry(x.shape, shape, window)
     x, dy, gate = _addressable(x), _addressable(dy), None if gate is None else _addressable(gate)
     columns = geometry.C * geometry.R * geometry.S if needs[0] else 1
     kind = tiles.arithmetic(tiles.WEIGHT_GRADIENT, 0, **_operands(dy, precision))
     choice = _choose(tiles.WEIGHT_GRADIENT, kind, rows=geometry.K, columns=columns)
     programs = _programs(geometry.K, columns, choice.tile) * models * geometry.GROUPS
     if not programs:
-        return weight_out, bias_out
+        return None
     splits = tiles.splits(x.shape[1] * geometry.P * geometry.Q, programs, choice.tile.K)
     numbers = (math.prod(filters) if needs[0] else 0) + (filters[0] if needs[1] else 0)
     parts = torch.empty((models, splits, numbers), dtype=torch.float32, device=x.device)
@@ -196,8 +228,7 @@ def weight_gradient(
         GATE=_image_strides(gate), F=tk.FilterStrides(*dense_strides(shape, channels_last=channels_last)[1:]),
         TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision, WEIGHT=needs[0], BIAS=needs[1],
     )  # fmt: skip
-    _add_parts(parts, weight_out, bias_out, parts=splits)
-    return weight_out, bias_out
+    return parts
 
 
 def _add_parts(partial: torch.Tensor, first: torch.Tensor | None, second: torch.Tensor | None, *, parts: int) -> None:
@@ -210,12 +241,12 @@ def _add_parts(partial: torch.Tensor, first: torch.Tensor | None, second: torch.
         )
     blocks = -(-sum(sizes) // tiles.SUM_BLOCK)
     if blocks:
-        choice = tiles.Choice(tiles.Tile(1, tiles.SUM_BLOCK, 1), 4, 1)
+        choice = tiles.TileChoice(tiles.Tile(1, tiles.SUM_BLOCK, 1), 4, 1)
         arguments = partial, first, second, parts, *sizes
         _start(tk.add_parts_kernel, blocks * models, choice, *arguments, BLOCK=tiles.SUM_BLOCK)
 
 
-def _geometry(x: Sequence[int], weight: Sequence[int], window: Window) -> tk.Geometry:
+def _geometry(x: Sequence[int], weight: Sequence[int], window: ConvolutionWindow) -> tk.Geometry:
     """From 5-D shapes."""
     taps, (top, _, left, _) = weight[3:], window.padding
     (height, width), (p, q) = x[3:], window.output(x[3:], taps)
@@ -223,7 +254,7 @@ def _geometry(x: Sequence[int], weight: Sequence[int], window: Window) -> tk.Geo
     return tk.Geometry(*channels, height, width, p, q, taps[0], taps[1], *window.stride, top, left, *window.dilation)
 
 
-def _choose(operation: str, kind: str, *, rows: int, columns: int) -> tiles.Choice:
+def _choose(operation: str, kind: str, *, rows: int, columns: int) -> tiles.TileChoice:
     choice = tiles.choose(operation, kind, rows=rows, columns=columns)
     return tiles.for_interpreter(operation, choice) if tk.INTERPRETED else choice
 
@@ -260,7 +291,7 @@ def _programs(rows: int, columns: int, tile: tiles.Tile) -> int:
     return -(-rows // tile.M) * -(-columns // tile.N)
 
 
-def _start(kernel: Any, programs: int, choice: tiles.Choice, *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
+def _start(kernel: Any, programs: int, choice: tiles.TileChoice, *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
     """Launch on the tensors' own GPU, with every option that could be inherited stated."""
     if programs > LARGEST:
         raise ConvolutionError(f"{programs} programs are more than a launch can have; split the batch or the models")
@@ -269,7 +300,7 @@ def _start(kernel: Any, programs: int, choice: tiles.Choice, *arguments: Any, **
         kernel[(programs,)](*arguments, **constants, **compile_options(choice, hip=bool(torch.version.hip)))
 
 
-def compile_options(choice: tiles.Choice, *, hip: bool) -> dict[str, Any]:
+def compile_options(choice: tiles.TileChoice, *, hip: bool) -> dict[str, Any]:
     """What the compiler is told beside the kernel; AMD's takes no limit of registers."""
     options = {"num_warps": choice.warps, "num_stages": choice.stages, "enable_fp_fusion": True}
     return options if hip else {**options, "maxnreg": choice.registers}

@@ -13,15 +13,15 @@ from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd.forward_ad import unpack_dual
 
 from kernels import geometry, launch
-from kernels.geometry import ConvolutionError, Window
+from kernels.geometry import ConvolutionError, ConvolutionWindow
 from kernels.launch import EPILOGUES
 
 NAMESPACE = "initbench"
 """Of the operators in ``torch.ops``."""
 
 
-def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int) -> Window:
-    return Window(tuple(stride), tuple(padding), tuple(dilation), groups)  # type: ignore[arg-type]
+def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int) -> ConvolutionWindow:
+    return ConvolutionWindow(tuple(stride), tuple(padding), tuple(dilation), groups)  # type: ignore[arg-type]
 
 
 @torch.library.custom_op(f"{NAMESPACE}::convolution", mutates_args=())
@@ -108,7 +108,7 @@ def weight_gradient(
     epilogue: int,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`kernels.launch.weight_gradient`; what is not needed is empty."""
-    found = launch.weight_gradient(
+    gradients = launch.weight_gradient(
         x,
         dy,
         gate,
@@ -119,7 +119,7 @@ def weight_gradient(
         precision=precision,
         epilogue=epilogue,
     )
-    weight, bias = (dy.new_empty(0) if gradient is None else gradient for gradient in found)
+    weight, bias = (dy.new_empty(0) if gradient is None else gradient for gradient in gradients)
     return weight, bias
 
 

@@ -25,7 +25,7 @@ class Tile(NamedTuple):
     K: int
 
 
-class Choice(NamedTuple):
+class TileChoice(NamedTuple):
     """A tile, and what it is compiled with.
 
     Attributes:
@@ -43,36 +43,36 @@ class Choice(NamedTuple):
     registers: int | None = None
 
 
-_TABLE: dict[tuple[str, str], Choice] = {
+_TABLE: dict[tuple[str, str], TileChoice] = {
     # conv1 and depthwise: 9 taps in registers; a thread keeps 8 sums, for 16 took 223 registers and 32 spilled
-    (FORWARD, DIRECT): Choice(Tile(64, 32, 1), 8, 1),
+    (FORWARD, DIRECT): TileChoice(Tile(64, 32, 1), 8, 1),
     # exact float32 is bound by arithmetic; 3 blocks of 4 warps, for in 2 of 8 warps Triton 3.6 spilled 8 bytes
-    (FORWARD, FMA): Choice(Tile(32, 32, 16), 4, 2, 168),
+    (FORWARD, FMA): TileChoice(Tile(32, 32, 16), 4, 2, 168),
     # memory-bound: 64 pixels share one read of the 32 x 16 filter slice; with pooling 128 spilled on gfx942, and with a
     # third stage 64 on sm_80 (312 bytes in 8 warps by Triton 3.8, 672 in 4 by 3.9); unlimited 8 bytes by 3.6
-    (FORWARD, TF32): Choice(Tile(64, 64, 16), 8, 2, 128),
+    (FORWARD, TF32): TileChoice(Tile(64, 64, 16), 8, 2, 128),
     # three products from two parts of each number: narrower, or it spills, as it did by Triton 3.6 with a depth of 32
-    (FORWARD, TF32X3): Choice(Tile(64, 32, 16), 4, 2, 255),
+    (FORWARD, TF32X3): TileChoice(Tile(64, 32, 16), 4, 2, 255),
     # a third stage or a depth of 32 took up to 255 registers with pooling on sm_80; 4 warps spilled 88 bytes by Triton
     # 3.9, and unlimited 8 by 3.9 and 4 by 3.7 on sm_100
-    (FORWARD, HALF): Choice(Tile(64, 64, 16), 8, 2, 128),
+    (FORWARD, HALF): TileChoice(Tile(64, 64, 16), 8, 2, 128),
     # the same product with the roles of C and K swapped; unlimited, Triton 3.6 spilled 4 bytes after relu
-    (INPUT_GRADIENT, DIRECT): Choice(Tile(64, 32, 1), 8, 1, 128),
+    (INPUT_GRADIENT, DIRECT): TileChoice(Tile(64, 32, 1), 8, 1, 128),
     # as forward; in 2 blocks of 8 warps Triton 3.9 spilled 24 bytes on sm_100
-    (INPUT_GRADIENT, FMA): Choice(Tile(32, 32, 16), 4, 2, 168),
+    (INPUT_GRADIENT, FMA): TileChoice(Tile(32, 32, 16), 4, 2, 168),
     # reading through the gate takes registers: 128 rows spilled, 64 rows in 4 warps on sm_100, and a depth of 32 on
     # sm_80, 4 bytes by Triton 3.6 unlimited and 3.9 limited
-    (INPUT_GRADIENT, TF32): Choice(Tile(64, 64, 16), 8, 2, 128),
-    (INPUT_GRADIENT, TF32X3): Choice(Tile(64, 32, 16), 4, 2, 255),
-    (INPUT_GRADIENT, HALF): Choice(Tile(64, 64, 32), 4, 3),
+    (INPUT_GRADIENT, TF32): TileChoice(Tile(64, 64, 16), 8, 2, 128),
+    (INPUT_GRADIENT, TF32X3): TileChoice(Tile(64, 32, 16), 4, 2, 255),
+    (INPUT_GRADIENT, HALF): TileChoice(Tile(64, 64, 32), 4, 3),
     # every column tile reads dy again (from L2): 128 columns are 4 taps of 32 channels, so it is read 3 times, not 9.
     # No limit lower than the hardware's: PROGRAMS_WANTED fills a multiprocessor with 2 blocks. A depth of 32 filled
     # those 255 registers and spilled up to 44 bytes (FMA), or 164 (TF32), by Triton 3.9
-    (WEIGHT_GRADIENT, FMA): Choice(Tile(32, 64, 16), 4, 2, 255),
-    (WEIGHT_GRADIENT, TF32): Choice(Tile(32, 128, 16), 4, 2, 255),
+    (WEIGHT_GRADIENT, FMA): TileChoice(Tile(32, 64, 16), 4, 2, 255),
+    (WEIGHT_GRADIENT, TF32): TileChoice(Tile(32, 128, 16), 4, 2, 255),
     # three products: 32 pixels at a time spilled on sm_100 in 8 warps, and on sm_90 in 4
-    (WEIGHT_GRADIENT, TF32X3): Choice(Tile(32, 32, 16), 8, 2),
-    (WEIGHT_GRADIENT, HALF): Choice(Tile(32, 128, 32), 4, 3, 255),
+    (WEIGHT_GRADIENT, TF32X3): TileChoice(Tile(32, 32, 16), 8, 2),
+    (WEIGHT_GRADIENT, HALF): TileChoice(Tile(32, 128, 32), 4, 3, 255),
 }
 _LEAST_COLUMNS = 16
 """Of a dot; masked columns cost nothing but arithmetic."""
@@ -103,7 +103,7 @@ def arithmetic(operation: str, depth: int, *, element_bytes: int, precision: str
     return {"ieee": FMA, "tf32": TF32, "tf32x3": TF32X3}[precision]
 
 
-def choose(operation: str, kind: str, *, rows: int, columns: int) -> Choice:
+def choose(operation: str, kind: str, *, rows: int, columns: int) -> TileChoice:
     """The tile for a product of this many columns, and of this many rows where rows are channels.
 
     Args:
@@ -125,15 +125,15 @@ def _power_of_two(count: int, least: int) -> int:
     return max(least, 1 << max(count - 1, 0).bit_length())
 
 
-def choices() -> Iterator[tuple[str, str, Choice]]:
+def choices() -> Iterator[tuple[str, str, TileChoice]]:
     """Every (operation, arithmetic, choice) that :func:`choose` can return."""
     sizes = [2**power for power in range(8)]
     for operation, kind in _TABLE:
-        found = {choose(operation, kind, rows=rows, columns=columns) for rows in sizes for columns in sizes}
-        yield from ((operation, kind, choice) for choice in sorted(found))
+        chosen = {choose(operation, kind, rows=rows, columns=columns) for rows in sizes for columns in sizes}
+        yield from ((operation, kind, choice) for choice in sorted(chosen))
 
 
-def for_interpreter(operation: str, choice: Choice) -> Choice:
+def for_interpreter(operation: str, choice: TileChoice) -> TileChoice:
     """The same with more pixels to a tile: the interpreter's time goes with the number of steps, not their size."""
     tile = choice.tile
     larger = tile._replace(K=1024) if operation == WEIGHT_GRADIENT else tile._replace(M=2048)

@@ -54,8 +54,8 @@ def _(info, in_dims, x, weight, bias, *settings):  # type: ignore[no-untyped-def
     batch, (x_dim, weight_dim, bias_dim) = info.batch_size, in_dims[:3]
     models = max(_length(x, x_dim, 0), _length(weight, weight_dim, 0))
     if models == 1 and weight_dim is None and bias_dim is None:
-        found = convolution(_as_images(x, x_dim, batch), weight, bias, *settings)
-        return _unmapped(found, 1, batch, _length(x, x_dim, 1))
+        outputs = convolution(_as_images(x, x_dim, batch), weight, bias, *settings)
+        return _unmapped(outputs, 1, batch, _length(x, x_dim, 1))
     biases = _stack(bias, bias_dim, batch, models)
     stacked = _stack_or_share(x, x_dim, batch, models), _stack(weight, weight_dim, batch, models), biases
     return _unmapped(convolution(*stacked, *settings), 0, batch, models)
@@ -66,13 +66,13 @@ def _(info, in_dims, dy, gate, weight, image, shared, *settings):  # type: ignor
     batch, (dy_dim, gate_dim, weight_dim) = info.batch_size, in_dims[:3]
     models = max(_length(dy, dy_dim, 0), _length(weight, weight_dim, 0))
     if models == 1 and weight_dim is None:
-        found = input_gradient(
+        dx = input_gradient(
             _as_images(dy, dy_dim, batch), _as_images(gate, gate_dim, batch), weight, image, shared, *settings
         )
-        return _unflatten(found, 1, batch, _length(dy, dy_dim, 1)), 1
+        return _unflatten(dx, 1, batch, _length(dy, dy_dim, 1)), 1
     stacked = [_stack(t, dim, batch, models) for t, dim in ((dy, dy_dim), (gate, gate_dim), (weight, weight_dim))]
-    found = _unflatten(input_gradient(*stacked, image, False, *settings), 0, batch, models)
-    return found.sum(1, keepdim=True) if shared else found, 0
+    dx = _unflatten(input_gradient(*stacked, image, False, *settings), 0, batch, models)
+    return dx.sum(1, keepdim=True) if shared else dx, 0
 
 
 @weight_gradient.register_vmap
@@ -80,5 +80,5 @@ def _(info, in_dims, x, dy, gate, *settings):  # type: ignore[no-untyped-def]
     batch, (x_dim, dy_dim, gate_dim) = info.batch_size, in_dims[:3]
     models = max(_length(x, x_dim, 0), _length(dy, dy_dim, 0))
     stacked = _stack(dy, dy_dim, batch, models), _stack(gate, gate_dim, batch, models)
-    found = weight_gradient(_stack_or_share(x, x_dim, batch, models), *stacked, *settings)
-    return _unmapped(found, 0, batch, models)
+    gradients = weight_gradient(_stack_or_share(x, x_dim, batch, models), *stacked, *settings)
+    return _unmapped(gradients, 0, batch, models)

@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from figures import Figure, report
+from figures import BenchmarkFigure, report
 
 from harness import analysis, results
+from harness.arguments import one_line_errors, script_parser
 from harness.results import COLUMNS
 
 MOST_ANALYSIS_S, MOST_MEMORY_GB, MOST_SINGLE_S = 30.0, 4.0, 60.0
@@ -37,7 +38,7 @@ SEEDS = 10
 
 
 @dataclass(frozen=True)
-class Effort:
+class AnalysisWorkload:
     """How much is made up: trials in merged files, evaluated steps of each, trials in files of their own."""
 
     trials: int
@@ -46,8 +47,8 @@ class Effort:
     single_evaluations: int
 
 
-FULL = Effort(trials=100_000, evaluations=100, single_trials=10_000, single_evaluations=11)
-QUICK = Effort(trials=200, evaluations=5, single_trials=20, single_evaluations=3)
+FULL = AnalysisWorkload(trials=100_000, evaluations=100, single_trials=10_000, single_evaluations=11)
+QUICK = AnalysisWorkload(trials=200, evaluations=5, single_trials=20, single_evaluations=3)
 _PART = 2_000
 
 
@@ -169,47 +170,48 @@ def _apart(work: str, folder: Path) -> dict[str, float]:
     return {**found, "process": time.perf_counter() - start}
 
 
-def measure(effort: Effort, folder: Path) -> Iterator[Figure]:
+def measure(effort: AnalysisWorkload, folder: Path) -> Iterator[BenchmarkFigure]:
     """Everything; the requirements are on the whole."""
     merged, single = folder / "merged", folder / "single"
     make(merged, effort.trials, effort.evaluations, part=_PART)
     results.compact(merged)
     found = _apart("analyse", merged)
     assert found["trials"] == effort.trials
-    yield Figure("trials", f"{found['trials']:,.0f}")
-    yield Figure("curve rows", f"{found['curve_rows']:,.0f}")
-    yield Figure("arms", f"{found['arms']:,.0f}")
-    yield Figure("read, s", f"{found['read']:.1f}")
-    yield Figure(f"times to {len(TARGETS)} targets, s", f"{found['times']:.1f}")
-    yield Figure(f"{len(TARGETS)} rankings with intervals, s", f"{found['rank']:.1f}")
-    yield Figure("throughput and completeness, s", f"{found['tables']:.1f}")
-    yield Figure("analysis in all, s", f"{found['whole']:.1f}")
+    yield BenchmarkFigure("trials", f"{found['trials']:,.0f}")
+    yield BenchmarkFigure("curve rows", f"{found['curve_rows']:,.0f}")
+    yield BenchmarkFigure("arms", f"{found['arms']:,.0f}")
+    yield BenchmarkFigure("read, s", f"{found['read']:.1f}")
+    yield BenchmarkFigure(f"times to {len(TARGETS)} targets, s", f"{found['times']:.1f}")
+    yield BenchmarkFigure(f"{len(TARGETS)} rankings with intervals, s", f"{found['rank']:.1f}")
+    yield BenchmarkFigure("throughput and completeness, s", f"{found['tables']:.1f}")
+    yield BenchmarkFigure("analysis in all, s", f"{found['whole']:.1f}")
     whole, peak = found["process"], found["peak_gb"]
     name = "its process, from start to end, s"
-    yield Figure(name, f"{whole:.1f}", f"under {MOST_ANALYSIS_S:g}", whole < MOST_ANALYSIS_S)
-    yield Figure("its peak memory, GB", f"{peak:.2f}", f"under {MOST_MEMORY_GB:g}", peak < MOST_MEMORY_GB)
+    yield BenchmarkFigure(name, f"{whole:.1f}", f"under {MOST_ANALYSIS_S:g}", whole < MOST_ANALYSIS_S)
+    yield BenchmarkFigure("its peak memory, GB", f"{peak:.2f}", f"under {MOST_MEMORY_GB:g}", peak < MOST_MEMORY_GB)
     make(single, effort.single_trials, effort.single_evaluations, part=1)
     yield from _single(effort, single)
 
 
-def _single(effort: Effort, folder: Path) -> Iterator[Figure]:
+def _single(effort: AnalysisWorkload, folder: Path) -> Iterator[BenchmarkFigure]:
     """Trials as they are written, before and after merging."""
     loaded = _apart("load_all", folder)
     assert loaded["trials"] == effort.single_trials
     name = f"harness.load of {effort.single_trials:,} trials, a file each, s"
     met = loaded["load"] < MOST_SINGLE_S
-    yield Figure(name, f"{loaded['load']:.1f}", f"under {MOST_SINGLE_S:g}", met)
+    yield BenchmarkFigure(name, f"{loaded['load']:.1f}", f"under {MOST_SINGLE_S:g}", met)
     start = time.perf_counter()
     results.compact(folder)
-    yield Figure("merging them, s", f"{time.perf_counter() - start:.1f}")
+    yield BenchmarkFigure("merging them, s", f"{time.perf_counter() - start:.1f}")
     again = _apart("load_all", folder)
     assert again["curve_rows"] == loaded["curve_rows"]
-    yield Figure("harness.load after merging, s", f"{again['load']:.1f}")
+    yield BenchmarkFigure("harness.load after merging, s", f"{again['load']:.1f}")
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make up, measure, print; 0 if every requirement is met, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser("bench_analysis", __doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test of seconds; its numbers mean nothing")
     parser.add_argument("--inside", nargs=2, metavar=("WORK", "DIR"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)

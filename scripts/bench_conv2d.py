@@ -19,17 +19,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from harness.arguments import file_to_write, one_line_errors, script_parser
+from harness.errors import UsageError
+
 if TYPE_CHECKING:
     # they import Triton, which is there for Linux only: looked for once it is known that there is a GPU
-    from bench_conv2d_arms import Arm
-    from bench_conv2d_cells import Ceilings, Cell
-    from bench_conv2d_clock import Gpu, NoClock
-    from bench_conv2d_report import Result
+    from bench_conv2d_arms import ConvolutionArm
+    from bench_conv2d_cells import BenchmarkCell, MeasuredCeilings
+    from bench_conv2d_clock import GpuClock, NoClock
+    from bench_conv2d_report import CellResult
 
 BATCHES, STACKS, PRECISIONS = (50, 256, 1024, 8192), (8, 64), ("ieee", "tf32", "bf16")
 _LEAST_ROUNDS = 3
@@ -37,7 +39,7 @@ _NO_ROOM, _FAILED = "would not fit into the memory", "the device failed"
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """What to measure, and how long for.
 
     Attributes:
@@ -54,10 +56,10 @@ class Plan:
     backend: str = "inductor"
 
 
-FULL = Plan(BATCHES, STACKS, PRECISIONS, rounds=25, cell_s=1.0)
-QUICK = Plan((50, 1024), (8,), ("tf32",), rounds=5, cell_s=0.5)
+FULL = BenchmarkPlan(BATCHES, STACKS, PRECISIONS, rounds=25, cell_s=1.0)
+QUICK = BenchmarkPlan((50, 1024), (8,), ("tf32",), rounds=5, cell_s=0.5)
 # compiling for the processor would take minutes, and its speed is not asked for
-DRY = Plan((2,), (2,), PRECISIONS, rounds=0, cell_s=0.0, backend="aot_eager")
+DRY = BenchmarkPlan((2,), (2,), PRECISIONS, rounds=0, cell_s=0.0, backend="aot_eager")
 PLANS = {
     (False, False): FULL,
     (False, True): QUICK,
@@ -68,27 +70,27 @@ PLANS = {
 
 
 @dataclass(frozen=True)
-class Run:
+class BenchmarkRun:
     """What all cells share."""
 
     device: torch.device
-    clock: "Gpu | NoClock"
-    plan: Plan
+    clock: "GpuClock | NoClock"
+    plan: BenchmarkPlan
 
 
-def measure(run: Run, cell: "Cell") -> "Result":
+def measure(run: BenchmarkRun, cell: "BenchmarkCell") -> "CellResult":
     """Gate, then clocks, of one cell."""
     from bench_conv2d_clock import products
-    from bench_conv2d_report import Result
+    from bench_conv2d_report import CellResult
 
     with products(cell.precision, benchmark=True):
         arms, faults = gated(cell, run)
         plan, works = run.plan, {name: arm.work for name, arm in arms.items()}
         times = run.clock.times(works, rounds=plan.rounds, least=_LEAST_ROUNDS, limit_s=plan.cell_s)
-    return Result(cell, times, faults)
+    return CellResult(cell, times, faults)
 
 
-def gated(cell: "Cell", run: Run) -> "tuple[dict[str, Arm], dict[str, str]]":
+def gated(cell: "BenchmarkCell", run: BenchmarkRun) -> "tuple[dict[str, ConvolutionArm], dict[str, str]]":
     """The arms that are right, and what is wrong with the others."""
     import bench_conv2d_arms as ways
     import bench_conv2d_gate as gate
@@ -111,12 +113,17 @@ def gated(cell: "Cell", run: Run) -> "tuple[dict[str, Arm], dict[str, str]]":
 
 
 def measure_all(
-    wanted: "Sequence[Cell]", run: Run, *, until_s: float, memory_bytes: float, now: Callable[[], float]
-) -> "tuple[list[Result], dict[str, list[Cell]]]":
+    wanted: "Sequence[BenchmarkCell]",
+    run: BenchmarkRun,
+    *,
+    until_s: float,
+    memory_bytes: float,
+    now: Callable[[], float],
+) -> "tuple[list[CellResult], dict[str, list[BenchmarkCell]]]":
     """Every cell that fits into the memory, until time is up or the device fails; and what was left out, by reason."""
     from bench_conv2d_cells import fits
 
-    found, left_out = [], dict[str, "list[Cell]"]()
+    found, left_out = [], dict[str, "list[BenchmarkCell]"]()
     for index, cell in enumerate(wanted, start=1):
         if now() > until_s:
             left_out.setdefault("no time left", []).append(cell)
@@ -144,7 +151,7 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def about(run: Run, ceilings: "Ceilings | None") -> dict[str, str]:
+def about(run: BenchmarkRun, ceilings: "MeasuredCeilings | None") -> dict[str, str]:
     """Card, versions and ceilings: the header, and the Parquet file's footer."""
     import triton
 
@@ -167,12 +174,16 @@ def about(run: Run, ceilings: "Ceilings | None") -> dict[str, str]:
     return lines
 
 
-def tell(results: "Sequence[Result]", left_out: "Mapping[str, Sequence[Cell]]", ceilings: "Ceilings | None") -> bool:
+def tell(
+    results: "Sequence[CellResult]",
+    left_out: "Mapping[str, Sequence[BenchmarkCell]]",
+    ceilings: "MeasuredCeilings | None",
+) -> bool:
     """Print the summary, what is wrong, what was left out, and the aims; whether all is well."""
     from bench_conv2d_cells import cells, has_aim
     from bench_conv2d_report import aims, summary
 
-    print("\n".join(summary(results, ceilings)))
+    print(summary(results, ceilings))
     for reason, missing in left_out.items():
         print(f"\nleft out, {reason}: " + "; ".join(map(str, missing)))
     for result in results:
@@ -207,17 +218,15 @@ def refusal(given: argparse.Namespace) -> str | None:
         return "TRITON_INTERPRET is set, and an interpreted kernel has no speed; unset it, or add --dry-run"
     if not given.dry_run and not torch.cuda.is_available():
         return "no GPU that torch can use; TRITON_INTERPRET=1 with --dry-run runs all but the clocks without one"
-    if given.output is not None and not given.output.resolve().parent.is_dir():
-        return f"--output {given.output}: there is no folder {given.output.resolve().parent}"
     return None
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser("bench_conv2d", __doc__)
     parser.add_argument("--quick", action="store_true", help="batch 50 and 1024, tf32, 8 models, 5 rounds: a minute")
     parser.add_argument("--dry-run", action="store_true", help="gates on the processor at batch 2, no times")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write a row for each arm and clock as Parquet")
+    parser.add_argument("--output", type=file_to_write, metavar="FILE", help="a row for each arm and clock, as Parquet")
     parser.add_argument("--minutes", type=float, default=7.0, help="begin no cell after so long (default: 7)")
     given = parser.parse_args(arguments)
     if not given.minutes > 0:
@@ -225,20 +234,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return given
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write, tell; returns the exit code."""
     begun_s = time.perf_counter()
     given = parse(arguments)
     if (reason := refusal(given)) is not None:
-        print(f"error: {reason}", file=sys.stderr)
-        return 2
+        raise UsageError(reason)
     from bench_conv2d_cells import cells
-    from bench_conv2d_clock import Gpu, NoClock
+    from bench_conv2d_clock import GpuClock, NoClock
     from bench_conv2d_report import write
 
     plan = PLANS[given.dry_run, given.quick]
     device = torch.device("cpu" if given.dry_run else "cuda")
-    run = Run(device, NoClock() if given.dry_run else Gpu(device), plan)
+    run = BenchmarkRun(device, NoClock() if given.dry_run else GpuClock(device), plan)
     memory_bytes = float("inf") if given.dry_run else torch.cuda.mem_get_info(device)[0]
     ceilings = run.clock.ceilings()
     if given.dry_run:

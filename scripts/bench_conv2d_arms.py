@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from bench_conv2d_cells import PADDING, STACKED, TAPS, Cell, Work
+from bench_conv2d_cells import PADDING, STACKED, TAPS, BenchmarkCell, Work
 from torch import Tensor
 
 import kernels
@@ -34,7 +34,7 @@ _WINDOW = ([1, 1], [PADDING] * 4, [1, 1], 1)
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ConvolutionInputs:
     """Of every cell: x (M, N, C, H, W), weight (M, K, C, R, S), bias (M, K), dy (M, N, K, P, P) of the output."""
 
     x: Tensor
@@ -44,7 +44,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ConvolutionArm:
     """A way to do the work.
 
     Attributes:
@@ -60,7 +60,7 @@ Draw = Callable[[Sequence[int]], Tensor]
 """Shape -> float32 numbers on the device."""
 
 
-def inputs(cell: Cell, draw: Draw) -> Inputs:
+def inputs(cell: BenchmarkCell, draw: Draw) -> ConvolutionInputs:
     """Drawn tensors in the cell's type."""
     layer, m, n = cell.layer, cell.models, cell.images
     shapes = (
@@ -69,7 +69,7 @@ def inputs(cell: Cell, draw: Draw) -> Inputs:
         (m, layer.k),
         (m, n, layer.k, cell.output_size, cell.output_size),
     )
-    return Inputs(*(draw(shape).to(cell.dtype) for shape in shapes))
+    return ConvolutionInputs(*(draw(shape).to(cell.dtype) for shape in shapes))
 
 
 def block(layer_pools: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:  # noqa: FBT001 - which of two functions
@@ -84,7 +84,7 @@ def block(layer_pools: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:  # n
     return pooled if layer_pools else plain
 
 
-def ours(cell: Cell, given: Inputs) -> dict[str, Arm]:
+def ours(cell: BenchmarkCell, given: ConvolutionInputs) -> dict[str, ConvolutionArm]:
     """Our arms: what the gate holds to exactness."""
     stacked = cell.operation == STACKED
     return {
@@ -95,7 +95,7 @@ def ours(cell: Cell, given: Inputs) -> dict[str, Arm]:
     }
 
 
-def others(cell: Cell, given: Inputs, *, backend: str) -> dict[str, Arm]:
+def others(cell: BenchmarkCell, given: ConvolutionInputs, *, backend: str) -> dict[str, ConvolutionArm]:
     """Torch's arms.
 
     Args:
@@ -130,7 +130,7 @@ def _as_one_model(results: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.unsqueeze(0) for tensor in results]
 
 
-def _leaves(cell: Cell, *tensors: Tensor) -> list[Tensor]:
+def _leaves(cell: BenchmarkCell, *tensors: Tensor) -> list[Tensor]:
     """(x, weight, bias) that ask for gradients, but images, which nobody trains."""
     return [tensor.detach().requires_grad_(index > 0 or not cell.layer.first) for index, tensor in enumerate(tensors)]
 
@@ -146,13 +146,15 @@ def _training(function: Callable[..., Tensor], leaves: Sequence[Tensor], dy: Ten
     return work
 
 
-def _trained(cell: Cell, function: Callable[..., Tensor], given: Inputs, *, last: bool = False) -> Arm:
+def _trained(
+    cell: BenchmarkCell, function: Callable[..., Tensor], given: ConvolutionInputs, *, last: bool = False
+) -> ConvolutionArm:
     """A function of stacked tensors, trained."""
     x, weight, dy = (_laid_out(tensor, last=last) for tensor in (given.x, given.weight, given.dy))
-    return Arm(_training(function, _leaves(cell, x, weight, given.bias), dy), list)
+    return ConvolutionArm(_training(function, _leaves(cell, x, weight, given.bias), dy), list)
 
 
-def _our_block(cell: Cell, given: Inputs, *, last: bool) -> Arm:
+def _our_block(cell: BenchmarkCell, given: ConvolutionInputs, *, last: bool) -> ConvolutionArm:
     precision, epilogue = _products(cell), cell.epilogue
 
     def stacked(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -168,13 +170,15 @@ def _our_block(cell: Cell, given: Inputs, *, last: bool) -> Arm:
     return _torch_block(cell, single, given, last=last)
 
 
-def _torch_block(cell: Cell, function: Callable[..., Tensor], given: Inputs, *, last: bool) -> Arm:
+def _torch_block(
+    cell: BenchmarkCell, function: Callable[..., Tensor], given: ConvolutionInputs, *, last: bool
+) -> ConvolutionArm:
     """A function of one model's tensors, trained."""
     x, weight, dy = (_laid_out(tensor[0], last=last) for tensor in (given.x, given.weight, given.dy))
-    return Arm(_training(function, _leaves(cell, x, weight, given.bias[0]), dy), _as_one_model)
+    return ConvolutionArm(_training(function, _leaves(cell, x, weight, given.bias[0]), dy), _as_one_model)
 
 
-def _our_pass(cell: Cell, given: Inputs, *, last: bool) -> Arm:
+def _our_pass(cell: BenchmarkCell, given: ConvolutionInputs, *, last: bool) -> ConvolutionArm:
     """Forward, or one gradient."""
     precision, image, filters = _products(cell), list(given.x.shape[3:]), list(given.weight.shape[1:])
     if cell.operation == "forward":
@@ -185,15 +189,15 @@ def _our_pass(cell: Cell, given: Inputs, *, last: bool) -> Arm:
         "input gradient": lambda: [operators.input_gradient(dy, None, weight, image, False, last, *settings)],
         "weight gradient": lambda: operators.weight_gradient(x, dy, None, filters, last, True, True, *settings),
     }
-    return Arm(works[cell.operation], list)
+    return ConvolutionArm(works[cell.operation], list)
 
 
-def _forward(given: Inputs, function: Callable[..., Tensor], *, last: bool) -> Arm:
+def _forward(given: ConvolutionInputs, function: Callable[..., Tensor], *, last: bool) -> ConvolutionArm:
     x, weight = (_laid_out(tensor[0], last=last) for tensor in (given.x, given.weight))
-    return Arm(lambda: [function(x, weight, given.bias[0], padding=PADDING)], _as_one_model)
+    return ConvolutionArm(lambda: [function(x, weight, given.bias[0], padding=PADDING)], _as_one_model)
 
 
-def _torch_pass(cell: Cell, given: Inputs, *, last: bool) -> Arm:
+def _torch_pass(cell: BenchmarkCell, given: ConvolutionInputs, *, last: bool) -> ConvolutionArm:
     if cell.operation == "forward":
         return _forward(given, F.conv2d, last=last)
     x, weight, dy = (_laid_out(tensor[0], last=last) for tensor in (given.x, given.weight, given.dy))
@@ -207,10 +211,10 @@ def _torch_pass(cell: Cell, given: Inputs, *, last: bool) -> Arm:
         "input gradient": lambda: backward(of_input=True),
         "weight gradient": lambda: backward(of_input=False),
     }
-    return Arm(works[cell.operation], _as_one_model)
+    return ConvolutionArm(works[cell.operation], _as_one_model)
 
 
-def _grouped(cell: Cell, given: Inputs, *, last: bool) -> Arm:
+def _grouped(cell: BenchmarkCell, given: ConvolutionInputs, *, last: bool) -> ConvolutionArm:
     """Models side by side as channels: x (N, M*C, H, W), weight (M*K, C, R, S), dy (N, M*K, P, P)."""
     models = cell.models
     x, dy = (_laid_out(tensor.transpose(0, 1).flatten(1, 2), last=last) for tensor in (given.x, given.dy))
@@ -226,7 +230,7 @@ def _grouped(cell: Cell, given: Inputs, *, last: bool) -> Arm:
         apart = [_split(tensor, 1, models).transpose(0, 1) for tensor in results[:images]]
         return [*apart, *(_split(tensor, 0, models) for tensor in results[images:])]
 
-    return Arm(_training(function, _leaves(cell, x, weight, given.bias.flatten()), dy), common)
+    return ConvolutionArm(_training(function, _leaves(cell, x, weight, given.bias.flatten()), dy), common)
 
 
 def _split(tensor: Tensor, axis: int, models: int) -> Tensor:
@@ -234,11 +238,13 @@ def _split(tensor: Tensor, axis: int, models: int) -> Tensor:
     return tensor.reshape(*tensor.shape[:axis], models, -1, *tensor.shape[axis + 1 :])
 
 
-def _loop(cell: Cell, given: Inputs) -> Arm:
+def _loop(cell: BenchmarkCell, given: ConvolutionInputs) -> ConvolutionArm:
     """Channels last, as cuDNN's matrix units read."""
-    one = Cell(cell.operation, cell.layer, cell.images, cell.precision)
+    one = BenchmarkCell(cell.operation, cell.layer, cell.images, cell.precision)
     parts = [
-        _torch_block(one, block(cell.layer.pools), Inputs(*(t[m : m + 1] for t in vars(given).values())), last=True)
+        _torch_block(
+            one, block(cell.layer.pools), ConvolutionInputs(*(t[m : m + 1] for t in vars(given).values())), last=True
+        )
         for m in range(cell.models)
     ]
 
@@ -249,9 +255,9 @@ def _loop(cell: Cell, given: Inputs) -> Arm:
         each = len(results) // cell.models
         return [torch.stack(list(results[kind::each])) for kind in range(each)]
 
-    return Arm(work, common)
+    return ConvolutionArm(work, common)
 
 
-def _products(cell: Cell) -> str:
+def _products(cell: BenchmarkCell) -> str:
     """``precision=`` of our functions."""
     return "ieee" if cell.precision == "bf16" else cell.precision

@@ -25,7 +25,7 @@ LEAST_LAUNCHES_US = 5.0
 
 
 @dataclass(frozen=True)
-class Layer:
+class ConvolutionLayer:
     """A convolution of the article's network, padded to keep its image's size.
 
     Attributes:
@@ -47,14 +47,14 @@ class Layer:
 
 
 LAYERS = (
-    Layer("conv1", 1, 32, 28, pools=True, first=True),
+    ConvolutionLayer("conv1", 1, 32, 28, pools=True, first=True),
     # conv2, conv3 and conv4 have one shape
-    Layer("conv2-4", 32, 32, 14, pools=False, first=False),
+    ConvolutionLayer("conv2-4", 32, 32, 14, pools=False, first=False),
 )
 
 
 @dataclass(frozen=True)
-class Cell:
+class BenchmarkCell:
     """One thing to measure.
 
     Attributes:
@@ -63,7 +63,7 @@ class Cell:
     """
 
     operation: str
-    layer: Layer
+    layer: ConvolutionLayer
     images: int
     precision: str
     models: int = 1
@@ -128,7 +128,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Ceilings:
+class MeasuredCeilings:
     """What the device does at best, measured in the same run.
 
     Attributes:
@@ -141,42 +141,42 @@ class Ceilings:
 
 
 @dataclass(frozen=True)
-class Floor:
+class TimeFloor:
     """The least time a cell can take, and what sets it: ``memory``, ``arithmetic`` or ``launches``."""
 
     us: float
     bound: str
 
 
-def floor(cell: Cell, ceilings: Ceilings) -> Floor:
+def floor(cell: BenchmarkCell, ceilings: MeasuredCeilings) -> TimeFloor:
     """Of the roofline: bytes at the copy's rate or products at the matrix product's, whichever takes longer."""
     memory_us = 1e6 * cell.fewest_bytes / ceilings.bytes_per_s
     arithmetic_us = 1e6 * cell.flops / ceilings.flops_per_s[cell.precision]
     longer_us = max(memory_us, arithmetic_us)
     if longer_us < LEAST_LAUNCHES_US:
-        return Floor(longer_us, "launches")
-    return Floor(longer_us, "memory" if memory_us >= arithmetic_us else "arithmetic")
+        return TimeFloor(longer_us, "launches")
+    return TimeFloor(longer_us, "memory" if memory_us >= arithmetic_us else "arithmetic")
 
 
-def cells(batches: Sequence[int], stacks: Sequence[int], precisions: Sequence[str]) -> list[Cell]:
+def cells(batches: Sequence[int], stacks: Sequence[int], precisions: Sequence[str]) -> list[BenchmarkCell]:
     """Every combination; those with an aim first, then the smaller ones."""
 
-    def build() -> Iterator[Cell]:
+    def build() -> Iterator[BenchmarkCell]:
         for operation, images, layer, precision in itertools.product(OPERATIONS, batches, LAYERS, precisions):
             if operation == STACKED:
-                yield from (Cell(operation, layer, images, precision, models) for models in stacks)
+                yield from (BenchmarkCell(operation, layer, images, precision, models) for models in stacks)
             else:
-                yield Cell(operation, layer, images, precision)
+                yield BenchmarkCell(operation, layer, images, precision)
 
     return sorted(build(), key=lambda cell: (not has_aim(cell), OPERATIONS.index(cell.operation)))
 
 
-def has_aim(cell: Cell) -> bool:
+def has_aim(cell: BenchmarkCell) -> bool:
     """Whether ours is to be faster there than another by so much."""
     return cell.operation == BLOCK or (cell.operation == STACKED and cell.models == 64 and cell.images == 50)
 
 
-def fits(cell: Cell, memory_bytes: float) -> bool:
+def fits(cell: BenchmarkCell, memory_bytes: float) -> bool:
     """Whether most of this memory is enough for it."""
     return cell.memory_bytes <= _MEMORY_SHARE * memory_bytes
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from bench_conv2d_cells import Ceilings, Work
+from bench_conv2d_cells import MeasuredCeilings, Work
 
 CLOCKS = ("cold", "graph")
 _WARM_UPS = 2
@@ -30,7 +30,7 @@ Sample = Callable[[], float]
 
 
 @dataclass
-class Times:
+class ArmTimes:
     """Of an arm.
 
     Attributes:
@@ -85,7 +85,7 @@ def products(precision: str, *, benchmark: bool) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
-class Gpu:
+class GpuClock:
     """The clocks of a GPU."""
 
     def __init__(self, device: torch.device) -> None:
@@ -95,9 +95,9 @@ class Gpu:
         # the first ones load the kernel: taken for slow, too few would be queued to outlast a launch
         self._flush_us = self._fastest_us(self._flush.zero_)
 
-    def times(self, works: Mapping[str, Work], *, rounds: int, least: int, limit_s: float) -> dict[str, Times]:
+    def times(self, works: Mapping[str, Work], *, rounds: int, least: int, limit_s: float) -> dict[str, ArmTimes]:
         """Both clocks of each work, interleaved. A work that a graph cannot hold is timed cold alone."""
-        found = {name: Times() for name in works}
+        found = {name: ArmTimes() for name in works}
         samples: dict[tuple[str, str], Sample] = {}
         # one pool for all graphs: results are dropped, so the next may write over them
         pool = torch.cuda.graph_pool_handle()
@@ -174,12 +174,12 @@ class Gpu:
         torch.cuda.synchronize(self.device)
         return lambda: self._elapsed_us(graph.replay) / repeats
 
-    def ceilings(self) -> Ceilings:
+    def ceilings(self) -> MeasuredCeilings:
         """The fastest of several large copies and matrix products."""
         source = torch.ones(_COPY_BYTES, dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
         copy_us = self._fastest_us(lambda: target.copy_(source))
-        return Ceilings(2e6 * _COPY_BYTES / copy_us, {name: self._matmul_rate(name) for name in _MATMUL_SIZE})
+        return MeasuredCeilings(2e6 * _COPY_BYTES / copy_us, {name: self._matmul_rate(name) for name in _MATMUL_SIZE})
 
     def _matmul_rate(self, precision: str) -> float:
         size = _MATMUL_SIZE[precision]
@@ -204,11 +204,11 @@ def _first_cause(error: BaseException) -> str:
 class NoClock:
     """Of a dry run: measures nothing."""
 
-    def times(self, works: Mapping[str, Work], *, rounds: int, least: int, limit_s: float) -> dict[str, Times]:
+    def times(self, works: Mapping[str, Work], *, rounds: int, least: int, limit_s: float) -> dict[str, ArmTimes]:
         """Nothing, for each; the gate has run them."""
         del rounds, least, limit_s
-        return {name: Times() for name in works}
+        return {name: ArmTimes() for name in works}
 
-    def ceilings(self) -> Ceilings | None:
+    def ceilings(self) -> MeasuredCeilings | None:
         """Unknown."""
         return None

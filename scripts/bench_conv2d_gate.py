@@ -3,31 +3,24 @@
 Ours, on whole numbers of at most 2: every precision multiplies and adds them without rounding, so each result must be
 float64's bit for bit, ties and zeros included, twice, on memory that held NaN.
 
-All, on normal numbers, where the error is that of rounding. Relative to the result (both as Euclidean norms), a product
-errs by 2 u_p, with u_p the rounding of a factor, a sum of d products whose signs are random by about u sqrt(d / 2),
-storing by u_s; ours may err by four times that. The others may err by what tells precisions apart: Winograd's ieee
-products stay below 1e-4, and tf32 passing for ieee would err by 4e-4. The gradients of a block jump where rounding
+All, on normal numbers, where the error is that of rounding, relative to the result (both as Euclidean norms). Ours may
+err by what ``kernels.rounding`` allows, and by storing. The others may err by what tells precisions apart: Winograd's
+ieee products stay below 1e-4, and tf32 passing for ieee would err by 4e-4. The gradients of a block jump where rounding
 turns a relu or the winner of a window, so there they are only seen to be the same function's.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from bench_conv2d_arms import Arm, Inputs, inputs
-from bench_conv2d_cells import PADDING, TAPS, Cell
+from bench_conv2d_arms import ConvolutionArm, ConvolutionInputs, inputs
+from bench_conv2d_cells import PADDING, TAPS, BenchmarkCell
 from bench_conv2d_clock import products
 from torch import Tensor
 
-from kernels import triton_kernels
+from kernels import rounding, triton_kernels
 
-_FACTOR_ROUNDING = {"ieee": 2.0**-24, "tf32": 2.0**-11, "bf16": 0.0}
-_SUM_ROUNDING = 2.0**-24
-# the interpreter cuts a bfloat16 off where a GPU rounds it
-_STORE_ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-7 if triton_kernels.INTERPRETED else 2.0**-8}
-_SLACK = 4.0
 _OTHERS_ALLOWED = {"ieee": 1e-4, "tf32": 5e-3, "bf16": 2e-2}
 _TURNED = 0.2
 _MODELS_CHECKED = 3
@@ -45,21 +38,21 @@ def normal(shape: Sequence[int], random: torch.Generator) -> Tensor:
     return torch.randn(tuple(shape), generator=random, device=random.device)
 
 
-def random_inputs(cell: Cell, device: torch.device, *, whole_numbers: bool) -> Inputs:
+def random_inputs(cell: BenchmarkCell, device: torch.device, *, whole_numbers: bool) -> ConvolutionInputs:
     """The same numbers for every arm of a cell."""
     random = torch.Generator(device).manual_seed(0)
     draw = whole if whole_numbers else normal
     return inputs(cell, lambda shape: draw(shape, random))
 
 
-def exact(cell: Cell, given: Inputs) -> tuple[list[int], Names]:
+def exact(cell: BenchmarkCell, given: ConvolutionInputs) -> tuple[list[int], Names]:
     """The cell's results by torch in float64: the models that were taken (first, middle, last), and their tensors."""
     taken = sorted({0, cell.models // 2, cell.models - 1})[:_MODELS_CHECKED]
     found = [_exact_one(cell, *(tensor[model].double() for tensor in vars(given).values())) for model in taken]
     return taken, {name: torch.stack([one[name] for one in found]) for name in found[0]}
 
 
-def _exact_one(cell: Cell, x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor) -> Names:
+def _exact_one(cell: BenchmarkCell, x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor) -> Names:
     leaves = [tensor.requires_grad_() for tensor in (x, weight, bias)]
     # trying algorithms would take longer than the one run
     with products("ieee", benchmark=False):
@@ -73,7 +66,7 @@ def _exact_one(cell: Cell, x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor) 
     return {name: parts[name] for name in result_names(cell)}
 
 
-def result_names(cell: Cell) -> list[str]:
+def result_names(cell: BenchmarkCell) -> list[str]:
     """What an arm's work results in, in order."""
     gradients = ["weight gradient", "bias gradient"]
     if cell.is_block:
@@ -81,7 +74,7 @@ def result_names(cell: Cell) -> list[str]:
     return {"forward": ["output"], "input gradient": ["input gradient"]}.get(cell.operation, gradients)
 
 
-def results(cell: Cell, arm: Arm, taken: Sequence[int]) -> Names:
+def results(cell: BenchmarkCell, arm: ConvolutionArm, taken: Sequence[int]) -> Names:
     """What an arm gives for these models."""
     found = arm.common(arm.work())
     return {name: tensor[list(taken)] for name, tensor in zip(result_names(cell), found, strict=True)}
@@ -100,14 +93,14 @@ def fault(check: Callable[[], str | None]) -> str | None:
         return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
 
 
-def exactness_fault(cell: Cell, arm: Arm, taken: Sequence[int], wanted: Names) -> str | None:
+def exactness_fault(cell: BenchmarkCell, arm: ConvolutionArm, taken: Sequence[int], wanted: Names) -> str | None:
     """What is wrong with the arm's results on whole numbers, or None."""
     with _poisoned_memory():
         first, again = (results(cell, arm, taken) for _ in range(2))
     for name, tensor in wanted.items():
         rounded = tensor.to(cell.dtype)
         interpreted = triton_kernels.INTERPRETED and cell.dtype == torch.bfloat16
-        allowed = _STORE_ROUNDING[cell.dtype] * rounded.double().abs() if interpreted else 0.0
+        allowed = _store_rounding(cell) * rounded.double().abs() if interpreted else 0.0
         wrong = ~((first[name].double() - rounded.double()).abs() <= allowed)
         if wrong.any():
             return f"{name}: {int(wrong.sum())} of {wrong.numel()} whole numbers differ from float64's"
@@ -129,7 +122,9 @@ def _poisoned_memory() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = before  # type: ignore[attr-defined]
 
 
-def rounding_fault(cell: Cell, arm: Arm, taken: Sequence[int], wanted: Names, *, is_ours: bool) -> str | None:
+def rounding_fault(
+    cell: BenchmarkCell, arm: ConvolutionArm, taken: Sequence[int], wanted: Names, *, is_ours: bool
+) -> str | None:
     """What is wrong with the arm's results on normal numbers, or None."""
     found = results(cell, arm, taken)
     for name, tensor in wanted.items():
@@ -141,13 +136,15 @@ def rounding_fault(cell: Cell, arm: Arm, taken: Sequence[int], wanted: Names, *,
     return None
 
 
-def _allowed(cell: Cell, name: str, *, is_ours: bool) -> float:
+def _allowed(cell: BenchmarkCell, name: str, *, is_ours: bool) -> float:
     if cell.is_block and name != "output":
         return _TURNED
     if not is_ours:
         return _OTHERS_ALLOWED[cell.precision]
     layer = cell.layer
-    pixels = cell.images * layer.size**2
-    depth = {"output": TAPS**2 * layer.c, "input gradient": TAPS**2 * layer.k}.get(name, pixels)
-    multiplied = 2 * _FACTOR_ROUNDING[cell.precision] + _SUM_ROUNDING * math.sqrt(depth / 2)
-    return _SLACK * multiplied + _STORE_ROUNDING[cell.dtype]
+    length = rounding.sum_length(name, (layer.k, layer.c, TAPS, TAPS), cell.images * layer.size**2)
+    return rounding.allowed_error(length, rounding.FACTOR_ROUNDING[cell.precision]) + _store_rounding(cell)
+
+
+def _store_rounding(cell: BenchmarkCell) -> float:
+    return rounding.store_rounding(cell.dtype, interpreted=triton_kernels.INTERPRETED)

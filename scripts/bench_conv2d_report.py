@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from bench_conv2d_arms import CUDNN, OURS, VMAP
-from bench_conv2d_cells import BLOCK, STACKED, Ceilings, Cell, floor
-from bench_conv2d_clock import CLOCKS, Times
+from bench_conv2d_cells import BLOCK, STACKED, BenchmarkCell, MeasuredCeilings, floor
+from bench_conv2d_clock import CLOCKS, ArmTimes
 
+from harness.markdown import aligned_table
 from harness.timing import Quartiles, quartiles
 
 _WORDS, _WHOLE, _NUMBERS = pa.string(), pa.int64(), pa.float64()
@@ -42,7 +43,7 @@ _MEMORY_SHARE = 0.6
 
 
 @dataclass(frozen=True)
-class Result:
+class CellResult:
     """Of one cell.
 
     Attributes:
@@ -50,8 +51,8 @@ class Result:
         faults: arm -> what is wrong with its results.
     """
 
-    cell: Cell
-    times: dict[str, Times]
+    cell: BenchmarkCell
+    times: dict[str, ArmTimes]
     faults: dict[str, str] = field(default_factory=dict)
 
     def best(self, arms: Sequence[str], clock: str) -> tuple[str, Quartiles] | None:
@@ -72,7 +73,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Aim:
+class SpeedAim:
     """What was aimed at; ``met`` is None where it was not measured."""
 
     name: str
@@ -80,7 +81,7 @@ class Aim:
     met: bool | None
 
 
-def rows(results: Sequence[Result], ceilings: Ceilings | None) -> Iterator[dict[str, Any]]:
+def rows(results: Sequence[CellResult], ceilings: MeasuredCeilings | None) -> Iterator[dict[str, Any]]:
     """As :data:`SCHEMA` has them."""
     for result in results:
         for arm in [*result.times, *(arm for arm in result.faults if arm not in result.times)]:
@@ -88,8 +89,8 @@ def rows(results: Sequence[Result], ceilings: Ceilings | None) -> Iterator[dict[
                 yield _row(result, arm, clock, ceilings)
 
 
-def _row(result: Result, arm: str, clock: str, ceilings: Ceilings | None) -> dict[str, Any]:
-    cell, times = result.cell, result.times.get(arm, Times())
+def _row(result: CellResult, arm: str, clock: str, ceilings: MeasuredCeilings | None) -> dict[str, Any]:
+    cell, times = result.cell, result.times.get(arm, ArmTimes())
     spread = quartiles(times.us.get(clock, []))
     least = None if ceilings is None else floor(cell, ceilings)
     return {
@@ -114,7 +115,7 @@ def _row(result: Result, arm: str, clock: str, ceilings: Ceilings | None) -> dic
     }
 
 
-def write(path: Path, found: Sequence[Result], ceilings: Ceilings | None, about: Mapping[str, str]) -> None:
+def write(path: Path, found: Sequence[CellResult], ceilings: MeasuredCeilings | None, about: Mapping[str, str]) -> None:
     """The Parquet file; ``about`` (card, versions, ceilings) goes into its footer."""
     table = pa.Table.from_pylist(list(rows(found, ceilings)), schema=SCHEMA)
     partial = path.with_name(path.name + ".partial")
@@ -122,19 +123,14 @@ def write(path: Path, found: Sequence[Result], ceilings: Ceilings | None, about:
     partial.replace(path)
 
 
-def summary(results: Sequence[Result], ceilings: Ceilings | None) -> list[str]:
+def summary(results: Sequence[CellResult], ceilings: MeasuredCeilings | None) -> str:
     """A Markdown table: for each cell and clock ours, the quickest other, and how near the floor ours comes."""
     head = ("operation", "layer", "batch", "models", "precision", "clock", "ours, us", "quickest other, us", "which",
             "ratio", "n", "floor, us", "bound by", "share of floor")  # fmt: skip
-    lines = [head, *(_line(result, clock, ceilings) for result in results for clock in CLOCKS)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    lines.insert(1, tuple("-" * width for width in widths))
-    return [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
+    return aligned_table(head, [_line(result, clock, ceilings) for result in results for clock in CLOCKS])
 
 
-def _line(result: Result, clock: str, ceilings: Ceilings | None) -> tuple[str, ...]:
+def _line(result: CellResult, clock: str, ceilings: MeasuredCeilings | None) -> tuple[str, ...]:
     cell, ours, theirs = result.cell, result.best(OURS, clock), result.best(result.others, clock)
     ratio = result.ratio(result.others, clock)
     least = None if ceilings is None else floor(cell, ceilings)
@@ -161,7 +157,9 @@ def _spread(found: tuple[str, Quartiles] | None) -> str:
     return "-" if found is None else f"{found[1].median:,.1f} ({found[1].q25:,.1f} to {found[1].q75:,.1f})"
 
 
-def aims(results: Sequence[Result], ceilings: Ceilings | None, expected: Sequence[Cell]) -> list[Aim]:
+def aims(
+    results: Sequence[CellResult], ceilings: MeasuredCeilings | None, expected: Sequence[BenchmarkCell]
+) -> list[SpeedAim]:
     """Each aim, by the worst of its cells and clocks. It is met only if every cell that it speaks of was measured.
 
     Args:
@@ -185,28 +183,30 @@ def aims(results: Sequence[Result], ceilings: Ceilings | None, expected: Sequenc
     return [*found, _memory_aim(by_cell, ceilings, expected)]
 
 
-def _ratio(result: Result | None, arms: Sequence[str], clock: str) -> float | None:
+def _ratio(result: CellResult | None, arms: Sequence[str], clock: str) -> float | None:
     return None if result is None else result.ratio(arms, clock)
 
 
-def _aim(name: str, values: Sequence[tuple[Cell, str, float | None]], least: float) -> Aim:
+def _aim(name: str, values: Sequence[tuple[BenchmarkCell, str, float | None]], least: float) -> SpeedAim:
     """Worst value against the least that is wanted."""
     known = [(value, f"{cell}, {clock}") for cell, clock, value in values if value is not None]
     missing = len(values) - len(known)
     if not known:
-        return Aim(name, "not measured", None)
+        return SpeedAim(name, "not measured", None)
     worst, where = min(known)
     text = f"worst {worst:.2f} ({where})" + (f"; {missing} of {len(values)} not measured" if missing else "")
     # one that falls short decides, however many are missing
-    return Aim(name, text, False if worst < least else None if missing else True)
+    return SpeedAim(name, text, False if worst < least else None if missing else True)
 
 
-def _memory_aim(by_cell: Mapping[Cell, Result], ceilings: Ceilings | None, expected: Sequence[Cell]) -> Aim:
+def _memory_aim(
+    by_cell: Mapping[BenchmarkCell, CellResult], ceilings: MeasuredCeilings | None, expected: Sequence[BenchmarkCell]
+) -> SpeedAim:
     """Cold, for in a graph small tensors come from the cache and not from memory."""
     name = f"{_MEMORY_SHARE:.0%} of the memory roofline where memory binds"
     if ceilings is None:
-        return Aim(name, "not measured", None)
-    values: list[tuple[Cell, str, float | None]] = []
+        return SpeedAim(name, "not measured", None)
+    values: list[tuple[BenchmarkCell, str, float | None]] = []
     for cell in expected:
         least = floor(cell, ceilings)
         if least.bound == "memory":

@@ -6,15 +6,16 @@ Rounds are interleaved: every initializer once, then all again. Those that look 
 apart, and nothing is required of them.
 """
 
-import argparse
 import sys
 import time
+from collections.abc import Sequence
 from statistics import median
 
 import torch
 
 import harness
 from harness import device, trial
+from harness.arguments import one_line_errors, positive, script_parser
 from harness.compose import CONF_DIR
 from harness.config import TrialConfig
 from harness.timing import quartiles
@@ -23,10 +24,10 @@ MOST_MS = 50.0
 ADAPTING_ROUNDS = 3
 
 
-def fill_ms(config: TrialConfig, parts: trial.Parts) -> float:
+def fill_ms(config: TrialConfig, setup: trial.TrialSetup) -> float:
     """Milliseconds to fill the network once."""
     start = time.perf_counter()
-    trial.initialise(config, parts)
+    trial.initialise(config, setup)
     return 1000 * (time.perf_counter() - start)
 
 
@@ -39,36 +40,35 @@ def report(title: str, times: dict[str, list[float]]) -> None:
         print(f"  {name:<28}{found.median:>10.1f} ms   ({found.q25:.1f} to {found.q75:.1f}, n={len(values)})")
 
 
-def fill_interleaved(configs: dict[str, TrialConfig], parts: trial.Parts, rounds: int) -> dict[str, list[float]]:
+def fill_interleaved(configs: dict[str, TrialConfig], setup: trial.TrialSetup, rounds: int) -> dict[str, list[float]]:
     """Name -> milliseconds of each round."""
     times: dict[str, list[float]] = {name: [] for name in configs}
     for _ in range(rounds):
         for name, config in configs.items():
-            times[name].append(fill_ms(config, parts))
+            times[name].append(fill_ms(config, setup))
     return times
 
 
-def main() -> int:
+@one_line_errors
+def main(typed: Sequence[str] | None = None) -> int:
     """Time all of them; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=15, help="times each initializer fills the network (default 15)")
+    parser = script_parser("bench_init", __doc__)
+    parser.add_argument("--rounds", type=positive, default=15, help="fillings by each initializer (default: 15)")
     parser.add_argument("--drawn", action="store_true", help="leave out those that look at data (a minute or two)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(typed)
     rounds = arguments.rounds
-    if rounds < 1:
-        parser.error("--rounds must be at least 1")
     names = sorted(path.stem for path in (CONF_DIR / "init").glob("*.yaml"))
     configs = {name: harness.load_config([f"init={name}", "device=cpu", "data.scaling=unit"]) for name in names}
     adapting = {name: config for name, config in configs.items() if config.init.adapt != "none"}
     drawn = {name: config for name, config in configs.items() if name not in adapting}
     found = device.environment(torch.device("cpu"))
     print(f"{found['cpu_model']}, {torch.get_num_threads()} threads, torch {torch.__version__}; the article's network")
-    parts = trial.assemble(configs["glorot"], torch.device("cpu"))
-    trial.initialise(configs["glorot"], parts)
-    drawn_ms = fill_interleaved(drawn, parts, rounds)
+    setup = trial.assemble(configs["glorot"], torch.device("cpu"))
+    trial.initialise(configs["glorot"], setup)
+    drawn_ms = fill_interleaved(drawn, setup, rounds)
     report(f"drawn (required: at most {MOST_MS:g} ms)", drawn_ms)
     if not arguments.drawn:
-        adapting_ms = fill_interleaved(adapting, parts, min(rounds, ADAPTING_ROUNDS))
+        adapting_ms = fill_interleaved(adapting, setup, min(rounds, ADAPTING_ROUNDS))
         report("looking at data or learning scales (nothing required)", adapting_ms)
     late = [name for name, times in drawn_ms.items() if median(times) > MOST_MS]
     print(f"\n{'MISSED by ' + ', '.join(late) if late else 'all drawn ones within the limit'}")

@@ -6,7 +6,6 @@ The loops are those of overhead_arms.py, run interleaved in one process, in an o
 Speeds are printed only if all compute the same losses. Their clock is the wall clock around the whole loop.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -18,18 +17,19 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from figures import Figure, report
-from overhead_arms import ARMS, CPU, GATE_RTOL, GATE_STEPS, Arm, GateError, Task, gate, task
+from figures import BenchmarkFigure, report
+from overhead_arms import ARMS, CPU, GATE_RTOL, GATE_STEPS, GateError, TrainingArm, TrainingTask, gate, task
 
 import harness
 from harness import device, models
+from harness.arguments import one_line_errors, script_parser
 from harness.timing import matmul_flops_per_s, quartiles
 
 LEAST_RATIO, MOST_OUTSIDE_S, MOST_START_S, MOST_MEMORY_GB = 0.98, 1.5, 1.5, 1.5
 
 
 @dataclass(frozen=True)
-class Effort:
+class OverheadWorkload:
     """Rounds, batch size -> steps of an arm in a round, and what the other figures are taken from."""
 
     rounds: int
@@ -40,8 +40,8 @@ class Effort:
     memory_steps: int
 
 
-FULL = Effort(rounds=30, steps={50: 50, 256: 25}, trials=3, trial_steps=100, starts=5, memory_steps=200)
-QUICK = Effort(rounds=2, steps={50: 3, 256: 1}, trials=2, trial_steps=2, starts=1, memory_steps=2)
+FULL = OverheadWorkload(rounds=30, steps={50: 50, 256: 25}, trials=3, trial_steps=100, starts=5, memory_steps=200)
+QUICK = OverheadWorkload(rounds=2, steps={50: 3, 256: 1}, trials=2, trial_steps=2, starts=1, memory_steps=2)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -58,7 +58,7 @@ def spread(values: Sequence[float], *, digits: int) -> str:
     return f"{found.median:,.{digits}f} ({found.q25:,.{digits}f} to {found.q75:,.{digits}f})"
 
 
-def throughput(arms: dict[str, Arm], task: Task, rounds: int) -> Iterator[Figure]:
+def throughput(arms: dict[str, TrainingArm], task: TrainingTask, rounds: int) -> Iterator[BenchmarkFigure]:
     """Ratios to the harness round by round, images/s, and the harness's share of the matmul rate."""
     batch_size, images = len(task.labels), len(task.labels) * task.config.train.steps
     rates: dict[str, list[float]] = {name: [] for name in arms}
@@ -74,46 +74,51 @@ def throughput(arms: dict[str, Arm], task: Task, rounds: int) -> Iterator[Figure
     for name in [name for name in arms if name != "harness"]:
         ratios = [ours / theirs for ours, theirs in zip(rates["harness"], rates[name], strict=True)]
         met = median(ratios) >= LEAST_RATIO
-        yield Figure(f"batch {batch_size}: harness / {name}", spread(ratios, digits=3), f"at least {LEAST_RATIO}", met)
+        yield BenchmarkFigure(
+            f"batch {batch_size}: harness / {name}", spread(ratios, digits=3), f"at least {LEAST_RATIO}", met
+        )
     for name in arms:
-        yield Figure(f"batch {batch_size}: {name}, images/s", spread(rates[name], digits=0))
-    yield Figure(f"batch {batch_size}: harness, share of matmul rate", spread(shares, digits=3))
+        yield BenchmarkFigure(f"batch {batch_size}: {name}, images/s", spread(rates[name], digits=0))
+    yield BenchmarkFigure(f"batch {batch_size}: harness, share of matmul rate", spread(shares, digits=3))
 
 
-def outside_training(effort: Effort, folder: Path) -> Iterator[Figure]:
+def _seconds_outside_training(config: harness.TrialConfig) -> dict[str, float]:
+    """Run a trial: seconds of each part that is not training, and their sums without and with evaluation."""
+    start = time.perf_counter()
+    row = harness.run_trial(config).trial
+    outside_s = time.perf_counter() - start - row["train_time_s"]
+    parts = {name: row[f"{name}_time_s"] for name in ("setup", "init", "compile", "eval")}
+    rest_s = outside_s - sum(parts.values())
+    return {**parts, "rest": rest_s, "without": outside_s - parts["eval"], "with": outside_s}
+
+
+def outside_training(effort: OverheadWorkload, folder: Path) -> Iterator[BenchmarkFigure]:
     """Seconds per trial that are not training, of each trial after the first of the process."""
     steps = effort.trial_steps
     config = harness.load_config(
         ["device=cpu", f"train.steps={steps}", f"train.eval_every={max(1, steps // 10)}", f"results.dir={folder}"]
     )
-    parts: dict[str, list[float]] = {}
-    for index in range(effort.trials):
-        start = time.perf_counter()
-        result = harness.run_trial(config)
-        row = result.trial
-        outside_s = time.perf_counter() - start - row["train_time_s"]
-        found = {name: row[f"{name}_time_s"] for name in ("setup", "init", "compile", "eval")}
-        found |= {"rest": outside_s - sum(found.values()), "without": outside_s - found["eval"], "with": outside_s}
-        for name, value in found.items():
-            if index:
-                parts.setdefault(name, []).append(value)
+    harness.run_trial(config)
+    measured = [_seconds_outside_training(config) for _ in range(effort.trials - 1)]
+    seconds_of = {name: [trial[name] for trial in measured] for name in measured[0]}
+    evaluations = len(range(0, steps, config.train.eval_every)) + 1
     what = {
         "setup": "set-up (data, network, matmul rate)",
         "init": "initial weights",
         "compile": "warm-up",
         "rest": "the rest (rows, files)",
-        "eval": f"diagnosis, then evaluation and probes at {len(result.curves)} steps",
+        "eval": f"diagnosis, then evaluation and probes at {evaluations} steps",
     }
     for name, text in what.items():
-        yield Figure(f"outside training: {text}, s", f"{median(parts[name]):.3f}")
-    most = {name: max(parts[name]) for name in ("without", "with")}
+        yield BenchmarkFigure(f"outside training: {text}, s", f"{median(seconds_of[name]):.3f}")
+    most = {name: max(seconds_of[name]) for name in ("without", "with")}
     text = f"s, largest of {effort.trials - 1}"
     met = most["without"] < MOST_OUTSIDE_S
-    yield Figure(
+    yield BenchmarkFigure(
         f"outside training: sum without evaluation, {text}", f"{most['without']:.3f}", f"under {MOST_OUTSIDE_S}", met
     )
     # how often to evaluate is the user's choice, so the harness is held to the sum without it
-    yield Figure(f"outside training: sum with evaluation, {text}", f"{most['with']:.3f}")
+    yield BenchmarkFigure(f"outside training: sum with evaluation, {text}", f"{most['with']:.3f}")
 
 
 def command(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -121,29 +126,29 @@ def command(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]"
     return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=True)
 
 
-def start_up(effort: Effort, folder: Path) -> Iterator[Figure]:
+def start_up(effort: OverheadWorkload, folder: Path) -> Iterator[BenchmarkFigure]:
     """Seconds until --help and --cfg job have answered, and whether they load torch."""
     for arguments in (["--help"], ["--cfg", "job"]):
         line = ["-m", "harness.run", *arguments]
         found = [seconds(partial(command, *line, folder=folder)) for _ in range(effort.starts)]
         name = f"{' '.join(arguments)}: s, median of {effort.starts}"
-        yield Figure(name, f"{median(found):.2f}", f"under {MOST_START_S}", median(found) < MOST_START_S)
+        yield BenchmarkFigure(name, f"{median(found):.2f}", f"under {MOST_START_S}", median(found) < MOST_START_S)
         imports = command("-X", "importtime", *line, folder=folder).stderr.splitlines()
         loaded = any(text.rpartition("|")[2].strip() == "torch" for text in imports)
-        yield Figure(f"{' '.join(arguments)}: loads torch", "yes" if loaded else "no", "no", not loaded)
+        yield BenchmarkFigure(f"{' '.join(arguments)}: loads torch", "yes" if loaded else "no", "no", not loaded)
 
 
-def peak_memory(effort: Effort, folder: Path) -> Figure:
+def peak_memory(effort: OverheadWorkload, folder: Path) -> BenchmarkFigure:
     """Of a default trial, shortened: more steps need no more memory."""
     command(
         "-m", "harness.run", "device=cpu", f"train.steps={effort.memory_steps}", "results.dir=memory", folder=folder
     )
     peak_gb = int(harness.load(folder / "memory").trials["peak_memory_bytes"].iloc[0]) / 1e9
     name = f"peak memory of a default trial of {effort.memory_steps} steps, GB"
-    return Figure(name, f"{peak_gb:.2f}", f"under {MOST_MEMORY_GB}", peak_gb < MOST_MEMORY_GB)
+    return BenchmarkFigure(name, f"{peak_gb:.2f}", f"under {MOST_MEMORY_GB}", peak_gb < MOST_MEMORY_GB)
 
 
-def header(effort: Effort) -> str:
+def header(effort: OverheadWorkload) -> str:
     """What the numbers hold for."""
     return (
         f"{device.cpu_model()}, torch {torch.__version__}, {torch.get_num_threads()} threads\n"
@@ -152,7 +157,7 @@ def header(effort: Effort) -> str:
     )
 
 
-def measure(effort: Effort) -> Iterator[Figure]:
+def measure(effort: OverheadWorkload) -> Iterator[BenchmarkFigure]:
     """Everything, once the gate is passed."""
     for batch_size, steps in effort.steps.items():
         yield from throughput(ARMS, task(batch_size, steps), effort.rounds)
@@ -163,9 +168,10 @@ def measure(effort: Effort) -> Iterator[Figure]:
         yield peak_memory(effort, folder)
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Gate, measure, print; 0 if every requirement is met, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser("bench_overhead", __doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test of seconds; its numbers mean nothing")
     effort = QUICK if parser.parse_args(arguments).quick else FULL
     try:

@@ -12,7 +12,6 @@ take about 4 minutes on two cores, --quick (the article's network) one. To compi
     pip install --no-deps --target DIR triton==3.6.0; PYTHONPATH=DIR:. python scripts/compile_kernels.py
 """
 
-import argparse
 import contextlib
 import io
 import itertools
@@ -24,7 +23,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -33,6 +31,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from harness import markdown
+from harness.arguments import file_to_write, one_line_errors, script_parser
+from harness.errors import UsageError
 from kernels import geometry, launch, tiles, triton_kernels
 
 TARGETS = {
@@ -59,7 +60,7 @@ _ARITHMETIC: list[tuple[torch.dtype, str]] = [
 
 
 @dataclass(frozen=True)
-class Layer:
+class RecordedConvolution:
     """A convolution to record: channels, image, filters, taps, how it moves, what is there and needs a gradient."""
 
     c: int
@@ -76,31 +77,31 @@ class Layer:
     shared: bool = False
 
 
-ARTICLE = (Layer(1, 28, 32), Layer(32, 14, 32))
+ARTICLE = (RecordedConvolution(1, 28, 32), RecordedConvolution(32, 14, 32))
 """conv1, and conv2 to conv4."""
 
 SPECIAL = (
-    Layer(32, 14, 32, channels_last=False),
-    Layer(3, 32, 64, taps=7, stride=2),
-    Layer(32, 14, 32, groups=32, bias=False),
-    Layer(64, 7, 10, taps=5, groups=2),
-    Layer(32, 14, 32, models=8),
-    Layer(32, 14, 32, models=8, shared=True),
-    Layer(32, 14, 32, weight=False),
+    RecordedConvolution(32, 14, 32, channels_last=False),
+    RecordedConvolution(3, 32, 64, taps=7, stride=2),
+    RecordedConvolution(32, 14, 32, groups=32, bias=False),
+    RecordedConvolution(64, 7, 10, taps=5, groups=2),
+    RecordedConvolution(32, 14, 32, models=8),
+    RecordedConvolution(32, 14, 32, models=8, shared=True),
+    RecordedConvolution(32, 14, 32, weight=False),
 )
 """Contiguous; strided, taps that a tile's depth cuts; depthwise without a bias; groups; stacked; on one input; a frozen
 weight."""
 
 
 @dataclass(frozen=True)
-class Launch:
+class KernelLaunch:
     """One compiled thing: everything that the compiler is told."""
 
     kernel: str
     signature: tuple[tuple[str, str], ...]
     constants: tuple[tuple[str, Any], ...]
     aligned: tuple[int, ...]
-    choice: tiles.Choice
+    choice: tiles.TileChoice
     kind: str
 
     @property
@@ -130,7 +131,7 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CompiledKernel:
     """What a launch became on a target.
 
     Attributes:
@@ -140,7 +141,7 @@ class Outcome:
         matrix: the matrix instruction that is used, or an empty string.
     """
 
-    launch: Launch
+    launch: KernelLaunch
     target: str
     registers: int
     spilled_bytes: int
@@ -163,18 +164,23 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def recorded() -> Iterator[list[Launch]]:
+def recorded() -> Iterator[list[KernelLaunch]]:
     """Within, launches are noted and not made; tensors may be without data."""
-    found: list[Launch] = []
+    found: list[KernelLaunch] = []
 
-    def note(kernel: Any, _programs: int, choice: tiles.Choice, *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
+    def note(kernel: Any, _programs: int, choice: tiles.TileChoice, *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
         found.append(_launch(kernel, choice, arguments, constants))
 
     with mock.patch.object(launch, "_start", note), mock.patch.object(launch, "require_device", return_value=None):
         yield found
 
 
-def _launch(kernel: Any, choice: tiles.Choice, arguments: tuple[Any, ...], constants: dict[str, Any]) -> Launch:  # noqa: ANN401
+def _launch(
+    kernel: Any,  # noqa: ANN401 - Triton's decorator has no type
+    choice: tiles.TileChoice,
+    arguments: tuple[Any, ...],
+    constants: dict[str, Any],
+) -> KernelLaunch:
     """What Triton would specialise on: types, constants, which addresses and numbers are multiples of 16."""
     signature, fixed, aligned = {}, dict(constants), []
     for index, (name, value) in enumerate(zip(kernel.arg_names, arguments, strict=False)):
@@ -190,7 +196,7 @@ def _launch(kernel: Any, choice: tiles.Choice, arguments: tuple[Any, ...], const
     dotless = choice.tile.K == 1 or not constants.get("WEIGHT", True)
     kind = tiles.DIRECT if dotless else _kind(kernel.fn.__name__, dtype, constants["PRECISION"])
     in_order = tuple((name, signature.get(name, "constexpr")) for name in kernel.arg_names)
-    return Launch(kernel.fn.__name__, in_order, tuple(sorted(fixed.items())), tuple(aligned), choice, kind)
+    return KernelLaunch(kernel.fn.__name__, in_order, tuple(sorted(fixed.items())), tuple(aligned), choice, kind)
 
 
 def _kind(kernel: str, dtype: torch.dtype, precision: str) -> str:
@@ -198,7 +204,7 @@ def _kind(kernel: str, dtype: torch.dtype, precision: str) -> str:
     return tiles.arithmetic(operation, 1 + tiles.DIRECT_DEPTH, element_bytes=dtype.itemsize, precision=precision)
 
 
-def launches(layers: Sequence[Layer]) -> list[Launch]:
+def launches(layers: Sequence[RecordedConvolution]) -> list[KernelLaunch]:
     """Every different launch that training these layers makes, in every arithmetic, with every epilogue."""
     with recorded() as found:
         for layer, (dtype, precision), epilogue in itertools.product(layers, _ARITHMETIC, launch.EPILOGUES.values()):
@@ -206,7 +212,7 @@ def launches(layers: Sequence[Layer]) -> list[Launch]:
     return list(dict.fromkeys(found))
 
 
-def _train(layer: Layer, dtype: torch.dtype, precision: str, epilogue: int) -> None:
+def _train(layer: RecordedConvolution, dtype: torch.dtype, precision: str, epilogue: int) -> None:
     """One forward and backward pass on tensors without data."""
     window = geometry.window((layer.taps,) * 2, layer.stride, layer.taps // 2, 1, layer.groups)
     like = torch.empty(0, dtype=dtype, device="meta")
@@ -225,15 +231,15 @@ def _train(layer: Layer, dtype: torch.dtype, precision: str, epilogue: int) -> N
     launch.weight_gradient(x, y, gate, filters, window, channels_last=last, needs=needs, **settings)  # type: ignore[arg-type]
 
 
-def all_layers() -> list[Layer]:
+def all_layers() -> list[RecordedConvolution]:
     """Layers from which every tile of the table follows, and the special cases."""
     widths = [2**power for power in range(8)]
-    wide = [Layer(c, 14, k, taps=1) for c, k in itertools.product((16, 32, 64, 128), (16, 32, 64))]
-    shallow = [Layer(1, 14, k) for k in widths] + [Layer(c, 14, 1) for c in widths]
+    wide = [RecordedConvolution(c, 14, k, taps=1) for c, k in itertools.product((16, 32, 64, 128), (16, 32, 64))]
+    shallow = [RecordedConvolution(1, 14, k) for k in widths] + [RecordedConvolution(c, 14, 1) for c in widths]
     return [*ARTICLE, *SPECIAL, *wide, *shallow]
 
 
-def cover() -> list[Launch]:
+def cover() -> list[KernelLaunch]:
     """Every configuration once, in its hungriest shape; every special case in every arithmetic; the article's network.
 
     A configuration is a kernel, arithmetic, type, tile with its warps and stages, and epilogue. Special cases are
@@ -246,7 +252,7 @@ def cover() -> list[Launch]:
     return list(dict.fromkeys([*launches(ARTICLE), *hungriest.values(), *special]))
 
 
-def compile_one(task: tuple[Launch, str]) -> Outcome | str | None:
+def compile_one(task: tuple[KernelLaunch, str]) -> CompiledKernel | str | None:
     """Compile for a target.
 
     Returns:
@@ -277,7 +283,7 @@ def compile_one(task: tuple[Launch, str]) -> Outcome | str | None:
         text = found.asm["amdgcn"]
         registers, spilled_bytes = _measure_hip(text)
     matrix = next((name for name in _MATRIX_INSTRUCTIONS if name in text), "")
-    return Outcome(wanted, target, registers, spilled_bytes, found.metadata.shared, matrix)
+    return CompiledKernel(wanted, target, registers, spilled_bytes, found.metadata.shared, matrix)
 
 
 def _measure_cuda(log: str) -> tuple[int, int]:
@@ -301,17 +307,19 @@ def _measure_hip(assembly: str) -> tuple[int, int]:
     return metadata("vgpr_count"), 4 * metadata("vgpr_spill_count")
 
 
-def _describe(wanted: Launch) -> str:
+def _describe(wanted: KernelLaunch) -> str:
     constants = dict(wanted.constants)
     epilogue = list(launch.EPILOGUES)[constants["EPILOGUE"]] if "EPILOGUE" in constants else "-"
     tile = "x".join(str(size) for size in wanted.choice.tile)
     return f"{wanted.kernel} {wanted.precision} {epilogue} tile {tile}, {wanted.choice.warps} warps"
 
 
-def compile_all(wanted: Sequence[Launch], targets: Sequence[str], *, processes: int) -> tuple[list[Outcome], list[str]]:
+def compile_all(
+    wanted: Sequence[KernelLaunch], targets: Sequence[str], *, processes: int
+) -> tuple[list[CompiledKernel], list[str]]:
     """Compile each for each target; returns outcomes, and complaints of the compiler."""
     tasks = [(one, target) for target in targets for one in wanted]
-    outcomes: list[Outcome] = []
+    outcomes: list[CompiledKernel] = []
     complaints: list[str] = []
     with (
         tempfile.TemporaryDirectory() as cache,
@@ -328,20 +336,20 @@ def compile_all(wanted: Sequence[Launch], targets: Sequence[str], *, processes: 
     return outcomes, complaints
 
 
-def table(outcomes: Sequence[Outcome]) -> list[str]:
-    """Lines of a Markdown table: a kernel, arithmetic, epilogue and tile each; of its shapes the worst, per target."""
+def table(outcomes: Sequence[CompiledKernel]) -> str:
+    """A Markdown table: a kernel, arithmetic, epilogue and tile each; of its shapes the worst, per target."""
     targets = [name for name in TARGETS if any(outcome.target == name for outcome in outcomes)]
-    groups: dict[str, dict[str, list[Outcome]]] = {}
+    groups: dict[str, dict[str, list[CompiledKernel]]] = {}
     for outcome in outcomes:
         groups.setdefault(_describe(outcome.launch), {}).setdefault(outcome.target, []).append(outcome)
-    lines = [f"| kernel | shapes | {' | '.join(targets)} |", "| --- " * (len(targets) + 2) + "|"]
-    for what, group in sorted(groups.items()):
-        shapes = max(len(found) for found in group.values())
-        lines.append(f"| {what} | {shapes} | {' | '.join(_worst(group.get(target, [])) for target in targets)} |")
-    return lines
+    rows = [
+        [what, max(map(len, group.values())), *(_worst(group.get(target, [])) for target in targets)]
+        for what, group in sorted(groups.items())
+    ]
+    return markdown.table(["kernel", "shapes", *targets], rows)
 
 
-def _worst(group: Sequence[Outcome]) -> str:
+def _worst(group: Sequence[CompiledKernel]) -> str:
     """Registers / spilled bytes / shared KiB / matrix instruction; the largest of several shapes."""
     if not group:
         return "refused"
@@ -350,18 +358,19 @@ def _worst(group: Sequence[Outcome]) -> str:
     return f"{registers} / {spilled} / {shared / 1024:.1f} / {matrix}"
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile, print the table and what is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser("compile_kernels", __doc__)
     parser.add_argument("--quick", action="store_true", help="the article's network only")
     parser.add_argument("--targets", default=",".join(TARGETS), help=f"some of {','.join(TARGETS)}")
-    parser.add_argument("--markdown", type=Path, help="write the table to this file too")
+    parser.add_argument("--markdown", type=file_to_write, metavar="FILE", help="write the table to this file too")
     given = parser.parse_args(arguments)
     targets = given.targets.split(",")
     if unknown := [name for name in targets if name not in TARGETS]:
         parser.error(f"--targets: {', '.join(unknown)} given; choose from {', '.join(TARGETS)}")
     if triton_kernels.INTERPRETED:
-        parser.error("TRITON_INTERPRET is set, and an interpreted kernel cannot be compiled; unset it")
+        raise UsageError("TRITON_INTERPRET is set, and an interpreted kernel cannot be compiled; unset it")
     wanted = launches(ARTICLE) if given.quick else cover()
     outcomes, complaints = compile_all(wanted, targets, processes=os.cpu_count() or 1)
     lines = [
@@ -369,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "",
         "Registers of a thread / spilled bytes / shared memory of a block in KiB / matrix instruction:",
         "",
-        *table(outcomes),
+        table(outcomes),
     ]
     print("\n".join(lines))
     if given.markdown:

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.markdown import aligned_table
+
 
 @dataclass(frozen=True)
-class Figure:
+class BenchmarkFigure:
     """A line of the table; ``met`` is None where nothing is required."""
 
     name: str
@@ -14,7 +16,7 @@ class Figure:
     met: bool | None = None
 
 
-def report(figures: Sequence[Figure], *, header: str, quick: bool) -> int:
+def report(figures: Sequence[BenchmarkFigure], *, header: str, quick: bool) -> int:
     """Print what the figures hold for, the table and what was missed.
 
     Returns:
@@ -29,12 +31,8 @@ def report(figures: Sequence[Figure], *, header: str, quick: bool) -> int:
     return 1 if missed else 0
 
 
-def _show(figures: Sequence[Figure]) -> None:
+def _show(figures: Sequence[BenchmarkFigure]) -> None:
     """One table, in Markdown."""
     met = {True: "yes", False: "NO", None: ""}
-    lines = [("figure", "value", "required", "met")]
-    lines += [(figure.name, figure.value, figure.required, met[figure.met]) for figure in figures]
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    lines.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
-    for line in lines:
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+    lines = [(figure.name, figure.value, figure.required, met[figure.met]) for figure in figures]
+    print(aligned_table(("figure", "value", "required", "met"), lines))

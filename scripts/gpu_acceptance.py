@@ -25,7 +25,10 @@ import torch
 
 import harness
 from harness import article, data
+from harness.arguments import file_to_write, one_line_errors, positive, script_parser
 from harness.device import cpu_model
+from harness.errors import UsageError
+from harness.markdown import aligned_table
 from harness.train import batch_source
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ LAST_LOSS_RTOL = 1e-2
 
 
 @dataclass(frozen=True)
-class Check:
+class AcceptanceCheck:
     """A line of the summary."""
 
     name: str
@@ -51,7 +54,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AcceptancePlan:
     """What to run.
 
     Attributes:
@@ -83,7 +86,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AcceptanceTrials:
     """The trials, (init, kernel, 0: device under test, 1: CPU) -> row of ``trials``."""
 
     rows: "dict[tuple[str, str, int], pd.Series[Any]]"
@@ -115,7 +118,7 @@ def show_output(done: "subprocess.CompletedProcess[str]") -> None:
     print("\n".join((done.stdout + done.stderr).splitlines()[-40:]), file=sys.stderr)
 
 
-def run_tests(scratch: Path, *, dry: bool) -> Check:
+def run_tests(scratch: Path, *, dry: bool) -> AcceptanceCheck:
     """``pytest -m gpu``, not interpreted: on a GPU all pass and none is skipped; in a dry run none fails."""
     report = scratch / "tests.xml"
     done = python(
@@ -133,10 +136,10 @@ def run_tests(scratch: Path, *, dry: bool) -> Check:
     if not fine:
         show_output(done)
     value = f"{passed} passed, {failed} failed, {counts['skipped']} skipped, exit code {done.returncode}"
-    return Check("pytest -m gpu", value, fine)
+    return AcceptanceCheck("pytest -m gpu", value, fine)
 
 
-def run_sweep(plan: Plan, folder: Path) -> Iterator[Check]:
+def run_sweep(plan: AcceptancePlan, folder: Path) -> Iterator[AcceptanceCheck]:
     """The article's experiment, zero and glorot: on the device and on the CPU, by each kernel; then ``validate``."""
     sizes = [f"train.steps={plan.steps}", f"train.batch_size={plan.batch_size}", "results.dir=."]
     by_torch = ["kernel=torch", f"device={plan.device},cpu"]
@@ -149,13 +152,13 @@ def run_sweep(plan: Plan, folder: Path) -> Iterator[Check]:
             show_output(done)
         codes.append(done.returncode)
     value = "exit code " + ", ".join(map(str, codes))
-    yield Check(f"sweep of {sum(plan.expected.values())} trials", value, not any(codes))
+    yield AcceptanceCheck(f"sweep of {sum(plan.expected.values())} trials", value, not any(codes))
     done = python("-m", "harness.results", "validate", ".", folder=folder, limit_s=VALIDATE_LIMIT_S)
     last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-    yield Check("harness.results validate", " ".join(last).removeprefix(".: "), done.returncode == 0)
+    yield AcceptanceCheck("harness.results validate", " ".join(last).removeprefix(".: "), done.returncode == 0)
 
 
-def read(folder: Path, plan: Plan) -> Outcome | None:
+def read(folder: Path, plan: AcceptancePlan) -> AcceptanceTrials | None:
     """The trials in the order they ran in; None unless they are as many as expected and all ok."""
     trials = harness.load(folder).trials.sort_values("measured_at")
     trials = trials[trials["status"] == "ok"]
@@ -165,22 +168,24 @@ def read(folder: Path, plan: Plan) -> Outcome | None:
         for place, (_, row) in enumerate(trials[(trials["init"] == init) & (trials["kernel"] == kernel)].iterrows())
     }
     expected = {(*key, place) for key, count in plan.expected.items() for place in range(count)}
-    return Outcome(found) if set(found) == expected else None
+    return AcceptanceTrials(found) if set(found) == expected else None
 
 
-def close(name: str, found: float, expected: float, rtol: float) -> Check:
+def close(name: str, found: float, expected: float, rtol: float) -> AcceptanceCheck:
     """A relative difference and its bound."""
     error = abs(found - expected) / abs(expected)
-    return Check(name, f"{error:.1e} (at most {rtol:g})", error <= rtol)
+    return AcceptanceCheck(name, f"{error:.1e} (at most {rtol:g})", error <= rtol)
 
 
-def check_same_start(outcome: Outcome, device: str) -> Iterator[Check]:
+def check_same_start(outcome: AcceptanceTrials, device: str) -> Iterator[AcceptanceCheck]:
     """Both devices and all kernels begin with the same weights, and both devices see the same batches."""
     ran = [row["device"] for (_, _, place), row in outcome.rows.items() if place == 0]
-    yield Check("trials ran on", ", ".join(sorted(set(ran))), set(ran) == {device})
+    yield AcceptanceCheck("trials ran on", ", ".join(sorted(set(ran))), set(ran) == {device})
     for init in INITS:
         hashes = [row["initial_weights_sha256"] for _, row in outcome.of(init)]
-        yield Check(f"{init}: initial weights, sha256", " ".join(h[:8] for h in hashes), len(set(hashes)) == 1)
+        yield AcceptanceCheck(
+            f"{init}: initial weights, sha256", " ".join(h[:8] for h in hashes), len(set(hashes)) == 1
+        )
     config = harness.load_config(["data.batches=random", "data.scaling=standardised", "train.steps=20"])
     found = []
     for target in (torch.device(device), torch.device("cpu")):
@@ -190,42 +195,46 @@ def check_same_start(outcome: Outcome, device: str) -> Iterator[Check]:
         batch = batch_source(digits.train_images, digits.train_labels, drawn.to(target), 50)
         found.append([tensor.cpu() for step in range(20) for tensor in batch(step)])
     same = sum(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
-    yield Check("random batches, bit-equal tensors", f"{same} of {len(found[0])}", same == len(found[0]))
+    yield AcceptanceCheck("random batches, bit-equal tensors", f"{same} of {len(found[0])}", same == len(found[0]))
     first = [row["train_loss_first"] for row in outcome.pair("glorot")]
     yield close("glorot: first loss, device to CPU, relative", first[0], first[1], FIRST_LOSS_RTOL)
 
 
-def check_zero_run(outcome: Outcome) -> Iterator[Check]:
+def check_zero_run(outcome: AcceptanceTrials) -> Iterator[AcceptanceCheck]:
     """The zero kernel leaves all but the last bias as it was, and that follows the closed form, in every trial."""
     labels = data.load(harness.load_config([]).data).train_labels
     for name, row in outcome.of("zero"):
         counts = torch.bincount(labels[: row["batch_size"]], minlength=len(article.CLASS_COUNTS)).tolist()
         exact = article.trajectory(counts, lr=row["lr"], steps=row["steps"])
         unmoved = list(row["unmoved"])
-        yield Check(f"{name}: tensors bit-equal", str(len(unmoved)), len(unmoved) == 11 and "fc2.bias" not in unmoved)
+        yield AcceptanceCheck(
+            f"{name}: tensors bit-equal", str(len(unmoved)), len(unmoved) == 11 and "fc2.bias" not in unmoved
+        )
         last = row["train_loss_last"]
         yield close(f"{name}: last loss to closed form, relative", last, exact.losses[-1], LOSS_RTOL)
         worst = max(abs(-found - bias) for found, bias in zip(row["last_bias_difference"], exact.bias, strict=True))
         value = f"{worst:.1e} (at most {BIAS_ATOL:g})"
-        yield Check(f"{name}: fc2.bias to closed form, absolute", value, worst <= BIAS_ATOL)
+        yield AcceptanceCheck(f"{name}: fc2.bias to closed form, absolute", value, worst <= BIAS_ATOL)
     last_losses = [row["train_loss_last"] for row in outcome.pair("zero")]
     yield close("zero: last loss, device to CPU, relative", last_losses[0], last_losses[1], 2 * LOSS_RTOL)
 
 
-def check_glorot_learns(outcome: Outcome) -> Iterator[Check]:
+def check_glorot_learns(outcome: AcceptanceTrials) -> Iterator[AcceptanceCheck]:
     """Glorot moves every tensor and lowers the loss, in every trial."""
     for name, row in outcome.of("glorot"):
         first, last = row["train_loss_first"], row["train_loss_last"]
-        yield Check(f"{name}: train loss", f"{first:.4f} to {last:.4f}", last < first and not len(row["unmoved"]))
+        yield AcceptanceCheck(
+            f"{name}: train loss", f"{first:.4f} to {last:.4f}", last < first and not len(row["unmoved"])
+        )
 
 
-def check_kernels(outcome: Outcome) -> Iterator[Check]:
+def check_kernels(outcome: AcceptanceTrials) -> Iterator[AcceptanceCheck]:
     """Triton's kernels passed their own check and train as torch on the same device: first loss and last."""
     for (init, kernel, _), row in outcome.rows.items():
         if kernel == "torch":
             continue
         error, precision = row["kernel_error"], row["kernel_precision"]
-        yield Check(
+        yield AcceptanceCheck(
             f"{init} by {kernel}: error on its own shapes", f"{error:.1e} ({precision})", 0 <= error < FIRST_LOSS_RTOL
         )
         if init == "glorot":
@@ -235,7 +244,7 @@ def check_kernels(outcome: Outcome) -> Iterator[Check]:
                 yield close(f"{init} by {kernel}: {which} loss, to torch's, relative", *losses, rtol)
 
 
-def header(outcome: Outcome | None, device: str) -> str:
+def header(outcome: AcceptanceTrials | None, device: str) -> str:
     """What the summary holds for."""
     row = None if outcome is None else outcome.rows["zero", "torch", 0]
     name = torch.cuda.get_device_name() if device == "cuda" else cpu_model()
@@ -244,28 +253,11 @@ def header(outcome: Outcome | None, device: str) -> str:
     return f"device: {name} | driver: {driver} | torch {torch.__version__} | CUDA {cuda} | processor: {cpu_model()}"
 
 
-def table(lines: Sequence[tuple[str, ...]]) -> None:
-    """Markdown; the first line is the head."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    ruler = tuple("-" * width for width in widths)
-    for line in (lines[0], ruler, *lines[1:]):
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
-
-
-def measured(outcome: Outcome) -> list[tuple[str, ...]]:
-    """Speed, memory and energy of each trial."""
-    lines: list[tuple[str, ...]] = [
-        (
-            "init",
-            "kernel",
-            "device",
-            "images/s: median (quartiles)",
-            "windows",
-            "matmul share",
-            "peak memory, MB",
-            "energy, J",
-        )
-    ]
+def measured(outcome: AcceptanceTrials) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and lines: speed, memory and energy of each trial."""
+    head = ("init", "kernel", "device", "images/s: median (quartiles)", "windows", "matmul share", "peak memory, MB",
+            "energy, J")  # fmt: skip
+    lines: list[tuple[str, ...]] = []
     for (init, kernel, _), row in outcome.rows.items():
         rate = "{images_per_s_median:,.0f} ({images_per_s_q25:,.0f} to {images_per_s_q75:,.0f})".format(**row)
         energy = row["energy_j"]
@@ -273,23 +265,24 @@ def measured(outcome: Outcome) -> list[tuple[str, ...]]:
         share, memory = f"{row['matmul_share']:.3f}", f"{row['peak_memory_bytes'] / 1e6:,.0f}"
         shown = "no counter" if no_energy else f"{energy:,.1f}"
         lines.append((init, kernel, row["device"], rate, str(row["timing_windows"]), share, memory, shown))
-    return lines
+    return head, lines
 
 
-def accept(plan: Plan, folder: Path, scratch: Path) -> int:
+def accept(plan: AcceptancePlan, folder: Path, scratch: Path) -> int:
     """Run everything and print the summary; the exit code."""
     checks = [run_tests(scratch, dry=plan.is_dry), *run_sweep(plan, folder)]
     outcome = read(folder, plan) if checks[1].passed else None
     count = sum(plan.expected.values())
-    checks.append(Check("trials that are ok", str(count) if outcome else f"not {count}", outcome is not None))
+    checks.append(AcceptanceCheck("trials that are ok", str(count) if outcome else f"not {count}", outcome is not None))
     if outcome is not None:
         checks += [*check_same_start(outcome, plan.device), *check_zero_run(outcome)]
         checks += [*check_glorot_learns(outcome), *check_kernels(outcome)]
     print(header(outcome, plan.device) + "\n")
-    table([("check", "value", "result"), *((c.name, c.value, "pass" if c.passed else "FAIL") for c in checks)])
+    lines = [(check.name, check.value, "pass" if check.passed else "FAIL") for check in checks]
+    print(aligned_table(("check", "value", "result"), lines))
     if outcome is not None:
         print()
-        table(measured(outcome))
+        print(aligned_table(*measured(outcome)))
     failed = sum(not check.passed for check in checks)
     print(f"\n{len(checks) - failed} of {len(checks)} checks passed")
     print("speed of the Triton kernels, against cuDNN: python scripts/bench_conv2d.py")
@@ -307,27 +300,30 @@ def refusal(device: str) -> str | None:
     return None
 
 
-def plan_of(device: str, steps: int | None) -> Plan:
+def plan_of(device: str, steps: int | None) -> AcceptancePlan:
     """By the device; of the interpreter two images and two steps are enough to show that all runs."""
     if device == "cpu" and INTERPRETED:
-        return Plan(device, TRITON, steps or 2, batch_size=2)
-    return Plan(device, TRITON if device == "cuda" else (), steps or 1000, batch_size=50)
+        return AcceptancePlan(device, TRITON, steps or 2, batch_size=2)
+    return AcceptancePlan(device, TRITON if device == "cuda" else (), steps or 1000, batch_size=50)
 
 
+def _new_folder(text: str) -> Path:
+    """The folder that an argument names, which must not be there yet."""
+    if Path(text).exists():
+        raise argparse.ArgumentTypeError(f"{text}: exists already; name a new folder")
+    return file_to_write(text)
+
+
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command and run; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser("gpu_acceptance", __doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run without a GPU")
-    parser.add_argument("--steps", type=int, help="of each trial (default: 1000; 2 with TRITON_INTERPRET=1)")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="keep the Parquet files in this new folder")
+    parser.add_argument("--steps", type=positive, help="of each trial (default: 1000; 2 with TRITON_INTERPRET=1)")
+    parser.add_argument("--results", type=_new_folder, metavar="DIR", help="keep the Parquet files in this new folder")
     chosen = parser.parse_args(arguments)
-    if chosen.steps is not None and chosen.steps < 1:
-        parser.error(f"--steps {chosen.steps}: give a number of at least 1")
     if (reason := refusal(chosen.device)) is not None:
-        print(f"error: {reason}", file=sys.stderr)
-        return 2
-    if chosen.results is not None and chosen.results.exists():
-        parser.error(f"--results {chosen.results}: exists already; name a new folder")
+        raise UsageError(reason)
     plan = plan_of(chosen.device, chosen.steps)
     if plan.is_dry:
         print("DRY RUN on the processor: it shows that this script works, and accepts no GPU")

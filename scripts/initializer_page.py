@@ -10,16 +10,17 @@ from that file. The trials are those of these two sweeps:
         data.scaling=raw optimizer.lr=1e-4
 """
 
-import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 import harness
+from harness.arguments import existing_folder, one_line_errors, script_parser
 from harness.compose import CONF_DIR
 from harness.errors import UsageError
+from harness.markdown import code, table
 
 DOCS = Path(__file__).parent.parent / "docs"
 KEPT = ["init", "seed", "scaling", "lr", "status", "train_loss_first", "train_loss_last"]
@@ -45,19 +46,13 @@ def described() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")[["formula", "source", "use"]]
 
 
-def condense(folder: str) -> pd.DataFrame:
+def condense(folder: Path) -> pd.DataFrame:
     """The columns of the trials that the page needs, in a fixed order."""
     trials = harness.load(folder).trials
     chosen = trials[trials["experiment"] == "initializers"]
     if chosen.empty:
         raise UsageError(f"{folder}: no trials of experiment=initializers there; run the sweeps of --help first")
     return chosen[KEPT].sort_values(["scaling", "init", "seed"]).reset_index(drop=True)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    cells = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells) + "\n"
 
 
 def spread(values: pd.Series, form: str) -> str:
@@ -97,35 +92,32 @@ def results(trials: pd.DataFrame) -> Iterator[str]:
         )
         order = group.groupby("init")["test_accuracy_last"].median().sort_values(ascending=False).index
         rows = [result_row(name, group[group["init"] == name]) for name in order]
-        yield table(["init", "train loss before", "after", "test accuracy after", "learned"], rows)
+        yield table(["init", "train loss before", "after", "test accuracy after", "learned"], rows) + "\n"
 
 
 def page(trials: pd.DataFrame) -> str:
     """The whole page."""
     definitions = described()
-    rows = [[f"`{name}`", *map(str, row)] for name, row in zip(definitions.index, definitions.to_numpy(), strict=True)]
+    rows = [[code(name), *row] for name, row in zip(definitions.index, definitions.to_numpy(), strict=True)]
     seeds = trials["seed"].nunique()
     foot = (
         f"\nOne learning rate per scaling and {seeds} seeds rank nothing finely: better initializers start steeper, "
         "and another rate may turn the order. Deterministic initializers vary by the order of the images alone. "
         "fixup, skipinit and rezero are made for residual networks; on this one they are what their formulas leave.\n"
     )
-    return "".join([HEAD, "\n", table(["init", "formula", "source", "use it"], rows), *results(trials), foot])
+    return "".join([HEAD, "\n", table(["init", "formula", "source", "use it"], rows), "\n", *results(trials), foot])
 
 
-def main() -> int:
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> int:
     """Condense if a folder is given, then write the page; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", metavar="RESULTS", help="a results folder that holds the two sweeps")
-    folder = parser.parse_args().results
+    parser = script_parser("initializer_page", __doc__)
+    parser.add_argument("results", nargs="?", type=existing_folder, metavar="RESULTS", help="holds the two sweeps")
+    folder = parser.parse_args(arguments).results
     source = DOCS / "initializers.parquet"
-    try:
-        if folder is not None:
-            DOCS.mkdir(exist_ok=True)
-            condense(folder).to_parquet(source, compression="zstd", index=False)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if folder is not None:
+        DOCS.mkdir(exist_ok=True)
+        condense(folder).to_parquet(source, compression="zstd", index=False)
     (DOCS / "initializers.md").write_text(page(pd.read_parquet(source)))
     print(f"wrote {DOCS / 'initializers.md'}")
     return 0

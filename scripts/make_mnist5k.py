@@ -4,13 +4,16 @@ Usage: python scripts/make_mnist5k.py [ROOT]     (ROOT/MNIST/raw holds the files
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness import data
+from harness.arguments import one_line_errors, script_parser
 from harness.config import DataConfig
+from harness.errors import DataError, UsageError
 
 _TARGET = Path(data.__file__).with_name("mnist5k.parquet")
 _ATTRIBUTION = (
@@ -20,9 +23,16 @@ _ATTRIBUTION = (
 )
 
 
-def main() -> None:
-    """Write the file and say what it is."""
-    digits = data.load(DataConfig(name="mnist", root=sys.argv[1] if len(sys.argv) > 1 else "data"))
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the file and say what it is; returns the exit code."""
+    parser = script_parser("make_mnist5k", __doc__)
+    parser.add_argument("root", nargs="?", default="data", metavar="ROOT", help="holds MNIST/raw (default: data)")
+    root = parser.parse_args(arguments).root
+    try:
+        digits = data.load(DataConfig(name="mnist", root=root))
+    except DataError as error:
+        raise UsageError(str(error)) from error
     parts = [("train", digits.train_images[:5000], digits.train_labels[:5000])]
     parts += [("test", digits.test_images[:1000], digits.test_labels[:1000])]
     columns: dict[str, list[object]] = {"split": [], "label": [], "image": []}
@@ -34,7 +44,8 @@ def main() -> None:
     schema = pa.schema(fields, metadata={"attribution": _ATTRIBUTION, "image": "28 x 28 uint8, row by row"})
     pq.write_table(pa.table(columns, schema=schema), _TARGET, compression="zstd", compression_level=19)
     print(f"{_TARGET.name}: {len(columns['label']):,} images, {_TARGET.stat().st_size:,} bytes")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

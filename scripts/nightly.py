@@ -13,7 +13,6 @@ error, such as another machine than the baseline's. ``--size small`` is for test
 convergence is judged as that of the large one is, and speed that counts from a factor of four only.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -21,6 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from harness.arguments import one_line_errors, script_parser
+from harness.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
 PYTHON = sys.executable
@@ -39,7 +41,7 @@ SMALL_THRESHOLD = "images_per_s=300%"
 
 
 @dataclass(frozen=True)
-class Night:
+class NightlyJob:
     """What was asked for, and where this night's files go."""
 
     device: str
@@ -60,7 +62,7 @@ def call(*arguments: object) -> int:
     return subprocess.run([PYTHON, *map(str, arguments)], check=False).returncode
 
 
-def accept(night: Night) -> int:
+def accept(night: NightlyJob) -> int:
     """The GPU's acceptance; skipped, and said so, where there is none to accept."""
     if night.device == "cpu":
         print("SKIPPED gpu_acceptance: --device cpu, no GPU is accepted tonight", flush=True)
@@ -68,20 +70,20 @@ def accept(night: Night) -> int:
     return call(ROOT / "scripts/gpu_acceptance.py", "--device", night.device)
 
 
-def sweep(night: Night) -> int:
+def sweep(night: NightlyJob) -> int:
     """The trials."""
     line = ["experiment=nightly", f"device={night.device}", KERNELS[night.device], *SWEEPS[night.size]]
     return call("-m", "harness.run", "-m", *line, f"results.dir={night.results}")
 
 
-def report(night: Night) -> int:
+def report(night: NightlyJob) -> int:
     """The page, and its short form for the summary; whatever goes wrong with them is an error."""
     page = call("-m", "harness.report", night.results, "--output", night.folder / "report.html")
     short = call("-m", "harness.report", night.results, "--format", "md", "--output", night.folder / "report.md")
     return ERROR if page or short else OK
 
 
-def compare(night: Night) -> int:
+def compare(night: NightlyJob) -> int:
     """Against the baseline; the first night becomes it."""
     place = ["--baselines", night.baselines]
     if not (night.baselines / night.name).exists():
@@ -99,7 +101,7 @@ def compare(night: Night) -> int:
     return call("-m", "harness.compare", night.name, night.results, *place, *options)
 
 
-def summarise(night: Night, codes: dict[str, int]) -> None:
+def summarise(night: NightlyJob, codes: dict[str, int]) -> None:
     """The steps, the comparison and the report as Markdown: a file, and the job's summary on GitHub."""
     parts = ["# Nightly", "\n".join(f"- {step}: exit code {code}" for step, code in codes.items())]
     parts += [path.read_text() for name in ("comparison.md", "report.md") if (path := night.folder / name).exists()]
@@ -118,7 +120,7 @@ def verdict(codes: dict[str, int]) -> int:
     return OK if not red else WORSE if red == {WORSE} else ERROR
 
 
-def run(night: Night) -> int:
+def run(night: NightlyJob) -> int:
     """All of it; a step that fails does not keep what was measured from being shown."""
     codes = {"acceptance": accept(night)}
     if codes["acceptance"] != ERROR:
@@ -134,9 +136,10 @@ def run(night: Night) -> int:
     return code
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command and run; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser("nightly", __doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--size", choices=tuple(SWEEPS), default="full")
     parser.add_argument("--folder", type=Path, default=Path("outputs/nightly"), help="default: outputs/nightly")
@@ -144,9 +147,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", help="of the baseline (default: nightly-DEVICE-SIZE)")
     given = parser.parse_args(arguments)
     folder = given.folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"--folder {given.folder}: cannot be made ({error.strerror}); name another one") from error
     name = given.name or f"nightly-{given.device}-{given.size}"
-    return run(Night(given.device, given.size, folder, given.baselines, name))
+    return run(NightlyJob(given.device, given.size, folder, given.baselines, name))
 
 
 if __name__ == "__main__":

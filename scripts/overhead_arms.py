@@ -25,7 +25,7 @@ GATE_OVERRIDES = ("data.scaling=unit", "optimizer.lr=0.005")
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """What every arm trains: images x_NCHW (N, 1, 28, 28), labels (N,), the initial parameters in order."""
 
     config: TrialConfig
@@ -34,9 +34,9 @@ class Task:
     initial: list[torch.Tensor]
 
 
-Run = Callable[[], torch.Tensor]
+TrainingRun = Callable[[], torch.Tensor]
 """Trains all steps; float32 (steps,): the loss of each before its update."""
-Arm = Callable[[Task], Run]
+TrainingArm = Callable[[TrainingTask], TrainingRun]
 """Builds network and optimizer; what it returns is what is timed."""
 
 
@@ -44,14 +44,14 @@ class GateError(Exception):
     """The arms do not compute the same."""
 
 
-def task(batch_size: int, steps: int, *overrides: str) -> Task:
+def task(batch_size: int, steps: int, *overrides: str) -> TrainingTask:
     """A default trial on the CPU but for these."""
     config = harness.load_config(["device=cpu", f"train.batch_size={batch_size}", f"train.steps={steps}", *overrides])
     digits = data.to_device(data.load(config.data), config.data.scaling, CPU)
     network = harness_network(config)
     initializers.apply(config.init, network, seed=config.seed, activation=config.model.activation)
     initial = [value.detach().clone() for value in network.parameters()]
-    return Task(config, digits.train_images[:batch_size], digits.train_labels[:batch_size], initial)
+    return TrainingTask(config, digits.train_images[:batch_size], digits.train_labels[:batch_size], initial)
 
 
 def harness_network(config: TrialConfig) -> models.Network:
@@ -67,7 +67,7 @@ def fill(network: nn.Module, values: Sequence[torch.Tensor]) -> None:
         parameter.copy_(value)
 
 
-def harness_arm(task: Task) -> Run:
+def harness_arm(task: TrainingTask) -> TrainingRun:
     """The harness's own loop, under its own flags."""
     config = task.config
     device.apply_flags(config.device)
@@ -100,7 +100,7 @@ def plain_network(*, pool_first: bool) -> nn.Sequential:
     )
 
 
-def plain_loop(task: Task, network: nn.Sequential, images_NCHW: torch.Tensor) -> Run:
+def plain_loop(task: TrainingTask, network: nn.Sequential, images_NCHW: torch.Tensor) -> TrainingRun:
     """The loop of a tutorial, under torch's own flags."""
     torch.use_deterministic_algorithms(mode=False)
     fill(network, task.initial)
@@ -119,21 +119,21 @@ def plain_loop(task: Task, network: nn.Sequential, images_NCHW: torch.Tensor) ->
     return run
 
 
-def plain_arm(task: Task) -> Run:
+def plain_arm(task: TrainingTask) -> TrainingRun:
     """Nothing tuned."""
     return plain_loop(task, plain_network(pool_first=False), task.images_NCHW)
 
 
-def tuned_arm(task: Task) -> Run:
+def tuned_arm(task: TrainingTask) -> TrainingRun:
     """Channels last, pooling before relu."""
     network = plain_network(pool_first=True).to(memory_format=torch.channels_last)
     return plain_loop(task, network, task.images_NCHW.to(memory_format=torch.channels_last))
 
 
-ARMS: dict[str, Arm] = {"harness": harness_arm, "plain": plain_arm, "tuned": tuned_arm}
+ARMS: dict[str, TrainingArm] = {"harness": harness_arm, "plain": plain_arm, "tuned": tuned_arm}
 
 
-def gate(arms: dict[str, Arm], batch_size: int) -> None:
+def gate(arms: dict[str, TrainingArm], batch_size: int) -> None:
     """Nothing may be timed unless every arm's losses are the harness's, step by step.
 
     Raises:

@@ -4,7 +4,6 @@
 ``--height 0`` takes the whole page. Needs selenium, chromium and chromedriver.
 """
 
-import argparse
 import base64
 import shutil
 import sys
@@ -17,6 +16,9 @@ from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
+
+from harness.arguments import Parser, file_to_write, one_line_errors, positive
+from harness.errors import UsageError
 
 ARGUMENTS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
@@ -62,24 +64,25 @@ def picture(chrome: webdriver.Chrome, out: Path, *, whole: bool) -> None:
     out.write_bytes(base64.b64decode(chrome.execute_cdp_cmd("Page.captureScreenshot", options)["data"]))
 
 
+@one_line_errors
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(description="A picture of a report as Chromium draws it.")
+    parser = Parser(
+        prog="python scripts/screenshot_report.py", description="A picture of a report as Chromium draws it."
+    )
     parser.add_argument("report", type=Path, metavar="REPORT.html")
-    parser.add_argument("out", type=Path, metavar="OUT.png")
-    parser.add_argument("--width", type=int, default=1280, help="pixels (1280)")
+    parser.add_argument("out", type=file_to_write, metavar="OUT.png")
+    parser.add_argument("--width", type=positive, default=1280, help="pixels (1280)")
     parser.add_argument("--height", type=int, default=1600, help="pixels (1600); 0: the whole page")
     parser.add_argument("--scheme", choices=("light", "dark"), default="light", help="light")
     given = parser.parse_args(arguments)
     if not given.report.is_file():
-        print(f"error: {given.report}: no such file; make it with python -m harness.report", file=sys.stderr)
-        return 2
+        raise UsageError(f"{given.report}: no such file; make it with python -m harness.report")
     with tempfile.TemporaryDirectory() as profile:
         try:
             chrome = browser(Path(profile))
         except (FileNotFoundError, WebDriverException) as error:
-            print(f"error: no browser: {str(error).splitlines()[0]}", file=sys.stderr)
-            return 2
+            raise UsageError(f"no browser: {str(error).splitlines()[0]}") from error
         try:
             open_page(chrome, given.report, width=given.width, height=given.height or 1600, scheme=given.scheme)
             picture(chrome, given.out, whole=given.height == 0)

@@ -14,7 +14,7 @@ import torch
 from mutants import Mutant, Tools
 from torch import nn
 
-from harness import device, initializers
+from harness import initializers, random_streams
 from harness.initializers import ADAPTERS, REGISTRY, Site, adaptive, gains, random, registry, structured
 from harness.models import Network
 
@@ -162,7 +162,7 @@ FILL = initializers._fill
 
 
 def _one_stream_for_all(seed: int, stream: str) -> torch.Generator:
-    return device.generator(seed, stream.split("/", maxsplit=1)[0])
+    return random_streams.generator(seed, stream.split("/", maxsplit=1)[0])
 
 
 def _lsuv(power: int, *, biases: bool) -> Any:

@@ -23,8 +23,21 @@ import torch.nn.functional as F
 from conftest import Configure
 from torch import nn
 
-from harness import article, data, device, diagnosis, initializers, metrics, models, rows, signals, timing, train, trial
-from harness.train import Edge
+from harness import (
+    article,
+    data,
+    diagnosis,
+    initializers,
+    metrics,
+    models,
+    random_streams,
+    rows,
+    signals,
+    timing,
+    train,
+    trial,
+)
+from harness.train import WindowEnd
 
 Tools = dict[str, Any]
 Oracle = Callable[[Tools], object]
@@ -74,7 +87,7 @@ FLOPS = models.flops_per_image
 
 def _deaf_to_the_seed(seed: int, stream: str) -> torch.Generator:
     del seed
-    return device.generator(0, stream)
+    return random_streams.generator(0, stream)
 
 
 def _unsynchronised_exit(self: timing.Stopwatch, *_: object) -> None:
@@ -92,13 +105,13 @@ def _warm_up_in_place(network: nn.Module, run: Callable[[nn.Module], None]) -> N
 
 def _clock_over_the_yield(
     network: nn.Module, optimizer: Any, batch: Any, config: Any, losses: torch.Tensor
-) -> Iterator[Edge]:
+) -> Iterator[WindowEnd]:
     started = timing.time.perf_counter()
-    yield Edge(0, 0, 0.0, evaluate=True)
+    yield WindowEnd(0, 0, 0.0, evaluate=True)
     for window in train.windows(config):
         train.take_steps(network, optimizer, batch, window, losses)
         now = timing.time.perf_counter()
-        yield Edge(window.stop, len(window), now - started, evaluate=True)
+        yield WindowEnd(window.stop, len(window), now - started, evaluate=True)
         started = now
 
 

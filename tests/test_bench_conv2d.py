@@ -135,7 +135,7 @@ def test_a_wrong_kernel_has_no_speed_and_fails_the_run() -> None:
 
 def cell(bench: SimpleNamespace, operation: str = "block", **changes: object) -> object:
     """Of conv2-4 at batch 3 in ieee, but for the changes."""
-    return dataclasses.replace(bench.cells.Cell(operation, bench.cells.LAYERS[1], 3, "ieee"), **changes)
+    return dataclasses.replace(bench.cells.BenchmarkCell(operation, bench.cells.LAYERS[1], 3, "ieee"), **changes)
 
 
 def trained(function: Callable[..., torch.Tensor]) -> Callable[[list[torch.Tensor], torch.Tensor], list[torch.Tensor]]:
@@ -185,7 +185,7 @@ def block_fault(bench: SimpleNamespace, function: Callable[..., torch.Tensor]) -
     given = bench.gate.random_inputs(one, torch.device("cpu"), whole_numbers=True)
     taken, wanted = bench.gate.exact(one, given)
     leaves = [given.x[0], given.weight[0], given.bias[0]]
-    arm = bench.arms.Arm(
+    arm = bench.arms.ConvolutionArm(
         lambda: trained(function)(leaves, given.dy[0]), lambda found: [tensor.unsqueeze(0) for tensor in found]
     )
     return bench.gate.exactness_fault(one, arm, taken, wanted)
@@ -220,7 +220,7 @@ def test_gate_tells_tf32_from_ieee(bench: SimpleNamespace, operation: str) -> No
     one = cell(bench, operation)
     given = bench.gate.random_inputs(one, torch.device("cpu"), whole_numbers=False)
     taken, wanted = bench.gate.exact(one, given)
-    rounded = bench.arms.Inputs(*(cut(tensor) for tensor in vars(given).values()))
+    rounded = bench.arms.ConvolutionInputs(*(cut(tensor) for tensor in vars(given).values()))
     for tensors, is_right in ((given, True), (rounded, False)):
         arm = bench.arms.others(one, tensors, backend="eager")["cudnn NCHW"]
         for is_ours in (True, False):
@@ -254,21 +254,21 @@ def test_costs_are_those_of_the_layers(bench: SimpleNamespace) -> None:
     [(8192, "tf32", "memory", 137.03), (8192, "ieee", "arithmetic", 441.72), (50, "tf32", "launches", 0.85)],
 )
 def test_floor_is_the_longer_of_two(bench: SimpleNamespace, images: int, precision: str, bound: str, us: float) -> None:
-    ceilings = bench.cells.Ceilings(3e12, {"ieee": 67e12, "tf32": 400e12})
+    ceilings = bench.cells.MeasuredCeilings(3e12, {"ieee": 67e12, "tf32": 400e12})
     floor = bench.cells.floor(cell(bench, "forward", images=images, precision=precision), ceilings)
     assert floor.bound == bound
     assert floor.us == pytest.approx(us, abs=0.01)
 
 
 def test_docs_show_these_floors(bench: SimpleNamespace) -> None:
-    ceilings = bench.cells.Ceilings(3e12, {"ieee": 67e12, "tf32": 494e12, "bf16": 989e12})
+    ceilings = bench.cells.MeasuredCeilings(3e12, {"ieee": 67e12, "tf32": 494e12, "bf16": 989e12})
     lines = [line.strip("| ").split(" | ") for line in (ROOT / "docs/kernels.md").read_text().splitlines()]
     shown = [line for line in lines if line[0] in {"forward", "block", "stacked block of 64 models"}]
     assert len(shown) == 2 * (4 + 4 + 1)
     layers = {layer.name: layer for layer in bench.cells.LAYERS}
     for operation, layer, batch, gflop, megabytes, *floors in shown:
         name, _, stack = operation.partition(" of ")
-        one = bench.cells.Cell(name, layers[layer], int(batch), "tf32", 64 if stack else 1)
+        one = bench.cells.BenchmarkCell(name, layers[layer], int(batch), "tf32", 64 if stack else 1)
         assert [gflop, megabytes] == [f"{one.flops / 1e9:.3f}", f"{one.fewest_bytes / 1e6:.2f}"]
         for precision, floor in zip(("ieee", "tf32", "bf16"), floors, strict=True):
             least = bench.cells.floor(dataclasses.replace(one, precision=precision), ceilings)
@@ -303,18 +303,18 @@ def test_rounds_are_interleaved_and_end_in_time(bench: SimpleNamespace) -> None:
 
 
 def times(bench: SimpleNamespace, us: float) -> object:
-    return bench.clock.Times({clock: [us, us + 1.0, us + 4.0] for clock in bench.clock.CLOCKS}, host_us=7.0)
+    return bench.clock.ArmTimes({clock: [us, us + 1.0, us + 4.0] for clock in bench.clock.CLOCKS}, host_us=7.0)
 
 
 def whole_run(bench: SimpleNamespace) -> list:
     """Every cell, ours twice as fast as cuDNN and five times as vmap, at 80% of the floor of 1 TB/s."""
-    ceilings = bench.cells.Ceilings(1e12, dict.fromkeys(bench.main.PRECISIONS, 1e18))
+    ceilings = bench.cells.MeasuredCeilings(1e12, dict.fromkeys(bench.main.PRECISIONS, 1e18))
     results = []
     for one in bench.cells.cells(bench.main.BATCHES, bench.main.STACKS, bench.main.PRECISIONS):
         us = bench.cells.floor(one, ceilings).us / 0.8
         arms = {"triton channels-last": us, "cudnn NCHW": 2.5 * us, "cudnn channels-last": 2 * us, "vmap": 5 * us}
-        made = {arm: bench.clock.Times({"cold": [value], "graph": [value]}) for arm, value in arms.items()}
-        results.append(bench.report.Result(one, made))
+        made = {arm: bench.clock.ArmTimes({"cold": [value], "graph": [value]}) for arm, value in arms.items()}
+        results.append(bench.report.CellResult(one, made))
     return [results, ceilings, [result.cell for result in results]]
 
 
@@ -340,11 +340,11 @@ def test_one_slow_cell_misses_its_aim(bench: SimpleNamespace, aim: int, index: i
 
 
 def test_table_and_file_have_medians_quartiles_and_shares(bench: SimpleNamespace, tmp_path: Path) -> None:
-    ceilings = bench.cells.Ceilings(1e12, {"ieee": 1e15})
+    ceilings = bench.cells.MeasuredCeilings(1e12, {"ieee": 1e15})
     one = cell(bench, "forward", images=1000)
     made = {"triton NCHW": times(bench, 100.0), "cudnn NCHW": times(bench, 150.0)}
-    result = bench.report.Result(one, made, {"cudnn channels-last": "wrong"})
-    (head, _, cold, graph) = bench.report.summary([result], ceilings)
+    result = bench.report.CellResult(one, made, {"cudnn channels-last": "wrong"})
+    (head, _, cold, graph) = bench.report.summary([result], ceilings).splitlines()
     assert "101.0 (100.5 to 102.5)" in cold
     assert "| cudnn NCHW | 1.50  | 3 | 50.21     | memory   | 50%" in cold
     assert "graph" in graph
@@ -364,8 +364,8 @@ def test_what_was_left_out_is_said(
 ) -> None:
     wanted = [cell(bench), cell(bench, images=10**9), cell(bench, precision="tf32"), cell(bench, precision="bf16")]
     clock_s = iter((0.0, 1.0, 2.0, 3.0))
-    monkeypatch.setattr(bench.main, "measure", lambda _, one: bench.report.Result(one, {}))
-    run = bench.main.Run(torch.device("cpu"), bench.clock.NoClock(), bench.main.DRY)
+    monkeypatch.setattr(bench.main, "measure", lambda _, one: bench.report.CellResult(one, {}))
+    run = bench.main.BenchmarkRun(torch.device("cpu"), bench.clock.NoClock(), bench.main.DRY)
     found, left_out = bench.main.measure_all(wanted, run, until_s=2.5, memory_bytes=8e10, now=lambda: next(clock_s))
     assert [result.cell for result in found] == [wanted[0], wanted[2]]
     assert left_out == {"would not fit into the memory": [wanted[1]], "no time left": [wanted[3]]}
@@ -383,10 +383,10 @@ def test_a_device_that_fails_ends_the_run_and_loses_nothing(
     def measure(_: object, one: object) -> object:
         if one == wanted[1]:
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
-        return bench.report.Result(one, {})
+        return bench.report.CellResult(one, {})
 
     monkeypatch.setattr(bench.main, "measure", measure)
-    run = bench.main.Run(torch.device("cpu"), bench.clock.NoClock(), bench.main.DRY)
+    run = bench.main.BenchmarkRun(torch.device("cpu"), bench.clock.NoClock(), bench.main.DRY)
     found, left_out = bench.main.measure_all(wanted, run, until_s=1.0, memory_bytes=8e10, now=lambda: 0.0)
     assert [result.cell for result in found] == wanted[:1]
     reason = "the device failed: CUDA error: an illegal memory access was encountered"
@@ -530,7 +530,7 @@ def test_clocks_of_a_gpu(bench: SimpleNamespace, fake: FakeCuda) -> None:
         return []
 
     works = {"first": takes(40.0), "waits": waits, "last": takes(500.0)}
-    found = bench.clock.Gpu(torch.device("meta")).times(works, rounds=4, least=3, limit_s=60.0)
+    found = bench.clock.GpuClock(torch.device("meta")).times(works, rounds=4, least=3, limit_s=60.0)
     # an event takes a microsecond here
     assert found["first"].us == {"cold": pytest.approx([41.0] * 4), "graph": pytest.approx([40.2] * 4)}
     assert found["last"].us == {"cold": pytest.approx([501.0] * 4), "graph": pytest.approx([501.0] * 4)}
@@ -539,7 +539,7 @@ def test_clocks_of_a_gpu(bench: SimpleNamespace, fake: FakeCuda) -> None:
     assert len(fake.pools) == 3
     assert fake.pools[0] is fake.pools[1] is not fake.pools[2]
     assert fake.current == "default"
-    row = bench.report._row(bench.report.Result(cell(bench), found), "waits", "graph", None)
+    row = bench.report._row(bench.report.CellResult(cell(bench), found), "waits", "graph", None)
     assert (row["median_us"], row["fault"]) == (None, "operation not permitted when stream is capturing")
 
 
@@ -557,7 +557,7 @@ def test_launching_is_timed_often_but_not_for_long(
             return []
 
         monkeypatch.setattr(bench.clock.time, "perf_counter", lambda: now_s)  # noqa: B023 - called within the turn
-        clock = bench.clock.Gpu(torch.device("meta"))
+        clock = bench.clock.GpuClock(torch.device("meta"))
         assert clock._host_us(work) == pytest.approx(1e6 * takes_s)
         assert count == calls
 
@@ -571,7 +571,7 @@ def test_the_flush_outlasts_the_launching(bench: SimpleNamespace, fake: FakeCuda
             overwritten.append(True)
             fake.now_us += 5000.0 if len(overwritten) == 1 else 99.0
 
-    clock = bench.clock.Gpu(torch.device("meta"))
+    clock = bench.clock.GpuClock(torch.device("meta"))
     clock._flush = Flush()
     clock._flush_us = clock._fastest_us(clock._flush.zero_)
     overwritten.clear()
@@ -582,7 +582,7 @@ def test_the_flush_outlasts_the_launching(bench: SimpleNamespace, fake: FakeCuda
 
 def test_ceilings_are_the_best_of_several(bench: SimpleNamespace, fake: FakeCuda) -> None:
     """One microsecond here for 2 GiB read and written, and for each product."""
-    ceilings = bench.clock.Gpu(torch.device("meta")).ceilings()
+    ceilings = bench.clock.GpuClock(torch.device("meta")).ceilings()
     assert fake.now_us > 0
     assert ceilings.bytes_per_s == pytest.approx(2 * 2**30 * 1e6)
     sizes = {"ieee": 4096, "tf32": 8192, "bf16": 8192}

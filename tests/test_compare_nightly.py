@@ -56,7 +56,7 @@ def night(nightly: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
         path = tmp_path / f"night{next(numbers)}"
         path.mkdir()
-        current = nightly.Night("cuda", "full", path, tmp_path / "baselines", "nightly")
+        current = nightly.NightlyJob("cuda", "full", path, tmp_path / "baselines", "nightly")
         monkeypatch.setattr(nightly, "call", call)
         return int(nightly.run(current))
 
@@ -116,7 +116,7 @@ def test_a_failing_step_is_red(night: Night, tmp_path: Path, step: str, code: in
 
 
 def test_on_a_cpu_acceptance_is_skipped_loudly(nightly: ModuleType, tmp_path: Path, capsys: Any) -> None:
-    assert nightly.accept(nightly.Night("cpu", "small", tmp_path, tmp_path, "x")) == 0
+    assert nightly.accept(nightly.NightlyJob("cpu", "small", tmp_path, tmp_path, "x")) == 0
     assert capsys.readouterr().out == "SKIPPED gpu_acceptance: --device cpu, no GPU is accepted tonight\n"
 
 
@@ -166,7 +166,7 @@ def test_the_small_night_judges_convergence_and_a_worse_program_is_red(
         path = tmp_path / f"night{number}"
         path.mkdir()
         monkeypatch.setattr(nightly, "call", call)
-        return int(nightly.run(nightly.Night("cpu", "small", path, tmp_path / "baselines", "small")))
+        return int(nightly.run(nightly.NightlyJob("cpu", "small", path, tmp_path / "baselines", "small")))
 
     def repeat(*_: Any) -> int:
         files = (tmp_path / "night0/results/trials").iterdir()

@@ -99,7 +99,7 @@ def test_training_under_autocast_compiles(script: ModuleType, channels: int) -> 
 
 def test_a_tile_that_is_too_large_is_noticed(script: ModuleType) -> None:
     (launch, *_) = [one for one in few(script) if one.kernel == "input_gradient_kernel" and one.kind == tiles.TF32]
-    large = tiles.Choice(tiles.Tile(256, 32, 128), 4, 4)
+    large = tiles.TileChoice(tiles.Tile(256, 32, 128), 4, 4)
     constants = tuple((name, large.tile if name == "TILE" else value) for name, value in launch.constants)
     found = faults(script, [dataclasses.replace(launch, choice=large, constants=constants)], ["sm_80"])
     assert any("spills" in fault for fault in found), found

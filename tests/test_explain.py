@@ -38,10 +38,10 @@ def test_a_deep_network_fits_the_page(capsys: pytest.CaptureFixture[str]) -> Non
     ("arguments", "code", "words"),
     [
         (["init=gloort"], 2, "Could not find 'init/gloort'"),
-        (["-m", "init=zero"], 2, "-m: explain takes no such switch"),
+        (["-m", "init=zero"], 2, "unrecognized arguments: -m; python -m harness.explain --help shows the options"),
         (["init=zero,glorot"], 2, "Ambiguous value for argument 'init=zero,glorot'"),
-        (["--config-dir=nowhere"], 2, "--config-dir=nowhere: no such folder"),
-        (["--config-dir"], 2, "--config-dir=: no such folder"),
+        (["--config-dir=nowhere"], 2, "argument --config-dir: nowhere: no such folder"),
+        (["--config-dir"], 2, "argument --config-dir: expected one argument"),
         (["init.gain=much"], 2, "init.gain=much is not allowed; give a finite number, auto or torch"),
         (["init=lsuv", "+init.layers.conv2=zeros", "device=cpu"], 1, "lsuv: the output of layer 'conv2' does not vary"),
     ],
@@ -53,17 +53,20 @@ def test_what_cannot_be_explained_is_one_line(
     assert main(arguments) == code
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith(f"error: {words}") or words in printed.err
+    assert printed.err.startswith("error: ")
+    assert words in printed.err
     assert printed.err.count("\n") == 1
 
 
 def test_config_dir_offers_the_users_own_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "init").mkdir()
     (tmp_path / "init/silent.yaml").write_text("# nothing\nweight: zeros\n")
-    assert main([f"--config-dir={tmp_path}", "init=silent", "model=mlp", "device=cpu"]) == 0
+    assert main(["init=silent", f"--config-dir={tmp_path}", "model=mlp", "device=cpu"]) == 0
     assert "network: dead" in capsys.readouterr().out
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
     assert "usage: python -m harness.explain" in capsys.readouterr().out

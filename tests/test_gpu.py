@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from conftest import Configure
 
 import harness
-from harness import article, device, rows, trial
+from harness import article, device, random_streams, rows, trial
 from harness.config import TrialConfig
 from harness.errors import UsageError
 from harness.resolution import resolved
@@ -53,9 +53,9 @@ def test_batches_are_the_cpus_bit_for_bit(configure: Configure, batches: str, sc
     def batches_of(config: TrialConfig) -> list[torch.Tensor]:
         config = resolved(config)
         record = trial._Record(config, device.resolve(config.device), rows.planned(config, "batches"))
-        parts = trial._set_up(record)
-        assert parts.digits.train_images.device.type == config.device.name
-        return [tensor.cpu() for step in range(config.train.steps) for tensor in parts.batch(step)]
+        setup = trial._set_up(record)
+        assert setup.digits.train_images.device.type == config.device.name
+        return [tensor.cpu() for step in range(config.train.steps) for tensor in setup.batch(step)]
 
     choices = (f"data.batches={batches}", f"data.scaling={scaling}")
     found = [batches_of(configure(f"device={name}", *choices)) for name in (NAME, "cpu")]
@@ -183,7 +183,7 @@ def test_tf32_is_recorded(configure: Configure, tf32: bool) -> None:  # noqa: FB
 def test_tf32_changes_the_product_and_float32_is_the_default(configure: Configure) -> None:
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("this GPU has no TF32")
-    left = torch.randn(1024, 1024, generator=device.generator(0, "tf32"))
+    left = torch.randn(1024, 1024, generator=random_streams.generator(0, "tf32"))
     x_NCHW, weight = left.view(4, 1024, 16, 16), left.view(-1)[: 32 * 1024 * 9].view(32, 1024, 3, 3)
 
     def error(found: torch.Tensor, exact: torch.Tensor) -> float:

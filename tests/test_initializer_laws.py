@@ -15,10 +15,10 @@ from test_initializers import MODELS, NARROW, SHAPES, applied, built, draw
 import harness
 from harness import initializers, metrics, models
 from harness.activations import ACTIVATIONS
-from harness.device import generator
 from harness.errors import UsageError
 from harness.initializers import Branch, Site, adaptive, gains
 from harness.models import Network, Residual
+from harness.random_streams import generator
 
 CORRECTION = 0.87962566103423978
 NARROW_MLP = (

@@ -21,10 +21,10 @@ from harness import initializers, metrics, models
 from harness.activations import ACTIVATIONS
 from harness.compose import CONF_DIR
 from harness.config import InitConfig
-from harness.device import generator
 from harness.errors import UsageError
 from harness.initializers import ADAPTERS, REGISTRY, Site, registry
 from harness.models import Network
+from harness.random_streams import generator
 
 SHAPES = {
     "conv 1-32": (32, 1, 3, 3),

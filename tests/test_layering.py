@@ -20,11 +20,11 @@ LAYERS = [
     {"initializers"},
     {"models", "data", "timing", "article", "usage"},
     {"analysis"},
-    {"activations", "results", "device"},
+    {"activations", "results", "device", "random_streams"},
     {"compose"},
     {"config"},
-    {"validation"},
-    {"errors", "interrupts", "wording"},
+    {"validation", "arguments"},
+    {"errors", "interrupts", "wording", "markdown"},
 ]
 FREE_OF_TORCH = ("config", "compose", "results", "usage", "article", "errors", "run", "explain")
 FREE_OF_TORCH += ("analysis", "report", "compare")

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness import initializers, models
 from harness.config import LayerConfig, ModelConfig, TrialConfig
-from harness.device import generator
 from harness.errors import UsageError
+from harness.random_streams import generator
 
 
 def network_of(config: TrialConfig) -> models.Network:

@@ -35,19 +35,19 @@ def test_stations_hold_what_autograd_gives(configure: Configure) -> None:
         logits = module(logits)
     loss = F.cross_entropy(logits, labels)
     loss.backward()
-    station = found.stations["conv2"]
+    module_signals = found.modules["conv2"]
     assert found.loss == pytest.approx(float(loss.detach()), rel=1e-12)
-    assert station.input_moment == pytest.approx(float(hidden.detach().square().mean()), rel=1e-10)
-    assert station.output_moment == pytest.approx(float(output.detach().square().mean()), rel=1e-10)
-    assert station.output_gradient == pytest.approx(float(output.grad.square().sum()), rel=1e-10)
-    assert station.input_gradient == pytest.approx(float(hidden.grad.square().sum()), rel=1e-10)
+    assert module_signals.input_moment == pytest.approx(float(hidden.detach().square().mean()), rel=1e-10)
+    assert module_signals.output_moment == pytest.approx(float(output.detach().square().mean()), rel=1e-10)
+    assert module_signals.output_gradient == pytest.approx(float(output.grad.square().sum()), rel=1e-10)
+    assert module_signals.input_gradient == pytest.approx(float(hidden.grad.square().sum()), rel=1e-10)
 
 
 def test_residual_sums_stand_after_their_branch(configure: Configure) -> None:
     network = network_of(configure("model=residual", "model.depth=1", "init=he"))
     found = signals.record(network, *batch())
-    assert list(found.stations)[2:7] == ["block1_conv1", "block1_activation1", "block1_conv2", "block1", "activation_3"]
-    assert found.stations["block1_conv1"].input_gradient < found.stations["block1"].input_gradient, "skip apart"
+    assert list(found.modules)[2:7] == ["block1_conv1", "block1_activation1", "block1_conv2", "block1", "activation_3"]
+    assert found.modules["block1_conv1"].input_gradient < found.modules["block1"].input_gradient, "skip apart"
 
 
 @pytest.mark.parametrize(("size", "share"), [(28, 0.953), (14, 0.907)])
@@ -68,9 +68,9 @@ def test_theory_is_the_mean_over_draws(configure: Configure, shape: str, init: s
     forward, backward = [], []
     for seed in range(40):
         found = signals.record(network_of(config, seed), *batch(4))
-        station = found.stations["conv2"]
-        forward.append(station.output_moment / station.output_moment_theory)
-        backward.append(station.input_gradient / station.input_gradient_theory)
+        module_signals = found.modules["conv2"]
+        forward.append(module_signals.output_moment / module_signals.output_moment_theory)
+        backward.append(module_signals.input_gradient / module_signals.input_gradient_theory)
     for ratios in (torch.tensor(forward), torch.tensor(backward)):
         error = float(ratios.std() / 40**0.5)
         assert error < 0.05, "else the next line could not fail"
@@ -85,7 +85,7 @@ def test_mean_field_is_exact_for_wide_networks_on_white_noise(configure: Configu
         network, (images, labels) = network_of(config, seed), batch()
         found = signals.record(network, images, labels)
         predicted = signals.mean_field(network, found)
-        ratios.append([found.stations[name].output_moment / predicted[name] for name in ("fc1", "fc2", "fc3")])
+        ratios.append([found.modules[name].output_moment / predicted[name] for name in ("fc1", "fc2", "fc3")])
     mean, error = torch.tensor(ratios).mean(dim=0), torch.tensor(ratios).std(dim=0) / 30**0.5
     assert bool((error < 0.15).all())
     assert bool(((mean - 1).abs() < 4 * error).all()), mean

@@ -1,4 +1,4 @@
-"""Clocks: they wait for the device at both edges, warm-up leaves no trace, quartiles are numpy's."""
+"""Clocks: they wait for the device at both ends, warm-up leaves no trace, quartiles are numpy's."""
 
 import statistics
 import time

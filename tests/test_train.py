@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import OptimizerConfig, TrainConfig
-from harness.device import generator
 from harness.errors import DivergedError, TimeBudgetError
+from harness.random_streams import generator
 from harness.train import Batch, batch_source, optimizer_for, train, windows
 
 IMAGES = torch.rand(20, 1, 28, 28, generator=generator(0, "images"))
@@ -84,15 +84,15 @@ def test_windows_cover_every_step_once_and_stop_at_the_grid(steps: int, eval_eve
     assert stops >= set(range(eval_every, steps, eval_every)) | {steps}
 
 
-def edges(settings: TrainConfig) -> list[tuple[int, bool]]:
+def window_ends(settings: TrainConfig) -> list[tuple[int, bool]]:
     model, losses = network(), torch.zeros(settings.steps)
     batch = batch_source(IMAGES, LABELS, None, 5)
-    found = train(model, optimizer_for(model, OptimizerConfig()), batch, settings, losses)
-    return [(edge.step, edge.evaluate) for edge in found]
+    ends = train(model, optimizer_for(model, OptimizerConfig()), batch, settings, losses)
+    return [(end.step, end.evaluate) for end in ends]
 
 
 def test_evaluates_at_step_zero_on_the_grid_and_at_the_last_step() -> None:
-    assert edges(config(steps=10)) == [
+    assert window_ends(config(steps=10)) == [
         (0, True),
         (3, False),
         (4, True),
@@ -107,8 +107,8 @@ def test_what_is_done_between_windows_is_not_on_the_clock() -> None:
     batch = batch_source(IMAGES, LABELS, None, 5)
     settings = config(steps=4, eval_every=2, window_steps=1)
     seconds = []
-    for edge in train(model, optimizer_for(model, OptimizerConfig()), batch, settings, losses):
-        seconds.append(edge.seconds)
+    for window_end in train(model, optimizer_for(model, OptimizerConfig()), batch, settings, losses):
+        seconds.append(window_end.seconds)
         time.sleep(0.2)
     assert sum(seconds) < 0.2
 

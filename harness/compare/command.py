@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from harness.arguments import Parser, one_line_errors
 from harness.compare import output
 from harness.compare.calibration import Calibration, as_file, calibrate, foreign, read_thresholds
 from harness.compare.checks import mixed_versions, shared
@@ -33,26 +34,16 @@ BASE may be the name of a promoted baseline. --calibrate measures what two runs 
 _CODES = "Exit codes: 0 ok, 1 regression, 3 inconclusive, 2 error (different hardware, missing arms, unreadable files)."
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line for a wrong command."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; python -m harness.compare --help shows the options")
-
-
+@one_line_errors
 def main(arguments: Sequence[str]) -> int:
     """Do what the command says; the exit code."""
-    try:
-        if arguments[:1] == ["promote"]:
-            return _promote(arguments[1:])
-        return _compare(arguments)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return ERROR
+    if arguments[:1] == ["promote"]:
+        return _promote(arguments[1:])
+    return _compare(arguments)
 
 
 def _promote(arguments: Sequence[str]) -> int:
-    parser = _Parser(prog="python -m harness.compare promote", description="Keep a results folder as a baseline.")
+    parser = Parser(prog="python -m harness.compare promote", description="Keep a results folder as a baseline.")
     parser.add_argument("results", metavar="RESULTS", type=Path, help="results folder")
     _add_baselines(parser)
     parser.add_argument("--name", default="main", help="of the baseline (default: main)")
@@ -71,7 +62,7 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     kinds = ", ".join(KINDS)
-    parser = _Parser(
+    parser = Parser(
         prog="python -m harness.compare", usage=_USAGE, description=_ABOUT, epilog=_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

@@ -10,6 +10,8 @@ from typing import Any
 from harness.compare.calibration import Calibration, finite
 from harness.compare.measures import KINDS
 from harness.compare.outcome import Comparison, Outcome
+from harness.markdown import escape
+from harness.markdown import table as markdown_table
 from harness.wording import counted
 
 WIDTH = 120
@@ -145,24 +147,16 @@ def _last_line(outcome: Outcome) -> str:
 def markdown(outcome: Outcome) -> str:
     """For a job's summary: the verdict first."""
     if outcome.errors:
-        return "\n".join(["## Comparison: error", "", *(f"- {escaped(line)}" for line in outcome.errors), ""])
-    lines = [f"## Comparison: {outcome.verdict}", "", escaped(_last_line(outcome)), ""]
-    items = [f"- {escaped(line)}" for line in _lines(outcome)]
-    return "\n".join([*lines, *_markdown_table(table(outcome)), "", *items, ""])
+        return "\n".join(["## Comparison: error", "", *(f"- {escape(line)}" for line in outcome.errors), ""])
+    lines = [f"## Comparison: {outcome.verdict}", "", escape(_last_line(outcome)), ""]
+    items = [f"- {escape(line)}" for line in _lines(outcome)]
+    return "\n".join([*lines, _markdown_table(table(outcome)), "", *items, ""])
 
 
-def _markdown_table(shown: Table) -> Iterator[str]:
+def _markdown_table(shown: Table) -> str:
+    """Arm and measure flush left, numbers flush right."""
     head, rows = shown
-    yield f"| {' | '.join(head)} |"
-    yield "|---|---|" + "---:|" * (len(head) - 2)
-    for row in rows:
-        yield f"| {' | '.join(escaped(cell) for cell in row)} |"
-
-
-def escaped(text_: str) -> str:
-    """Text that Markdown shows as it is: on one line, no markup of its own or of HTML."""
-    plain = " ".join(text_.split())
-    return "".join(f"\\{char}" if char in "\\`*_[]|<>#~$" else char for char in plain).replace("&", "&amp;")
+    return markdown_table(head, rows, right_from=2)
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
@@ -221,6 +215,6 @@ def _calibration_lines(found: Calibration) -> Iterable[str]:
 def calibration_markdown(found: Calibration) -> str:
     """The same for a job's summary."""
     if found.errors:
-        return "\n".join(["## Calibration: error", "", *(f"- {escaped(line)}" for line in found.errors), ""])
-    lines = [f"- {escaped(line)}" for line in _calibration_lines(found)]
-    return "\n".join(["## Calibration", "", *_markdown_table(calibration_table(found)), "", *lines, ""])
+        return "\n".join(["## Calibration: error", "", *(f"- {escape(line)}" for line in found.errors), ""])
+    lines = [f"- {escape(line)}" for line in _calibration_lines(found)]
+    return "\n".join(["## Calibration", "", _markdown_table(calibration_table(found)), "", *lines, ""])

@@ -26,7 +26,6 @@ import torch
 from harness import device
 from harness.activations import ACTIVATIONS
 from harness.config import InitConfig, ModelConfig
-from harness.device import generator as random_stream
 from harness.errors import UsageError
 from harness.initializers import adaptive, gains, random, structured
 from harness.initializers.adaptive import ADAPTERS
@@ -41,6 +40,7 @@ from harness.initializers.registry import (
     values,
 )
 from harness.models import Network, weight_layers
+from harness.random_streams import generator as random_stream
 
 __all__ = [
     "ADAPTERS",
@@ -134,9 +134,9 @@ def _bias_names(config: InitConfig) -> list[str]:
     return [config.bias, *config.bias_layers.values()]
 
 
-def _check_options(path: str, given: dict[str, object], taken: list[dict[str, object]]) -> None:
-    known = {name: default for options in taken for name, default in options.items()}
-    for name, value in given.items():
+def _check_options(path: str, options: dict[str, object], defaults: list[dict[str, object]]) -> None:
+    known = {name: default for initializer in defaults for name, default in initializer.items()}
+    for name, value in options.items():
         if name not in known:
             allowed = ", ".join(sorted(known)) or "none"
             raise UsageError(f"{path}.{name}: the chosen initializers have no such option; they have: {allowed}")
@@ -212,9 +212,9 @@ def _apply(config: InitConfig, network: Network, *, seed: int, activation: str) 
 def _fill(tensor: torch.Tensor, name: str, site: Site, *, gain: float, seed: int, options: dict[str, object]) -> None:
     draws = random_stream(seed, f"init/{site.layer}.{site.tensor}")
     known = {key: value for key, value in options.items() if key in options_of(name)}
-    found = values(name, tensor.shape, gain=gain, generator=draws, site=site, options=known)
+    initial = values(name, tensor.shape, gain=gain, generator=draws, site=site, options=known)
     with torch.no_grad():
-        tensor.copy_(found)
+        tensor.copy_(initial)
 
 
 def _sites(network: Network) -> Iterator[Site]:

@@ -4,6 +4,7 @@ Each takes the network, a batch (images x_NCHW, labels (N,)) on its device and a
 in place. The order of a float sum differs between devices, so adapted weights agree across devices to rounding only.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -201,33 +202,46 @@ def gradinit(
     Raises:
         ValueError: the gradient is not finite.
     """
-    names = [name for name, _ in network.named_parameters()]
     fixed = {name: value.detach().clone() for name, value in network.named_parameters()}
-    scales = [torch.ones((), device=images_NCHW.device, requires_grad=True) for _ in names]
-    optimizer = torch.optim.Adam(scales, lr=lr)
-
-    def loss_of(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
-        return F.cross_entropy(torch.func.functional_call(network, parameters, (images_NCHW,)), labels)
-
+    scales = {name: torch.ones((), device=images_NCHW.device, requires_grad=True) for name in fixed}
+    optimizer = torch.optim.Adam(scales.values(), lr=lr)
+    loss_of = functools.partial(_loss_with, network, images_NCHW, labels)
     for _ in range(steps):
-        scaled = {name: fixed[name] * scale for name, scale in zip(names, scales, strict=True)}
+        scaled = {name: fixed[name] * scale for name, scale in scales.items()}
         with _deterministic_off():
-            gradients = torch.autograd.grad(loss_of(scaled), list(scaled.values()), create_graph=True)
-            norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
-            if not bool(norm.isfinite()):
-                raise ValueError("gradinit: the gradient is not finite; start from smaller weights")
-            stepped = {
-                name: value - step_size * gradient
-                for (name, value), gradient in zip(scaled.items(), gradients, strict=True)
-            }
-            goal = norm if float(norm.detach()) > largest_gradient else loss_of(stepped)
-            slopes = torch.autograd.grad(goal, scales, allow_unused=True)
-        for scale, slope in zip(scales, slopes, strict=True):
+            goal = _gradinit_goal(loss_of, scaled, step_size=step_size, largest_gradient=largest_gradient)
+            slopes = torch.autograd.grad(goal, list(scales.values()), allow_unused=True)
+        for scale, slope in zip(scales.values(), slopes, strict=True):
             scale.grad = torch.zeros_like(scale) if slope is None else slope
         optimizer.step()
         with torch.no_grad():
-            for scale in scales:
+            for scale in scales.values():
                 scale.clamp_(min=0.01)
     with torch.no_grad():
-        for name, scale in zip(names, scales, strict=True):
+        for name, scale in scales.items():
             network.get_parameter(name).copy_(fixed[name] * scale)
+
+
+def _loss_with(
+    network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor, parameters: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """The batch's loss with these values in place of the network's own parameters."""
+    return F.cross_entropy(torch.func.functional_call(network, parameters, (images_NCHW,)), labels)
+
+
+def _gradinit_goal(
+    loss_of: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    parameters: dict[str, torch.Tensor],
+    *,
+    step_size: float,
+    largest_gradient: float,
+) -> torch.Tensor:
+    """The gradient's norm while it is above ``largest_gradient``, else the loss after a step against the gradient."""
+    gradients = torch.autograd.grad(loss_of(parameters), list(parameters.values()), create_graph=True)
+    norm: torch.Tensor = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    if not bool(norm.isfinite()):
+        raise ValueError("gradinit: the gradient is not finite; start from smaller weights")
+    if float(norm.detach()) > largest_gradient:
+        return norm
+    moves = zip(parameters.items(), gradients, strict=True)
+    return loss_of({name: value - step_size * gradient for (name, value), gradient in moves})

@@ -25,8 +25,8 @@ def gaussian_moments(
     density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
     if largest_of > 1:
         density = largest_of * density * torch.special.ndtr(z) ** (largest_of - 1)
-    found = function(std * z)
-    return float(torch.trapezoid(found * density, z)), float(torch.trapezoid(found.square() * density, z))
+    activated = function(std * z)
+    return float(torch.trapezoid(activated * density, z)), float(torch.trapezoid(activated.square() * density, z))
 
 
 @functools.cache

@@ -103,16 +103,16 @@ def values(
     """
     function = REGISTRY[name]
     supplied = {"gain": gain, "generator": generator, "fan_shape": site.fan_shape, "site": site, **options}
-    found = function(shape, **{p.name: supplied[p.name] for p in _keywords(function) if p.name in supplied})
-    if not isinstance(found, torch.Tensor):
-        given = type(found).__name__
-        raise TypeError(f"initializer '{name}' returned {given} for {site.layer}.{site.tensor}; it must be a tensor")
-    if found.shape != shape:
-        given, needed = tuple(found.shape), tuple(shape)
+    tensor = function(shape, **{p.name: supplied[p.name] for p in _keywords(function) if p.name in supplied})
+    if not isinstance(tensor, torch.Tensor):
+        kind = type(tensor).__name__
+        raise TypeError(f"initializer '{name}' returned {kind} for {site.layer}.{site.tensor}; it must be a tensor")
+    if tensor.shape != shape:
+        drawn, needed = tuple(tensor.shape), tuple(shape)
         raise ValueError(
-            f"initializer '{name}' returned shape {given} for {site.layer}.{site.tensor}, which has {needed}"
+            f"initializer '{name}' returned shape {drawn} for {site.layer}.{site.tensor}, which has {needed}"
         )
-    return found
+    return tensor
 
 
 def fans(weight_shape: torch.Size) -> tuple[int, int]:

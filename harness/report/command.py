@@ -1,11 +1,10 @@
 """The report as it is typed: a folder in, one file or standard output."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from harness.arguments import Parser, one_line_errors
 from harness.errors import UsageError
 from harness.report.content import content
 from harness.report.folder import read
@@ -15,15 +14,8 @@ from harness.report.text import as_json, markdown
 _FORMS = {"html": html, "md": markdown, "json": as_json}
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line for a wrong command."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; python -m harness.report --help shows the options")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m harness.report",
         description="Report what a results folder shows: ranking, curves, speed, causes, completeness.",
         epilog="Exit codes: 0 ok, 2 nothing to report or a wrong command. What cannot be read is named on stderr.",
@@ -45,14 +37,11 @@ def _parser() -> _Parser:
     return parser
 
 
+@one_line_errors
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    try:
-        options = _parser().parse_args(arguments)
-        _run(Path(options.folder), options.format, options.output, options.where)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = _parser().parse_args(arguments)
+    _run(Path(options.folder), options.format, options.output, options.where)
     return 0
 
 

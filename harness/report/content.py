@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import harness
 from harness import analysis
 from harness.analysis import Frames
 from harness.errors import UsageError
@@ -46,7 +46,7 @@ def content(frames: Frames, folder: Path, problems: Sequence[str], where: Sequen
     heat, heat_range = series.heat(frames, arms)
     environments = machine.environments(arms)
     return {
-        "version": version("initbench"),
+        "version": harness.__version__,
         "made_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "title": folder.resolve().name or str(folder),
         "facts": "; ".join([words.facts(frames.trials, len(arms.names), by), *(f"only {part}" for part in where)]),

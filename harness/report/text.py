@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from harness.markdown import escape, table
 from harness.report.numbers import percent, probability, shown, to
 
 _MOST_ROWS, _LAST_ROWS = 20, 5
@@ -28,30 +29,16 @@ def markdown(report: dict[str, Any]) -> str:
     """Conclusion, a ranking per target in steps and one in seconds per machine, throughput and completeness."""
     at = report["default_target"]
     default = report["ranking"][at]
-    parts = [f"# {_plain(report['title'])}", _plain(report["facts"]), _plain(default["conclusion"])]
-    parts += map(_plain, report["left_out"])
+    parts = [f"# {escape(report['title'])}", escape(report["facts"]), escape(default["conclusion"])]
+    parts += map(escape, report["left_out"])
     for entry in report["ranking"]:
         parts += [f"## Time to {entry['label']}", *_ranking(report, entry)]
     for clock in report["clocks"][1:]:
-        parts += [f"## Seconds to {default['label']}: {_plain(clock['where'])}"]
+        parts += [f"## Seconds to {default['label']}: {escape(clock['where'])}"]
         parts += _ranking(report, clock["ranking"][at])
     parts += ["## Throughput", _throughput(report), "## Completeness", *_completeness(report), "## Environment"]
-    parts += [_environments(report), _plain(report["method"]), _plain(f"Log-rank: {report['method_logrank']}")]
+    parts += [_environments(report), escape(report["method"]), escape(f"Log-rank: {report['method_logrank']}")]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _plain(value: object) -> str:
-    """Text that Markdown leaves as it is, in one line."""
-    text = " ".join(str(value).split()).replace("\\", "\\\\")
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for character in "|*_`[]#~":
-        text = text.replace(character, f"\\{character}")
-    return text
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([_plain(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _ranking(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
@@ -69,7 +56,7 @@ def _ranking(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
         "log-rank p",
         "why",
     ]
-    return [_table(head, rows), out, *map(_plain, entry["notes"])]
+    return [table(head, rows), out, *map(escape, entry["notes"])]
 
 
 def _ends(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
@@ -105,18 +92,18 @@ def _throughput(report: dict[str, Any]) -> str:
         for group in report["throughput"]["table"]
     ]
     head = ["device, kernel", "hardware", "trials", "images/s: median (quartiles)", "share of matmul rate"]
-    return _table(head, rows) if rows else "No trial was timed."
+    return table(head, rows) if rows else "No trial was timed."
 
 
 def _completeness(report: dict[str, Any]) -> list[str]:
     found = report["completeness"]
     counts = ", ".join(f"{count} {status}" for status, count in found["statuses"].items())
     rows = [[row["name"], row["status"], str(row["n"]), row["seeds"], row["why"]] for row in found["failures"]]
-    left_out = "\n".join(f"- {_plain(line)}" for line in found["problems"])
-    bad = _table(["arm", "status", "trials", "seeds", "why"], rows[:_MOST_ROWS]) if rows else ""
+    left_out = "\n".join(f"- {escape(line)}" for line in found["problems"])
+    bad = table(["arm", "status", "trials", "seeds", "why"], rows[:_MOST_ROWS]) if rows else ""
     out = len(rows) - _MOST_ROWS
     more = f"and {out:,} more lines, which `--format json` and the page have" if out > 0 else ""
-    return [_plain(f"Trials: {counts}."), *map(_plain, found["notes"]), left_out, bad, more]
+    return [escape(f"Trials: {counts}."), *map(escape, found["notes"]), left_out, bad, more]
 
 
 def _environments(report: dict[str, Any]) -> str:
@@ -124,4 +111,4 @@ def _environments(report: dict[str, Any]) -> str:
     rows = [[str(row[name]) for name in names] for row in report["environments"]]
     head = ["trials", "device", "processor", "threads", "settings", "torch", "Python, platform", "commit"]
     note = report["environment_note"]
-    return _table(head, rows) + (f"\n\n{_plain(note)}" if note else "")
+    return table(head, rows) + (f"\n\n{escape(note)}" if note else "")

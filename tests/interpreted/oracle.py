@@ -21,13 +21,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from kernels import rounding
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 """Where the kernels run."""
-
-# the interpreter cuts a bfloat16 off where a GPU rounds it
-UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7 if INTERPRETED else 2.0**-8}
-"""Largest relative error of storing a number in a type."""
 
 SMALLEST = {torch.float32: 2.0**-149, torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}
 """Smallest number of a type, within which small results are rounded."""
@@ -84,12 +82,13 @@ def assert_right(
     exact = gradients(F.conv2d, plain, dy.double(), **settings)
     sizes = gradients(F.conv2d, [tensor.abs() for tensor in plain], dy.double().abs(), **settings)
     squares = gradients(F.conv2d, [tensor**2 for tensor in plain], dy.double() ** 2, **settings)
-    filters, taps = inputs[1].shape[0], math.prod(inputs[1].shape[-2:])
-    pixels = math.prod(shape) // filters
-    lengths = [math.prod(inputs[1].shape[1:]) + 1, filters * taps, pixels, pixels]
+    pixels = math.prod(shape) // inputs[1].shape[0]
     names = ["output", "input gradient", "weight gradient", "bias gradient"]
+    # the bias is one more number in the output's sums
+    lengths = [rounding.sum_length(name, inputs[1].shape, pixels) + (name == "output") for name in names]
     cut = 0.0 if INTERPRETED or dtype != torch.float32 else CUT[precision]
-    sum_rounding = 2.0**-24 * (1 if INTERPRETED or (dtype, precision) == (torch.float32, "ieee") else 4)
+    stored = 1.01 * rounding.store_rounding(dtype, interpreted=INTERPRETED)
+    sum_rounding = rounding.SUM_ROUNDING * (1 if INTERPRETED or (dtype, precision) == (torch.float32, "ieee") else 4)
     for name, value, wanted, size, square, length in zip(names, found, exact, sizes, squares, lengths, strict=False):
         assert value.dtype == dtype, name
         assert value.shape == wanted.shape, name
@@ -97,7 +96,7 @@ def assert_right(
         adding = torch.minimum((length + 2) * size, 6 * (length + 2) ** 0.5 * root) * sum_rounding
         # the bias's gradient is a sum without products
         products = torch.minimum(size, wanted.abs() + 3 * root) * (0.0 if name == "bias gradient" else cut)
-        allowed = products + adding + UNIT[dtype] * 1.01 * wanted.abs() + SMALLEST[dtype]
+        allowed = products + adding + stored * wanted.abs() + SMALLEST[dtype]
         wrong = ~((value.cpu().double() - wanted).abs() <= allowed)
         assert not wrong.any(), f"{name}: {int(wrong.sum())} of {wrong.numel()} differ by more than rounding"
 
