@@ -41,8 +41,9 @@ def _check_precision(config: TrialConfig) -> None:
         fix = f"set kernel.precision=auto or use {_any_of(torchs_own=False)}"
         raise refusal("kernel.precision", given, problem, fix)
     if offered and precision(config) not in offered:
+        path, value = ("device.tf32", config.device.tf32) if given == "auto" else ("kernel.precision", given)
         problem = f"kernel={name} does not multiply in {precision(config)}"
-        raise refusal("kernel.precision", given, problem, f"give auto or one of: {', '.join(offered)}")
+        raise refusal(path, value, problem, f"set kernel.precision to one of: {', '.join(offered)}")
 
 
 def _any_of(*, torchs_own: bool) -> str:

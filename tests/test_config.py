@@ -105,7 +105,7 @@ def test_every_file_is_described_and_has_no_unknown_key(path: Path) -> None:
         ),
         (
             ["optimizer.momentum=0.5"],
-            "optimizer.momentum=0.5: optimizer=sgd takes no momentum; set optimizer.momentum=0.0 or use optimizer=momentum",
+            "optimizer.momentum=0.5: optimizer=sgd takes no momentum; set optimizer.momentum=0.0 or use optimizer=mom",
         ),
         (["init=zero,glorot"], "init=zero,glorot"),
     ],

@@ -233,11 +233,11 @@ def test_a_back_end_is_one_entry(configure: Configure, monkeypatch: pytest.Monke
     [
         (
             ["kernel.precision=tf32"],
-            "kernel.precision=tf32: kernel=mine does not multiply in tf32; give auto or one of: ieee",
+            "kernel.precision=tf32: kernel=mine does not multiply in tf32; set kernel.precision to one of: ieee",
         ),
         (
             ["device.tf32=true"],
-            "kernel.precision=auto: kernel=mine does not multiply in tf32; give auto or one of: ieee",
+            "device.tf32=True: kernel=mine does not multiply in tf32; set kernel.precision to one of: ieee",
         ),
     ],
     ids=["said", "from device.tf32"],
