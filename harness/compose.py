@@ -10,9 +10,9 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.bounds import check
 from harness.config import Labels, TrialConfig
 from harness.errors import UsageError
-from harness.validation import validate
 
 _PACKAGED = Path(__file__).parent / "conf"
 CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
@@ -50,7 +50,7 @@ def from_composed(composed: DictConfig, *, choices: dict[str, Any], overrides: S
         first = str(error).splitlines()[0]
         key = f"{error.full_key}: " if error.full_key else ""
         raise UsageError(f"{key}{first}; `--cfg job` prints every key with its value") from error
-    validate(config)
+    check(config)
     return config
 
 

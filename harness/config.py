@@ -1,6 +1,10 @@
-"""What a trial is: a frozen, typed, validated configuration, and the key of what determines its result.
+"""What a trial is: a frozen, typed configuration with its bounds, and the key of what determines its result.
 
-Nothing here imports torch, so that ``--help`` and ``--cfg job`` answer quickly.
+Bounds and choices stand beside the field they bound, rules over several fields in ``conflicts`` of their class, and
+``harness.bounds.check`` reads both. What only torch or the user's own modules can tell (initializers, activations,
+layers, kernels) is checked before a trial begins, in ``harness.resolution.resolved``.
+
+Nothing here imports torch, Hydra or OmegaConf, so that ``--help`` and ``--cfg job`` answer quickly.
 """
 
 import dataclasses
@@ -9,6 +13,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from harness.bounds import Conflict, above, at_least, between, bound, finite, is_finite, one_of
+from harness.datasets import DATASETS
+from harness.optimizers import OPTIMIZERS
+
+_GAINS = ("auto", "torch")
+_MOST_IMAGES = 500_000_000
+
+
+def _are_targets(given: list[float]) -> bool:
+    return all(is_finite(target) and 0 < target <= 1 for target in given) and len(set(given)) == len(given)
 
 
 @dataclass(frozen=True)
@@ -23,13 +38,20 @@ class InitConfig:
 
     weight: str = "glorot_truncated"
     bias: str = "zeros"
-    gain: Any = 1.0
+    gain: Any = field(
+        default=1.0,
+        metadata=bound(
+            lambda given: is_finite(given) or given in _GAINS,
+            "neither a finite number nor a rule",
+            f"give a finite number, {' or '.join(_GAINS)}",
+        ),
+    )
     conv: str | None = None
     layers: dict[str, str] = field(default_factory=dict)
     bias_layers: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     bias_options: dict[str, Any] = field(default_factory=dict)
-    branch_scale: float = 1.0
+    branch_scale: float = finite(default=1.0)
     adapt: str = "none"
     adapt_options: dict[str, Any] = field(default_factory=dict)
     modules: list[str] = field(default_factory=list)
@@ -39,19 +61,20 @@ class InitConfig:
 class DeviceConfig:
     """Where the trial runs, with which precision and determinism."""
 
-    name: str = "auto"
-    index: int = 0
-    threads: int | None = None
+    name: str = one_of("auto", "cpu", "cuda", default="auto")
+    index: int = at_least(0, default=0)
+    threads: int | None = at_least(1, default=None)
     tf32: bool = False
     deterministic: bool = True
-    memory_format: str = "auto"
+    memory_format: str = one_of("auto", "contiguous", "channels_last", default="auto")
 
 
 @dataclass(frozen=True)
 class KernelConfig:
-    """Which convolution: a name of ``kernels.KERNELS``, and how Triton's multiply float32 numbers.
+    """Which convolution: ``name`` is one of ``kernels.KERNELS``; ``precision`` says how it multiplies float32 numbers.
 
-    ``precision`` auto is tf32 if ``device.tf32`` is set, else ieee.
+    ``precision`` auto is tf32 if ``device.tf32`` is set, else ieee. Each kernel offers precisions of its own, so that
+    ``harness.kernel_choice.check`` checks both fields against it.
     """
 
     name: str = "torch"
@@ -85,8 +108,8 @@ class ModelConfig:
 
     activation: str = "relu"
     bias: bool = True
-    padding_mode: str = "zeros"
-    pooling: str = "max"
+    padding_mode: str = one_of("zeros", "circular", default="zeros")
+    pooling: str = one_of("max", "avg", default="max")
     depth: int | None = None
     width: int | None = None
     stride: int | None = None
@@ -97,41 +120,58 @@ class ModelConfig:
 class DataConfig:
     """Which images, in which order and scale."""
 
-    name: str = "mnist5k"
+    name: str = one_of(*DATASETS, default="mnist5k")
     root: str = "data"
     mirrors: list[str] = field(default_factory=list)
-    batches: str = "fixed"
-    scaling: str = "raw"
+    batches: str = one_of("fixed", "random", "epochs", default="fixed")
+    scaling: str = one_of("raw", "unit", "standardised", default="raw")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer and its settings; momentum belongs to ``momentum``, betas are torch's."""
+    """The optimizer, a name of ``harness.optimizers.OPTIMIZERS``, and its settings.
 
-    name: str = "sgd"
-    lr: float = 1e-4
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    The default of a setting is the value that it has where an optimizer does not take it.
+    """
+
+    name: str = one_of(*OPTIMIZERS, default="sgd")
+    lr: float = above(0, default=1e-4)
+    momentum: float = at_least(0, default=0.0)
+    weight_decay: float = at_least(0, default=0.0)
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Yield each setting that was set though the optimizer does not take it."""
+        for setting in dataclasses.fields(self)[1:]:
+            name, unset = setting.name, setting.default
+            if name not in OPTIMIZERS[self.name].settings and getattr(self, name) != unset:
+                takers = [f"optimizer={other}" for other, entry in OPTIMIZERS.items() if name in entry.settings]
+                fix = f"set optimizer.{name}={unset} or use {' or '.join(takers)}"
+                yield Conflict(name, f"optimizer={self.name} takes no {name}", fix)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How long, how large a batch, and where on the way to look."""
 
-    steps: int = 1000
-    batch_size: int = 50
-    eval_every: int = 100
-    warmup_steps: int = 3
-    window_steps: int = 25
-    targets: list[float] = field(default_factory=lambda: [0.5, 0.8, 0.9, 0.95])
-    max_seconds: float | None = None
+    steps: int = at_least(1, default=1000)
+    batch_size: int = at_least(1, default=50)
+    eval_every: int = at_least(1, default=100)
+    warmup_steps: int = at_least(0, default=3)
+    window_steps: int = at_least(1, default=25)
+    targets: list[float] = field(
+        default_factory=lambda: [0.5, 0.8, 0.9, 0.95],
+        metadata=bound(_are_targets, "no list of targets", "give different accuracies above 0 and up to 1"),
+    )
+    max_seconds: float | None = above(0, default=None)
 
 
 @dataclass(frozen=True)
 class ResultsConfig:
     """Where the tables go."""
 
-    dir: str = "outputs/results"
+    dir: str = field(
+        default="outputs/results", metadata=bound(lambda given: bool(given.strip()), "empty", "give a folder's name")
+    )
 
 
 @dataclass(frozen=True)
@@ -173,7 +213,7 @@ class TrialConfig:
     SHA-256 of its source.
     """
 
-    seed: int = 0
+    seed: int = between(0, 2**63 - 1, default=0)
     init: InitConfig = field(default_factory=InitConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     kernel: KernelConfig = field(default_factory=KernelConfig)
@@ -184,6 +224,17 @@ class TrialConfig:
     results: ResultsConfig = field(default_factory=ResultsConfig)
     labels: Labels = field(default_factory=Labels)
     sources: dict[str, str] = field(default_factory=dict)
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Yield a batch larger than the data, and a training whose order of images is too long to hold."""
+        size, images = self.train.batch_size, DATASETS[self.data.name].train_images
+        if self.data.batches != "random" and size > images:
+            fix = f"give at most {images:,} or set data.batches=random"
+            yield Conflict("train.batch_size", f"data={self.data.name} has only {images:,} training images", fix)
+        # the order is drawn before the clock starts, 8 bytes for each image of each step
+        if self.data.batches != "fixed" and self.train.steps * size > _MOST_IMAGES:
+            fix = f"give at most {_MOST_IMAGES // size:,} steps of {size} images or set data.batches=fixed"
+            yield Conflict("train.steps", "the order of so many images needs too much memory", fix)
 
     def as_dict(self) -> dict[str, Any]:
         """The config as plain nested dictionaries, ready for JSON."""

@@ -1,42 +1,35 @@
-"""MNIST as tensors on the device, and the order of the batches.
+"""A data set as tensors on the device, and the order of the batches.
 
 Shapes: images x_NCHW (N, 1, 28, 28), labels (N,). Everything random is drawn on the CPU from the seed alone, so a CPU
-and a GPU see the same batches.
+and a GPU see the same batches. What differs between data sets stands in ``harness.datasets``.
 """
 
 import functools
+import gzip
 import hashlib
 import http.client
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from filelock import FileLock
-from torchvision import datasets
+from torchvision import datasets as torchvision_datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
+from torchvision.datasets.utils import download_and_extract_archive
 
 from harness.config import DataConfig
+from harness.datasets import DATASETS, DataSet
 from harness.errors import DataError
 from harness.random_streams import generator as random_stream
-from harness.validation import DATA_SIZES
 
 TRAIN_EVAL_IMAGES = 1000
 """Training images on which training accuracy is taken when batches change from step to step: the first ones."""
 
-MNIST_SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
-"""SHA-256 of each file of ``data=mnist`` once it is unpacked."""
-
-_MEAN, _STD = 0.1307, 0.3081
 _DOWNLOAD_TIMEOUT_S = 30.0
 _FAILURES = (OSError, RuntimeError, ValueError, EOFError, http.client.HTTPException)
 _EMBEDDED = Path(__file__).with_name("mnist5k.parquet")
@@ -53,27 +46,31 @@ class Digits:
 
 
 def load(config: DataConfig) -> Digits:
-    """The data as uint8 images and int64 labels on the CPU; read once per process.
+    """Return the data as uint8 images and int64 labels on the CPU; read once per process.
 
     Raises:
-        DataError: ``data=mnist`` cannot be read or downloaded.
+        DataError: its files cannot be read or downloaded.
     """
-    if config.name == "mnist5k":
+    if DATASETS[config.name].torchvision is None:
         return _embedded()
-    return _full(str(Path(config.root).expanduser().resolve()), tuple(config.mirrors))
+    return _downloaded(config.name, str(Path(config.root).expanduser().resolve()), tuple(config.mirrors))
 
 
-def to_device(digits: Digits, scaling: str, device: torch.device) -> Digits:
-    """Float32 x_NCHW on the device: ``raw`` 0..255, ``unit`` 0..1, ``standardised`` (unit - .1307)/.3081."""
+SCALINGS: dict[str, Callable[[torch.Tensor, DataSet], torch.Tensor]] = {
+    "raw": lambda pixels, _: pixels,
+    "unit": lambda pixels, _: pixels / 255,
+    "standardised": lambda pixels, data_set: (pixels / 255 - data_set.mean) / data_set.std,
+}
+"""Name of ``data.scaling`` -> what it makes of pixels 0..255."""
+
+
+def to_device(digits: Digits, config: DataConfig, device: torch.device) -> Digits:
+    """Return the digits as float32 x_NCHW, scaled as ``config.scaling`` says, and their labels on the device."""
+    data_set, scale = DATASETS[config.name], SCALINGS[config.scaling]
 
     def scaled(images: torch.Tensor) -> torch.Tensor:
-        # on the CPU, for a GPU divides by a number through its reciprocal, which rounds otherwise
-        x_NCHW = images.float().unsqueeze(1)
-        if scaling != "raw":
-            x_NCHW = x_NCHW / 255
-        if scaling == "standardised":
-            x_NCHW = (x_NCHW - _MEAN) / _STD
-        return x_NCHW.to(device)
+        # on the CPU, because a GPU divides by a number through its reciprocal, which rounds otherwise
+        return scale(images.float().unsqueeze(1), data_set).to(device)
 
     return Digits(
         scaled(digits.train_images),
@@ -83,22 +80,38 @@ def to_device(digits: Digits, scaling: str, device: torch.device) -> Digits:
     )
 
 
+def _fixed(_images: int, _count: int, _draws: torch.Generator) -> None:
+    """Every step sees the first images, which needs no order."""
+
+
+def _random(images: int, count: int, draws: torch.Generator) -> torch.Tensor:
+    """Draw with replacement."""
+    return torch.randint(images, (count,), generator=draws)
+
+
+def _epochs(images: int, count: int, draws: torch.Generator) -> torch.Tensor:
+    """Lay shuffled passes end to end, so that a batch may straddle two of them."""
+    passes = -(-count // images)
+    return torch.cat([torch.randperm(images, generator=draws) for _ in range(passes)])[:count]
+
+
+ORDERS: dict[str, Callable[[int, int, torch.Generator], torch.Tensor | None]] = {
+    "fixed": _fixed,
+    "random": _random,
+    "epochs": _epochs,
+}
+"""Name of ``data.batches`` -> (training images, images wanted, random numbers) -> int64 (images wanted,), or None."""
+
+
 def batch_indices(config: DataConfig, *, steps: int, batch_size: int, seed: int) -> torch.Tensor | None:
-    """Which training images each step sees, from the seed alone.
+    """Return which training images each step sees, from the seed alone.
 
     Returns:
         int64 (steps, batch_size) on the CPU; None for ``fixed`` batches, which are the first ``batch_size`` images.
-        ``random`` draws with replacement; ``epochs`` lays shuffled passes end to end, so a batch may straddle two of
-        them.
     """
-    if config.batches == "fixed":
-        return None
-    images, draws = DATA_SIZES[config.name][0], random_stream(seed, "batches")
-    if config.batches == "random":
-        return torch.randint(images, (steps, batch_size), generator=draws)
-    passes = -(-steps * batch_size // images)
-    order = torch.cat([torch.randperm(images, generator=draws) for _ in range(passes)])
-    return order[: steps * batch_size].view(steps, batch_size)
+    images, draws = DATASETS[config.name].train_images, random_stream(seed, "batches")
+    order = ORDERS[config.batches](images, steps * batch_size, draws)
+    return None if order is None else order.view(steps, batch_size)
 
 
 def train_eval_count(config: DataConfig, batch_size: int) -> int:
@@ -108,81 +121,56 @@ def train_eval_count(config: DataConfig, batch_size: int) -> int:
 
 def random_test_indices(config: DataConfig, seed: int, count: int = 1000) -> torch.Tensor:
     """``count`` test images drawn with replacement: the article's look at the network before training."""
-    return torch.randint(DATA_SIZES[config.name][1], (count,), generator=random_stream(seed, "test_before"))
+    return torch.randint(DATASETS[config.name].test_images, (count,), generator=random_stream(seed, "test_before"))
 
 
 @functools.cache
 def _embedded() -> Digits:
     table = pq.ParquetFile(_EMBEDDED).read()
     images, labels = _bytes(table["image"]).view(-1, 28, 28), _bytes(table["label"]).long()
-    train = DATA_SIZES["mnist5k"][0]
+    train = DATASETS["mnist5k"].train_images
     return Digits(images[:train], labels[:train], images[train:], labels[train:])
 
 
 def _bytes(column: pa.ChunkedArray) -> torch.Tensor:
-    """A column of bytes as one uint8 tensor; by its buffer, for pyarrow's own conversion imports pandas (0.4 s)."""
+    """A column of bytes as one uint8 tensor; by its buffer, because pyarrow's own conversion imports pandas (0.4 s)."""
     return torch.frombuffer(bytearray(column.combine_chunks().buffers()[1]), dtype=torch.uint8)
 
 
-class MNIST(datasets.MNIST):  # type: ignore[misc]
-    """Torchvision's MNIST without its pre-2020 file format; its raw files lie in ``root/MNIST/raw``."""
-
-    mirrors: list[str] = datasets.MNIST.mirrors
-    sha256: ClassVar[dict[str, str]] = MNIST_SHA256
-
-    def _check_legacy_exist(self) -> bool:
-        return False
-
-    def download(self) -> None:
-        """Try each mirror in turn; torchvision's own loop ends at one that hangs up or falls silent."""
-        if self._check_exists():
-            return
-        failures = []
-        for mirror in self.mirrors:
-            try:
-                self._download_from(mirror)
-            except _FAILURES as error:
-                failures.append(f"{mirror}: {_lines(error)[-1]}")
-            else:
-                return
-        raise RuntimeError("\n".join(failures))
-
-    def _download_from(self, mirror: str) -> None:
-        if not mirror.startswith(("http://", "https://")):
-            raise ValueError("not an http:// or https:// address")
-        self.mirrors = [mirror]
-        super().download()
-
-
 @functools.cache
-def _full(root: str, mirrors: tuple[str, ...]) -> Digits:
-    with _explained(root):
-        folder = Path(root) / "MNIST"
-        folder.mkdir(parents=True, exist_ok=True)
-        # one process downloads while the others wait, then find the files there
-        with FileLock(folder / ".lock"):
-            _remove_damaged(folder / "raw")
-            train = _open(root, mirrors, train=True)
-            test = _open(root, mirrors, train=False)
-            if damaged := _damaged(folder / "raw"):
-                raise RuntimeError(f"wrong checksum: {', '.join(path.name for path in damaged)}")
-    return Digits(train.data, train.targets, test.data, test.targets)
+def _downloaded(name: str, root: str, mirrors: tuple[str, ...]) -> Digits:
+    """Read the four files; only if one is missing or damaged is anything locked, downloaded or written."""
+    data_set = DATASETS[name]
+    folder = Path(root) / str(data_set.torchvision)
+    raw = folder / "raw"
+    with _explained(name, raw):
+        if _unsound(raw, data_set):
+            folder.mkdir(parents=True, exist_ok=True)
+            # one process downloads while the others wait, then find the files there
+            with FileLock(folder / ".lock"), _patient_for(_DOWNLOAD_TIMEOUT_S):
+                _download(raw, data_set, mirrors)
+            if unsound := _unsound(raw, data_set):
+                raise RuntimeError(f"wrong checksum: {', '.join(unsound)}")
+        return Digits(*_read(raw, "train"), *_read(raw, "t10k"))
 
 
-def _open(root: str, mirrors: tuple[str, ...], *, train: bool) -> MNIST:
-    chosen = type("MNIST", (MNIST,), {"mirrors": [mirror.rstrip("/") + "/" for mirror in mirrors] or MNIST.mirrors})
-    return chosen(root, train=train, download=True)  # type: ignore[no-any-return]
+def _read(raw: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return read_image_file(str(raw / f"{split}-images-idx3-ubyte")), read_label_file(
+        str(raw / f"{split}-labels-idx1-ubyte")
+    )
 
 
-def _damaged(raw: Path) -> list[Path]:
-    paths = [raw / name for name in MNIST.sha256]
-    return [path for path in paths if path.exists() and _sha256(path) != MNIST.sha256[path.name]]
+def _unsound(raw: Path, data_set: DataSet) -> list[str]:
+    """Return the names of the files that are missing, or are not byte for byte what the data set's sums say."""
+    return [name for name, sha256 in data_set.sha256.items() if not _is_sound(raw / name, sha256)]
 
 
-def _remove_damaged(raw: Path) -> None:
-    """A file with a wrong checksum would be taken for the data by torchvision, which asks only whether it exists."""
-    for path in _damaged(raw):
-        path.unlink()
+def _is_sound(path: Path, sha256: str) -> bool:
+    """Whether a file has its sum and, if it is an archive, the unpacked file beside it has the archive's contents."""
+    if not path.is_file() or _sha256(path) != sha256:
+        return False
+    unpacked = path.with_suffix("")
+    return path.suffix != ".gz" or (unpacked.is_file() and _sha256(unpacked) == _sha256_inside(path))
 
 
 def _sha256(path: Path) -> str:
@@ -190,22 +178,59 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _sha256_inside(archive: Path) -> str:
+    with gzip.open(archive) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(raw: Path, data_set: DataSet, mirrors: Sequence[str]) -> None:
+    """Get each file that is not sound from its archive, downloaded if need be, from the first mirror that works."""
+    source = getattr(torchvision_datasets, str(data_set.torchvision))
+    failures = []
+    for mirror in [mirror.rstrip("/") + "/" for mirror in mirrors] or source.mirrors:
+        try:
+            for archive, md5 in source.resources:
+                _get(mirror, archive, md5, raw, data_set)
+        except _FAILURES as error:
+            failures.append(f"{mirror}: {_lines(error)[-1]}")
+        else:
+            return
+    raise RuntimeError("\n".join(failures))
+
+
+def _get(mirror: str, archive: str, md5: str, raw: Path, data_set: DataSet) -> None:
+    sums = data_set.sha256
+    (name,) = {archive, archive.removesuffix(".gz")} & sums.keys()
+    if _is_sound(raw / name, sums[name]):
+        return
+    if not mirror.startswith(("http://", "https://")):
+        raise ValueError("not an http:// or https:// address")
+    download_and_extract_archive(f"{mirror}{archive}", str(raw), filename=archive, md5=md5)
+
+
 def _lines(error: BaseException) -> list[str]:
     return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
 
 
 @contextmanager
-def _explained(root: str) -> Iterator[None]:
-    """Limit how long a silent server is waited for, and turn every way this fails into one DataError."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_S)
+def _explained(name: str, raw: Path) -> Iterator[None]:
+    """Turn every way to fail into one DataError."""
     try:
         yield
     except _FAILURES as error:
         raise DataError(
-            f"data=mnist: cannot get the four MNIST files ({'; '.join(_lines(error))}). "
+            f"data={name}: cannot get its four files ({'; '.join(_lines(error))}). "
             "Use data=mnist5k (embedded), name another mirror with "
-            f"'data.mirrors=[https://HOST/PATH]', or put the files in {Path(root) / 'MNIST' / 'raw'}"
+            f"'data.mirrors=[https://HOST/PATH]', or put the files, as .gz archives, in {raw}"
         ) from error
+
+
+@contextmanager
+def _patient_for(seconds: float) -> Iterator[None]:
+    """Limit how long a silent server is waited for."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
     finally:
         socket.setdefaulttimeout(before)

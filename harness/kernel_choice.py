@@ -1,54 +1,74 @@
-"""What ``kernel=`` means for a trial: the functions, their precision, where they run, how tensors lie for them."""
+"""What ``kernel=`` means for a trial: the functions, their precision, where they run, how tensors lie for them.
+
+Everything here follows from the choice's entry in ``kernels.KERNELS``.
+"""
 
 import torch
 
 from harness import device
+from harness.bounds import refusal
 from harness.config import TrialConfig
 from harness.errors import UsageError
-from kernels import KERNELS, Kernel, kernel
+from kernels import KERNELS, Backend, Kernel
 
 
 def check(config: TrialConfig, target: torch.device) -> None:
-    """Whether the kernel is there and runs on the device.
+    """Check that the kernel exists, offers the precision and runs on the device.
 
     Raises:
-        UsageError: what was given and what to do.
+        UsageError: what was given, what is wrong with it and what to do.
     """
     name = config.kernel.name
     if name not in KERNELS:
-        raise UsageError(f"kernel.name={name}; choose one of: {', '.join(KERNELS)}")
-    if name == "torch":
-        return
+        raise refusal("kernel.name", name, "no such choice", f"give one of: {', '.join(KERNELS)}")
+    _check_precision(config)
+    backend, other = backend_of(config), f"use {_any_of(torchs_own=True)}"
     try:
-        from kernels import launch
+        backend.require(target, precision(config))
     except ImportError as error:
         raise UsageError(
-            f"kernel={name}: Triton is not installed ({error}); install triton (Linux), or choose kernel=torch"
+            f"kernel={name}: a package that it needs cannot be imported ({error}); install {backend.package} or {other}"
         ) from error
-    try:
-        launch.require_device(target, precision(config))
     except RuntimeError as error:
-        raise UsageError(f"kernel={name} device={target.type}: {error}; or choose kernel=torch") from error
+        raise UsageError(f"kernel={name} device={target.type}: {error}; or {other}") from error
+
+
+def _check_precision(config: TrialConfig) -> None:
+    """The precision must be one that the kernel offers, also where it follows ``device.tf32``."""
+    name, given, offered = config.kernel.name, config.kernel.precision, backend_of(config).precisions
+    if backend_of(config).is_torch and given != "auto":
+        problem = f"has no effect with kernel={name}, which follows device.tf32"
+        fix = f"set kernel.precision=auto or use {_any_of(torchs_own=False)}"
+        raise refusal("kernel.precision", given, problem, fix)
+    if offered and precision(config) not in offered:
+        path, value = ("device.tf32", config.device.tf32) if given == "auto" else ("kernel.precision", given)
+        problem = f"kernel={name} does not multiply in {precision(config)}"
+        raise refusal(path, value, problem, f"set kernel.precision to one of: {', '.join(offered)}")
+
+
+def _any_of(*, torchs_own: bool) -> str:
+    return " or ".join(f"kernel={name}" for name, backend in KERNELS.items() if backend.is_torch == torchs_own)
+
+
+def backend_of(config: TrialConfig) -> Backend:
+    """Return the entry of ``kernels.KERNELS`` that the config names."""
+    return KERNELS[config.kernel.name]
 
 
 def kernel_of(config: TrialConfig) -> Kernel:
-    """What computes the convolutions while training."""
-    return kernel(config.kernel.name, precision=precision(config))
+    """Return what computes the convolutions while training."""
+    return backend_of(config).build(precision(config))
 
 
 def precision(config: TrialConfig) -> str:
-    """Of the Triton kernels' float32 products: ieee, tf32 or tf32x3."""
+    """Return the precision of float32 products, ``auto`` resolved; torch's own functions ignore it."""
     if config.kernel.precision != "auto":
         return config.kernel.precision
     return "tf32" if config.device.tf32 else "ieee"
 
 
 def memory_format(config: TrialConfig, target: torch.device) -> torch.memory_format:
-    """How images and filters lie in memory.
-
-    Where the config leaves it open, channels last for the Triton kernels: neighbouring threads then read neighbouring
-    channels, 16 bytes each. That is a prediction from the compiled code, not yet a measurement.
-    """
-    if config.device.memory_format == "auto" and config.kernel.name != "torch":
+    """Return how images and filters lie in memory; where the config leaves it open, as the kernel prefers."""
+    if config.device.memory_format == "auto" and backend_of(config).channels_last:
         return torch.channels_last
     return device.memory_format(config.device, target)

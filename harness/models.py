@@ -62,6 +62,10 @@ class Dense(Parametrised):
         return F.linear(x.flatten(1), self.weight, self.bias)
 
 
+POOLINGS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {"max": F.max_pool2d, "avg": F.avg_pool2d}
+"""Name of ``model.pooling`` -> pooling over windows of a size, the same stride."""
+
+
 class Pool(nn.Module):
     """Maximum or average over ``size`` x ``size`` windows, the same stride."""
 
@@ -70,7 +74,7 @@ class Pool(nn.Module):
         self.size, self.kind = size, kind
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        return F.max_pool2d(x_NCHW, self.size) if self.kind == "max" else F.avg_pool2d(x_NCHW, self.size)
+        return POOLINGS[self.kind](x_NCHW, self.size)
 
 
 class Activation(nn.Module):

@@ -21,7 +21,7 @@ def resolved(config: TrialConfig) -> TrialConfig:
     kernel_choice.check(config, target)
     layout = str(kernel_choice.memory_format(config, target)).removeprefix("torch.").removesuffix("_format")
     threads = device.threads(config.device)
-    precision = "auto" if config.kernel.name == "torch" else kernel_choice.precision(config)
+    precision = "auto" if kernel_choice.backend_of(config).is_torch else kernel_choice.precision(config)
     return replace(
         config,
         device=replace(config.device, name=target.type, threads=threads, memory_format=layout),

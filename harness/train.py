@@ -9,22 +9,19 @@ from torch import nn
 
 from harness.config import OptimizerConfig, TrainConfig
 from harness.errors import DivergedError, TimeBudgetError
+from harness.optimizers import OPTIMIZERS
 from harness.timing import Stopwatch
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images x_NCHW (N, 1, 28, 28) float32 and labels (N,) int64, on the training device."""
 
-_OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerConfig], torch.optim.Optimizer]] = {
-    "sgd": lambda p, c: torch.optim.SGD(p, lr=c.lr, weight_decay=c.weight_decay),
-    "momentum": lambda p, c: torch.optim.SGD(p, lr=c.lr, weight_decay=c.weight_decay, momentum=c.momentum),
-    "adam": lambda p, c: torch.optim.Adam(p, lr=c.lr, weight_decay=c.weight_decay),
-    "adamw": lambda p, c: torch.optim.AdamW(p, lr=c.lr, weight_decay=c.weight_decay),
-}
-
 
 def optimizer_for(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """A fresh optimizer over all of the network's parameters."""
-    return _OPTIMIZERS[config.name](list(network.parameters()), config)
+    """Return a fresh optimizer over all of the network's parameters, with the settings that it takes."""
+    optimizer = OPTIMIZERS[config.name]
+    settings = {name: getattr(config, name) for name in optimizer.settings}
+    made: torch.optim.Optimizer = getattr(torch.optim, optimizer.torch_class)(list(network.parameters()), **settings)
+    return made
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,7 @@ def assemble(config: TrialConfig, target: torch.device) -> TrialSetup:
     Raises:
         DataError: the data cannot be had.
     """
-    digits = data.to_device(data.load(config.data), config.data.scaling, target)
+    digits = data.to_device(data.load(config.data), config.data, target)
     train = config.train
     indices = data.batch_indices(config.data, steps=train.steps, batch_size=train.batch_size, seed=config.seed)
     on_device = None if indices is None else indices.to(target)
@@ -243,7 +243,7 @@ def _set_up(record: _Record) -> TrialSetup:
         forward, training = models.flops_per_image(config.model)
         record.row.update(forward_flops_per_image=forward, train_flops_per_image=training)
         record.row["matmul_flops_per_s"] = matmul_flops_per_s(record.device)
-        if config.kernel.name != "torch":
+        if not kernel_choice.backend_of(config).is_torch:
             record.row["kernel_error"] = kernel_check.largest_error(
                 setup.network,
                 setup.trained.kernel,

@@ -57,8 +57,24 @@ def _values() -> Iterator[str]:
     yield from _values_of(CONF_DIR / "config.yaml", "", seen)
     for group in ("optimizer", "data", "device", "kernel", "init", "model"):
         yield from _values_of(CONF_DIR / group / f"{defaults[group]}.yaml", f"{group}.", seen)
-    yield "  with model=deep or model=residual:"
-    yield from _values_of(CONF_DIR / "model" / "deep.yaml", "model.", seen)
+    # every value of init stands in config.yaml
+    for group in ("optimizer", "data", "device", "kernel", "model"):
+        yield from _values_of_some(group, seen)
+
+
+def _values_of_some(group: str, seen: set[str]) -> Iterator[str]:
+    """The values that only some choices of a group have, below these choices."""
+    choices: dict[frozenset[str], list[str]] = {}
+    entries: dict[frozenset[str], list[str]] = {}
+    for path in sorted((CONF_DIR / group).glob("*.yaml")):
+        known = set(seen)
+        lines = list(_values_of(path, f"{group}.", known))
+        own = frozenset(known - seen)
+        choices.setdefault(own, []).append(f"{group}={path.stem}")
+        entries.setdefault(own, lines)
+    for own in filter(None, choices):
+        yield f"  with {' or '.join(choices[own])}:"
+        yield from entries[own]
 
 
 def _values_of(path: Path, prefix: str, seen: set[str]) -> Iterator[str]:

@@ -30,13 +30,15 @@ from harness.device import cpu_model
 from harness.errors import UsageError
 from harness.markdown import aligned_table
 from harness.train import batch_source
+from kernels import KERNELS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ROOT = Path(__file__).parent.parent
 TESTS_LIMIT_S, SWEEP_LIMIT_S, VALIDATE_LIMIT_S = 390, 90, 30
-INITS, TRITON = ("zero", "glorot"), ("triton", "triton_fused")
+INITS = ("zero", "glorot")
+TRITON = tuple(name for name, backend in KERNELS.items() if not backend.is_torch)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # of the zero run, whose loss is known in closed form; of the others' first loss, where only summation order differs
 LOSS_RTOL, BIAS_ATOL, FIRST_LOSS_RTOL = 1e-6, 1e-7, 1e-4
@@ -189,7 +191,7 @@ def check_same_start(outcome: AcceptanceTrials, device: str) -> Iterator[Accepta
     config = harness.load_config(["data.batches=random", "data.scaling=standardised", "train.steps=20"])
     found = []
     for target in (torch.device(device), torch.device("cpu")):
-        digits = data.to_device(data.load(config.data), config.data.scaling, target)
+        digits = data.to_device(data.load(config.data), config.data, target)
         drawn = data.batch_indices(config.data, steps=20, batch_size=50, seed=0)
         assert drawn is not None
         batch = batch_source(digits.train_images, digits.train_labels, drawn.to(target), 50)

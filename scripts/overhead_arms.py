@@ -47,7 +47,7 @@ class GateError(Exception):
 def task(batch_size: int, steps: int, *overrides: str) -> TrainingTask:
     """A default trial on the CPU but for these."""
     config = harness.load_config(["device=cpu", f"train.batch_size={batch_size}", f"train.steps={steps}", *overrides])
-    digits = data.to_device(data.load(config.data), config.data.scaling, CPU)
+    digits = data.to_device(data.load(config.data), config.data, CPU)
     network = harness_network(config)
     initializers.apply(config.init, network, seed=config.seed, activation=config.model.activation)
     initial = [value.detach().clone() for value in network.parameters()]

@@ -149,7 +149,7 @@ def test_closed_form_holds_at_every_one_of_1000_steps(configure: Configure) -> N
     config = configure("init=zero", "train.steps=1000", "train.window_steps=1")
     network = models.build(config.model).to(memory_format=torch.channels_last)
     initializers.apply(config.init, network, seed=0, activation="relu")
-    digits = data.to_device(data.load(config.data), "raw", torch.device("cpu"))
+    digits = data.to_device(data.load(config.data), config.data, torch.device("cpu"))
     batch = batch_source(digits.train_images, digits.train_labels, None, 50)
     losses = torch.full((1000,), torch.nan)
     bias = network.get_parameter("fc2.bias")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -151,6 +152,16 @@ def test_help_lists_every_choice_and_value_in_100_columns(command: Command) -> N
     described = [line for line in usage.text().splitlines() if re.match(r"  \w+ {3,}", line)]
     assert len(described) >= 20
     assert all(len(line) > 40 for line in described), "each choice has its one line"
+
+
+def test_help_lists_the_values_that_only_some_choices_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below the choices that have them: an optimizer with a setting of its own needs no change to the help."""
+    shutil.copytree(CONF_DIR, tmp_path / "conf")
+    (tmp_path / "conf/optimizer/rmsprop.yaml").write_text("# RMSprop\nname: rmsprop\nlr: 1e-3\n# decay\nalpha: 0.99\n")
+    monkeypatch.setattr(usage, "CONF_DIR", tmp_path / "conf")
+    printed = usage.text()
+    assert re.search(r"^  with optimizer=rmsprop:\n  optimizer\.alpha=0\.99 +decay$", printed, flags=re.MULTILINE)
+    assert "  with model=deep or model=residual:\n  model.depth=16 " in printed
 
 
 def test_quick_to_answer(command: Command) -> None:

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,11 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import harness
+from harness import bounds, data, models
+from harness.bounds import LARGEST_WHOLE, check
 from harness.compose import CONF_DIR
-from harness.config import TrialConfig
+from harness.config import DataConfig, ModelConfig, OptimizerConfig, TrialConfig
+from harness.datasets import DATASETS
 from harness.errors import UsageError
+from harness.optimizers import OPTIMIZERS
 from harness.usage import GROUPS
-from harness.validation import validate
+from kernels import KERNELS
 
 
 def test_defaults_are_the_articles() -> None:
@@ -23,7 +30,7 @@ def test_defaults_are_the_articles() -> None:
     assert (config.data.name, config.data.batches, config.data.scaling) == ("mnist5k", "fixed", "raw")
     assert (config.optimizer.name, config.optimizer.lr, config.optimizer.momentum) == ("sgd", 1e-4, 0)
     assert (config.init.weight, config.init.bias, config.device.name) == ("glorot_truncated", "zeros", "auto")
-    validate(config)
+    check(config)
 
 
 def test_zero_is_the_articles_modification() -> None:
@@ -70,20 +77,36 @@ def test_every_file_is_described_and_has_no_unknown_key(path: Path) -> None:
         (["train.stpes=3"], "train.stpes"),
         (["+train.stpes=3"], "stpes"),
         (["train.steps=many"], "train.steps"),
-        (["train.steps=0"], "train.steps=0 is not allowed; give a number of at least 1"),
+        (["train.steps=0"], "train.steps=0: out of range; give a whole number of at least 1"),
         (["train.steps=1.5"], "train.steps"),
-        (["seed=-1"], "seed=-1 is not allowed"),
+        (["seed=-1"], "seed=-1: out of range; give a whole number from 0 to 9,223,372,036,854,775,807"),
         (["seed=1.5"], "seed"),
-        (["optimizer.lr=0"], "optimizer.lr=0.0 is not allowed; give a finite number above 0"),
+        (["optimizer.lr=0"], "optimizer.lr=0.0: out of range; give a finite number above 0"),
         (["optimizer.lr=nan"], "optimizer.lr=nan"),
-        (["device.name=tpu"], "device.name=tpu is not allowed; give one of: auto, cpu, cuda"),
+        (["device.name=tpu"], "device.name=tpu: no such choice; give one of: auto, cpu, cuda"),
         (["data.batches=shuffled"], "one of: fixed, random, epochs"),
-        (["train.batch_size=5001"], "at most the 5,000 training images of data=mnist5k"),
+        (["train.batch_size=5001"], "data=mnist5k has only 5,000 training images; give at most 5,000 or set"),
         (["data.batches=random", "train.steps=100000001"], "at most 10,000,000 steps of 50 images"),
         (["train.targets=[1.5]"], "different accuracies above 0 and up to 1"),
-        (["device.threads=0"], "null or at least 1"),
-        (["train.max_seconds=-1"], "null or a number above 0"),
-        (["init.gain=inf"], "init.gain=inf"),
+        (["device.threads=0"], "null or a whole number of at least 1"),
+        (["train.max_seconds=-1"], "null or a finite number above 0"),
+        (["init.gain=inf"], "init.gain=inf: neither a finite number nor a rule; give a finite number, auto or torch"),
+        (["init.gain=true"], "init.gain=True: neither"),
+        (["init.branch_scale=nan"], "init.branch_scale=nan: out of range; give a finite number"),
+        (["train.steps=true"], "train.steps: Value 'True'"),
+        (["train.steps=1" + 400 * "0"], "too large; give a number up to 2,147,483,647"),
+        (["+init.options.size=3000000000"], "init.options.size=3000000000: too large"),
+        (["seed=9223372036854775808"], "seed=9223372036854775808: out of range"),
+        (["train.batch_size=60001", "data=kmnist"], "data=kmnist has only 60,000 training images"),
+        (["results.dir=' '"], "results.dir= : empty; give a folder's name"),
+        (
+            ["optimizer.weight_decay=inf"],
+            "optimizer.weight_decay=inf: out of range; give a finite number of at least 0",
+        ),
+        (
+            ["optimizer.momentum=0.5"],
+            "optimizer.momentum=0.5: optimizer=sgd takes no momentum; set optimizer.momentum=0.0 or use optimizer=mom",
+        ),
         (["init=zero,glorot"], "init=zero,glorot"),
     ],
 )
@@ -124,3 +147,102 @@ def test_two_learning_rates_of_the_article() -> None:
     assert harness.load_config(["experiment=article"]).optimizer.lr == 1e-4
     assert harness.load_config(["experiment=article_printed"]).optimizer.lr == 1e-6
     assert harness.load_config(["experiment=article_printed", "optimizer.lr=1e-5"]).optimizer.lr == 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    """A field of each kind."""
+
+    word: str = bounds.one_of("a", "b", default="a")
+    above: float = bounds.above(0, default=1.0)
+    at_least: int = bounds.at_least(2, default=2)
+    or_null: float | None = bounds.above(0, default=None)
+    between: int = bounds.between(1, 2**40, default=1)
+    plain: int = 0
+
+    def conflicts(self) -> Iterator[bounds.Conflict]:
+        """Yield one conflict if ``plain`` is 7."""
+        if self.plain == 7:
+            yield bounds.Conflict("plain", "unlucky", "give 8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    """Nests in every way."""
+
+    one: Inner = dataclasses.field(default_factory=Inner)
+    several: list[Inner] = dataclasses.field(default_factory=list)
+    free: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"or_null": 0.1}, {"between": 2**40}, {"plain": -LARGEST_WHOLE}, {"word": "b", "above": 1e300}],
+    ids=str,
+)
+def test_what_is_within_its_bounds_passes(values: dict[str, Any]) -> None:
+    check(Outer(Inner(**values), [Inner(**values)], {"a": {"b": [1, "x", None, True]}}))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"word": "c"}, "word=c: no such choice; give one of: a, b"),
+        ({"above": 0.0}, "above=0.0: out of range; give a finite number above 0"),
+        ({"above": float("nan")}, "above=nan: out of range"),
+        ({"above": float("inf")}, "above=inf: out of range"),
+        ({"above": True}, "above=True: out of range"),
+        ({"above": None}, "above=None: out of range"),
+        ({"at_least": 1}, "at_least=1: out of range; give a whole number of at least 2"),
+        ({"or_null": 0.0}, "or_null=0.0: out of range; give null or a finite number above 0"),
+        (
+            {"between": 2**40 + 1},
+            "between=1099511627777: out of range; give a whole number from 1 to 1,099,511,627,776",
+        ),
+        ({"at_least": LARGEST_WHOLE + 1}, "at_least=2147483648: too large; give a number up to 2,147,483,647"),
+        ({"plain": -LARGEST_WHOLE - 1}, "plain=-2147483648: too large"),
+        ({"plain": 7}, "plain=7: unlucky; give 8"),
+    ],
+    ids=str,
+)
+def test_what_is_out_of_its_bounds_is_named_wherever_it_stands(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=f"^{re.escape(f'one.{words}')}"):
+        check(Outer(one=Inner(**values)))
+
+
+def test_bounds_hold_in_lists() -> None:
+    with pytest.raises(UsageError, match=re.escape("several[1].word=c: no such choice")):
+        check(Outer(several=[Inner(), Inner(word="c")]))
+
+
+def test_numbers_in_free_dictionaries_have_a_size_too() -> None:
+    with pytest.raises(UsageError, match=re.escape("free.a.b[1]=2147483648: too large")):
+        check(Outer(free={"a": {"b": [1, LARGEST_WHOLE + 1]}}))
+
+
+IMPLEMENTED = {
+    "data.batches": (DataConfig, data.ORDERS),
+    "data.scaling": (DataConfig, data.SCALINGS),
+    "data.name": (DataConfig, DATASETS),
+    "model.pooling": (ModelConfig, models.POOLINGS),
+    "optimizer.name": (OptimizerConfig, OPTIMIZERS),
+}
+
+
+@pytest.mark.parametrize("path", IMPLEMENTED)
+def test_every_choice_is_implemented_and_the_other_way_round(path: str) -> None:
+    config, implemented = IMPLEMENTED[path]
+    assert set(bounds.choices_of(config, path.partition(".")[2])) == set(implemented)
+
+
+@pytest.mark.parametrize(("group", "names"), [("data", DATASETS), ("optimizer", OPTIMIZERS), ("kernel", KERNELS)])
+def test_every_entry_of_a_registry_has_its_file(group: str, names: dict[str, object]) -> None:
+    assert {path.stem for path in (CONF_DIR / group).glob("*.yaml")} == set(names)
+    for name in names:
+        assert getattr(harness.load_config([f"{group}={name}"]), group).name == name
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_setting_of_an_optimizer_is_a_field(name: str) -> None:
+    fields = {field.name for field in dataclasses.fields(OptimizerConfig)}
+    assert set(OPTIMIZERS[name].settings) <= fields - {"name"}

@@ -1,5 +1,6 @@
 """The digits: the embedded ones, the downloaded ones however the download goes, and the order of the batches."""
 
+import dataclasses
 import gc
 import gzip
 import hashlib
@@ -21,26 +22,29 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torchvision import datasets as torchvision_datasets
 
 from harness import data
 from harness.config import DataConfig
 from harness.data import Digits
+from harness.datasets import DATASETS
 from harness.errors import DataError
-from harness.validation import DATA_SIZES
 
 CPU = torch.device("cpu")
-NAMES = tuple(data.MNIST_SHA256)
+DOWNLOADED = tuple(name for name, data_set in DATASETS.items() if data_set.torchvision)
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 ARCHIVES = tuple(f"{name}.gz" for name in NAMES)
 FULL_ROOT = "INITBENCH_MNIST_ROOT"
+SIZES = {name: (data_set.train_images, data_set.test_images) for name, data_set in DATASETS.items()}
 
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test reads its own files, and reaches this machine's servers directly."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    data._full.cache_clear()
+    data._downloaded.cache_clear()
     yield
-    data._full.cache_clear()
+    data._downloaded.cache_clear()
 
 
 def embedded() -> Digits:
@@ -59,7 +63,7 @@ def same(found: Digits, expected: Digits) -> bool:
 
 def test_embedded_shapes_and_types() -> None:
     digits = embedded()
-    train, test = DATA_SIZES["mnist5k"]
+    train, test = SIZES["mnist5k"]
     assert (digits.train_images.shape, digits.test_images.shape) == ((train, 28, 28), (test, 28, 28))
     assert (digits.train_labels.shape, digits.test_labels.shape) == ((train,), (test,))
     assert {digits.train_images.dtype, digits.test_images.dtype} == {torch.uint8}
@@ -103,18 +107,21 @@ def test_embedded_digits_are_read_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scaling", "scale"),
+    ("name", "scaling", "scale"),
     [
-        ("raw", lambda pixel: pixel),
-        ("unit", lambda pixel: pixel / 255),
-        ("standardised", lambda pixel: (pixel / 255 - 0.1307) / 0.3081),
+        ("mnist5k", "raw", lambda pixel: pixel),
+        ("mnist5k", "unit", lambda pixel: pixel / 255),
+        ("mnist5k", "standardised", lambda pixel: (pixel / 255 - 0.1307) / 0.3081),
+        ("mnist", "standardised", lambda pixel: (pixel / 255 - 0.1307) / 0.3081),
+        ("fashion_mnist", "standardised", lambda pixel: (pixel / 255 - 0.2860) / 0.3530),
+        ("kmnist", "standardised", lambda pixel: (pixel / 255 - 0.1918) / 0.3483),
     ],
-    ids=["raw", "unit", "standardised"],
+    ids=["raw", "unit", "standardised", "mnist", "fashion_mnist", "kmnist"],
 )
-def test_scaling_is_the_formula(scaling: str, scale: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def test_scaling_is_the_formula(name: str, scaling: str, scale: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Against the same formula in float64, to float32's precision; ``raw`` is exact."""
     digits, tolerance = embedded(), 0 if scaling == "raw" else 1e-6
-    scaled = data.to_device(digits, scaling, CPU)
+    scaled = data.to_device(digits, DataConfig(name=name, scaling=scaling), CPU)
     for pixels, found in ((digits.train_images, scaled.train_images), (digits.test_images, scaled.test_images)):
         assert found.dtype == torch.float32
         assert found.shape == (len(pixels), 1, 28, 28)
@@ -125,14 +132,14 @@ def test_scaling_is_the_formula(scaling: str, scale: Callable[[torch.Tensor], to
 
 def test_standardised_digits_have_mean_zero_and_std_one() -> None:
     """To 0.01: the constants are those of all 60,000 images, the embedded ones are 5,000 of them."""
-    x_NCHW = data.to_device(embedded(), "standardised", CPU).train_images
+    x_NCHW = data.to_device(embedded(), DataConfig(scaling="standardised"), CPU).train_images
     assert x_NCHW.mean().item() == pytest.approx(0, abs=0.01)
     assert x_NCHW.std().item() == pytest.approx(1, abs=0.01)
 
 
 def test_scaling_leaves_the_loaded_images_alone() -> None:
     before = embedded().train_images.clone()
-    data.to_device(embedded(), "standardised", CPU).train_images.zero_()
+    data.to_device(embedded(), DataConfig(scaling="standardised"), CPU).train_images.zero_()
     assert torch.equal(embedded().train_images, before)
 
 
@@ -161,17 +168,17 @@ def test_seed_alone_decides_the_batches(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["random", "epochs"])
 def test_batches_are_drawn_on_the_cpu_beside_torchs_own_stream(kind: str) -> None:
-    """A GPU sees the CPU's batches, for they are made before any device comes in."""
+    """A GPU sees the CPU's batches, because they are made before any device comes in."""
     before = torch.get_rng_state()
     drawn = batches(kind, steps=101, batch_size=70)
     assert (drawn.device, drawn.dtype, drawn.shape) == (CPU, torch.int64, (101, 70))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("name", DATA_SIZES)
+@pytest.mark.parametrize("name", SIZES)
 def test_random_batches_repeat_images_and_reach_all(name: str) -> None:
     """40 draws for each image: that a given one is never drawn has probability exp(-40)."""
-    images = DATA_SIZES[name][0]
+    images = SIZES[name][0]
     drawn = batches("random", steps=40, batch_size=images, name=name)
     assert len(drawn[0].unique()) < 0.7 * images
     assert torch.equal(drawn.unique(), torch.arange(images))
@@ -180,7 +187,7 @@ def test_random_batches_repeat_images_and_reach_all(name: str) -> None:
 @pytest.mark.parametrize("batch_size", [50, 70, 4999, 5000], ids=lambda size: f"batch of {size}")
 def test_epochs_are_permutations_end_to_end(batch_size: int) -> None:
     """Every pass holds each image once, in an order of its own, also where a batch straddles two passes."""
-    images, steps = DATA_SIZES["mnist5k"][0], -(-12_345 // batch_size)
+    images, steps = SIZES["mnist5k"][0], -(-12_345 // batch_size)
     drawn = batches("epochs", steps=steps, batch_size=batch_size)
     assert drawn.shape == (steps, batch_size)
     first, second, *_, last = drawn.flatten().split(images)
@@ -199,13 +206,19 @@ def test_training_accuracy_is_taken_on_fixed_images(kind: str, count: int) -> No
 def test_test_images_before_training_are_drawn_with_replacement_from_the_seed() -> None:
     drawn = data.random_test_indices(DataConfig(), 0)
     assert drawn.shape == (1000,)
-    assert 0 <= drawn.min() < drawn.max() < DATA_SIZES["mnist5k"][1]
+    assert 0 <= drawn.min() < drawn.max() < SIZES["mnist5k"][1]
     assert len(drawn.unique()) < 700
     assert torch.equal(data.random_test_indices(DataConfig(), 0), drawn)
     assert not torch.equal(data.random_test_indices(DataConfig(), 1), drawn)
 
 
-# A release of MNIST with ten images, and servers to download it from
+# A release of each data set with ten images, and servers to download it from
+
+
+@pytest.fixture(params=DOWNLOADED)
+def name(request: pytest.FixtureRequest) -> str:
+    """Each data set that is downloaded."""
+    return request.param
 
 
 def few_digits() -> Digits:
@@ -227,17 +240,26 @@ def archives() -> dict[str, bytes]:
     return {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in unpacked().items()}
 
 
-def checksums() -> dict[str, object]:
-    """What torchvision and the harness must be told to take the small release for the true one."""
-    md5 = [(name, hashlib.md5(content, usedforsecurity=False).hexdigest()) for name, content in archives().items()]
-    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in unpacked().items()}
-    return {"resources": md5, "sha256": sha256}
+def both() -> dict[str, bytes]:
+    return unpacked() | archives()
+
+
+def is_known_by_archives(name: str) -> bool:
+    return any(file.endswith(".gz") for file in DATASETS[name].sha256)
+
+
+def release(name: str, patch: pytest.MonkeyPatch) -> None:
+    """Make torchvision and the harness take the small release for the true one."""
+    md5 = [(file, hashlib.md5(content, usedforsecurity=False).hexdigest()) for file, content in archives().items()]
+    sha256 = {file: hashlib.sha256(content).hexdigest() for file, content in both().items()}
+    small = dataclasses.replace(DATASETS[name], sha256={file: sha256[file] for file in DATASETS[name].sha256})
+    patch.setattr(getattr(torchvision_datasets, str(small.torchvision)), "resources", md5)
+    patch.setitem(DATASETS, name, small)
 
 
 @pytest.fixture
-def _small_release(monkeypatch: pytest.MonkeyPatch) -> None:
-    for attribute, value in checksums().items():
-        monkeypatch.setattr(data.MNIST, attribute, value)
+def _small_release(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    release(name, monkeypatch)
 
 
 class Request(BaseHTTPRequestHandler):
@@ -390,8 +412,32 @@ def nowhere(_small_release: None) -> Iterator[str]:
         yield f"http://127.0.0.1:{held.getsockname()[1]}/mnist"
 
 
-def mnist(root: Path, *mirrors: str) -> DataConfig:
-    return DataConfig(name="mnist", root=str(root), mirrors=list(mirrors))
+At = Callable[..., DataConfig]
+Put = Callable[[dict[str, bytes]], Path]
+
+
+@pytest.fixture
+def at(name: str, tmp_path: Path, _small_release: None) -> At:
+    """``at(*mirrors)``: the config of the small release below the test's folder, or below ``root``."""
+    return lambda *mirrors, root=tmp_path: DataConfig(name=name, root=str(root), mirrors=list(mirrors))
+
+
+def raw_folder(config: DataConfig) -> Path:
+    return Path(config.root).expanduser() / str(DATASETS[config.name].torchvision) / "raw"
+
+
+@pytest.fixture
+def put(at: At) -> Put:
+    """``put(files)``: the folder, with these files in it."""
+
+    def fill(files: dict[str, bytes]) -> Path:
+        raw = raw_folder(at())
+        raw.mkdir(parents=True)
+        for file, content in files.items():
+            (raw / file).write_bytes(content)
+        return raw
+
+    return fill
 
 
 def refusal(config: DataConfig) -> str:
@@ -400,61 +446,55 @@ def refusal(config: DataConfig) -> str:
         data.load(config)
     message = str(caught.value)
     assert "\n" not in message
-    for way_out in ("data=mnist5k", "data.mirrors=[", str(Path(config.root) / "MNIST" / "raw")):
-        assert way_out in message
+    for words in (f"data={config.name}: ", "data=mnist5k", "data.mirrors=[", str(raw_folder(config))):
+        assert words in message
     return message
-
-
-def put(root: Path, files: dict[str, bytes]) -> Path:
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name, content in files.items():
-        (raw / name).write_bytes(content)
-    return raw
 
 
 # Downloads
 
 
-def test_every_file_torchvision_downloads_has_a_checksum() -> None:
-    assert [name for name, _ in data.MNIST.resources] == list(ARCHIVES)
-    assert all(len(bytes.fromhex(digest)) == 32 for digest in data.MNIST.sha256.values())
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_every_file_torchvision_downloads_has_a_checksum(name: str) -> None:
+    source = getattr(torchvision_datasets, str(DATASETS[name].torchvision))
+    assert [file for file, _ in source.resources] == list(ARCHIVES)
+    assert [file.removesuffix(".gz") for file in DATASETS[name].sha256] == list(NAMES)
+    assert all(len(bytes.fromhex(digest)) == 32 for digest in DATASETS[name].sha256.values())
 
 
 @pytest.mark.parametrize("ending", ["", "/"], ids=["no slash", "slash"])
-def test_good_mirror_gives_the_digits(mirror: Start, tmp_path: Path, ending: str) -> None:
+def test_good_mirror_gives_the_digits(mirror: Start, at: At, ending: str) -> None:
     server = mirror(good)
-    found = data.load(mnist(tmp_path, server.url + ending))
-    assert same(found, few_digits())
-    assert data.load(mnist(tmp_path, server.url + ending)) is found
+    loaded = data.load(at(server.url + ending))
+    assert same(loaded, few_digits())
+    assert data.load(at(server.url + ending)) is loaded
     assert server.downloads == Counter(ARCHIVES)
 
 
-def test_bad_mirror_is_passed_over(mirror: Start, tmp_path: Path, bad: Answer) -> None:
+def test_bad_mirror_is_passed_over(mirror: Start, at: At, bad: Answer) -> None:
     """The digits come whole from the second mirror, whatever is wrong with the first."""
     first, second = mirror(bad), mirror(good)
-    assert same(data.load(mnist(tmp_path, first.url, second.url)), few_digits())
+    assert same(data.load(at(first.url, second.url)), few_digits())
     assert first.requests > 0
     assert second.downloads == Counter(ARCHIVES)
 
 
-def test_bad_mirrors_alone_are_a_data_error(mirror: Start, tmp_path: Path, bad: Answer) -> None:
+def test_bad_mirrors_alone_are_a_data_error(mirror: Start, at: At, bad: Answer) -> None:
     """The error comes within seconds and names each mirror, and the next attempt starts afresh."""
     first, second, start_s = mirror(bad), mirror(bad), time.perf_counter()
-    message = refusal(mnist(tmp_path, first.url, second.url))
+    message = refusal(at(first.url, second.url))
     assert time.perf_counter() - start_s < 5
     assert first.url in message
     assert second.url in message
-    assert same(data.load(mnist(tmp_path, mirror(good).url)), few_digits())
+    assert same(data.load(at(mirror(good).url)), few_digits())
 
 
-def test_no_network_is_a_data_error_at_once(tmp_path: Path, nowhere: str) -> None:
+def test_no_network_is_a_data_error_at_once(at: At, nowhere: str) -> None:
     start_s = time.perf_counter()
-    assert "Connection refused" in refusal(mnist(tmp_path, nowhere))
+    assert "Connection refused" in refusal(at(nowhere))
     assert time.perf_counter() - start_s < 2
 
 
-@pytest.mark.usefixtures("_small_release")
 @pytest.mark.parametrize(
     ("address", "words"),
     [
@@ -465,18 +505,18 @@ def test_no_network_is_a_data_error_at_once(tmp_path: Path, nowhere: str) -> Non
         ("http://[mnist", "Invalid IPv6"),
     ],
 )
-def test_mirror_that_is_no_web_address_is_a_data_error(tmp_path: Path, address: str, words: str) -> None:
-    assert words in refusal(mnist(tmp_path, address))
+def test_mirror_that_is_no_web_address_is_a_data_error(at: At, address: str, words: str) -> None:
+    assert words in refusal(at(address))
 
 
 @pytest.mark.parametrize(
     "answer", [good, pytest.param(unavailable, marks=left_open)], ids=lambda answer: answer.__name__
 )
-def test_other_connections_keep_their_timeout(mirror: Start, tmp_path: Path, answer: Answer) -> None:
+def test_other_connections_keep_their_timeout(mirror: Start, at: At, answer: Answer) -> None:
     """A download leaves the process's default socket timeout as it found it."""
     socket.setdefaulttimeout(17)
     try:
-        data._full(str(tmp_path), (mirror(answer).url,))
+        data.load(at(mirror(answer).url))
     except DataError:
         assert answer is unavailable
     finally:
@@ -488,94 +528,125 @@ def test_other_connections_keep_their_timeout(mirror: Start, tmp_path: Path, ans
 # Files that are there already
 
 
-@pytest.mark.parametrize("files", [unpacked, archives], ids=["unpacked", "archives"])
+@pytest.mark.parametrize("files", [both, archives], ids=["both", "archives"])
 def test_files_that_are_there_are_not_asked_for(
-    mirror: Start, tmp_path: Path, files: Callable[[], dict[str, bytes]]
+    mirror: Start, at: At, put: Put, files: Callable[[], dict[str, bytes]]
 ) -> None:
-    """Files put in the folder by hand, of either kind, are enough."""
-    put(tmp_path, files())
+    """Archives put in the folder by hand are enough."""
+    put(files())
     server = mirror(good)
-    assert same(data.load(mnist(tmp_path, server.url)), few_digits())
+    assert same(data.load(at(server.url)), few_digits())
     assert server.requests == 0
-    assert same(data.load(mnist(tmp_path, "no address")), few_digits())
+    assert same(data.load(at("no address")), few_digits())
 
 
-@pytest.mark.usefixtures("_small_release")
-def test_folder_may_be_below_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    put(tmp_path / "digits", unpacked())
-    assert same(data.load(mnist(Path("~/digits"), "no address")), few_digits())
-
-
-def test_only_missing_files_are_asked_for(mirror: Start, tmp_path: Path) -> None:
-    missing = ARCHIVES[2]
-    put(tmp_path, {name: content for name, content in archives().items() if name != missing})
+def test_unpacked_files_alone_are_enough_where_their_checksums_are_known(
+    mirror: Start, at: At, put: Put, nowhere: str, name: str
+) -> None:
+    """Elsewhere nothing says that they are the true ones, so that the archives are asked for; they stay as they are."""
+    raw = put(unpacked())
+    if is_known_by_archives(name):
+        refusal(at(nowhere))
+        assert {file: (raw / file).read_bytes() for file in NAMES} == unpacked()
     server = mirror(good)
-    assert same(data.load(mnist(tmp_path, server.url)), few_digits())
+    assert same(data.load(at(server.url)), few_digits())
+    assert server.downloads == (Counter(ARCHIVES) if is_known_by_archives(name) else Counter())
+
+
+def test_reading_a_complete_folder_writes_nothing(at: At, put: Put) -> None:
+    """Not even a lock that goes again, which would show in a folder's time: the folder may be read-only."""
+    raw = put(both())
+    places = (raw, raw.parent, raw.parent.parent)
+    before = [(place.stat().st_mtime_ns, sorted(place.iterdir())) for place in places]
+    assert same(data.load(at("no address")), few_digits())
+    assert [(place.stat().st_mtime_ns, sorted(place.iterdir())) for place in places] == before
+
+
+def test_folder_may_be_below_the_users_home(at: At, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    put(both())
+    assert same(data.load(at("no address", root=Path("~") / tmp_path.name)), few_digits())
+
+
+def test_only_missing_files_are_asked_for(mirror: Start, at: At, put: Put) -> None:
+    missing = ARCHIVES[2]
+    put({file: content for file, content in archives().items() if file != missing})
+    server = mirror(good)
+    assert same(data.load(at(server.url)), few_digits())
     assert server.downloads == Counter([missing])
 
 
 Damage = Callable[[bytes], bytes]
 damages = pytest.mark.parametrize("damage", [flipped, halved], ids=["one byte wrong", "cut short"])
-each_file = pytest.mark.parametrize("name", NAMES)
+each_file = pytest.mark.parametrize("file", NAMES)
 
 
 @damages
 @each_file
-def test_damaged_file_is_made_again_from_its_archive(tmp_path: Path, nowhere: str, name: str, damage: Damage) -> None:
+def test_damaged_file_is_made_again_from_its_archive(at: At, put: Put, nowhere: str, file: str, damage: Damage) -> None:
     """A file that changed on the disk is noticed, and needs no network while the archive is whole."""
-    raw = put(tmp_path, unpacked() | archives())
-    (raw / name).write_bytes(damage(unpacked()[name]))
-    assert same(data.load(mnist(tmp_path, nowhere)), few_digits())
-    assert (raw / name).read_bytes() == unpacked()[name]
+    raw = put(both())
+    (raw / file).write_bytes(damage(unpacked()[file]))
+    assert same(data.load(at(nowhere)), few_digits())
+    assert (raw / file).read_bytes() == unpacked()[file]
 
 
 @damages
-def test_damaged_file_and_archive_are_downloaded_again(mirror: Start, tmp_path: Path, damage: Damage) -> None:
-    name, files = NAMES[0], unpacked() | archives()
-    put(tmp_path, files | {name: damage(files[name]), f"{name}.gz": damage(files[f"{name}.gz"])})
+def test_damaged_file_and_archive_are_downloaded_again(mirror: Start, at: At, put: Put, damage: Damage) -> None:
+    file, files = NAMES[0], both()
+    put(files | {file: damage(files[file]), f"{file}.gz": damage(files[f"{file}.gz"])})
     server = mirror(good)
-    assert same(data.load(mnist(tmp_path, server.url)), few_digits())
-    assert server.downloads == Counter([f"{name}.gz"])
+    assert same(data.load(at(server.url)), few_digits())
+    assert server.downloads == Counter([f"{file}.gz"])
 
 
 @damages
 @each_file
 def test_damaged_file_that_cannot_be_had_again_is_a_data_error(
-    tmp_path: Path, nowhere: str, name: str, damage: Damage
+    at: At, put: Put, nowhere: str, file: str, damage: Damage
 ) -> None:
     """Damaged digits are never trained on, at the second attempt no more than at the first."""
-    put(tmp_path, unpacked() | {name: damage(unpacked()[name])})
+    intact = {other: content for other, content in both().items() if other not in (file, f"{file}.gz")}
+    put(intact | {file: damage(unpacked()[file])})
     for _attempt in range(2):
-        refusal(mnist(tmp_path, nowhere))
+        refusal(at(nowhere))
+
+
+def test_a_forged_pair_of_file_and_archive_is_not_taken(at: At, put: Put, nowhere: str) -> None:
+    """An archive that holds exactly the unpacked file says nothing unless the archive itself has the known sum."""
+    forged = flipped(unpacked()[NAMES[1]])
+    put(both() | {NAMES[1]: forged, ARCHIVES[1]: gzip.compress(forged, mtime=0)})
+    refusal(at(nowhere))
 
 
 def test_file_with_another_checksum_than_ours_is_a_data_error(
-    mirror: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mirror: Start, at: At, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An archive that torchvision accepts must also unpack to the bytes that we expect."""
-    monkeypatch.setitem(data.MNIST.sha256, NAMES[1], "0" * 64)
-    assert f"wrong checksum: {NAMES[1]})" in refusal(mnist(tmp_path, mirror(good).url))
+    """An archive that torchvision accepts must also be, or unpack to, the bytes that we expect."""
+    known = DATASETS[name]
+    file = list(known.sha256)[1]
+    monkeypatch.setitem(DATASETS, name, dataclasses.replace(known, sha256={**known.sha256, file: "0" * 64}))
+    assert f"wrong checksum: {file})" in refusal(at(mirror(good).url))
 
 
-@pytest.mark.parametrize(
-    "obstacle", [".", "MNIST", "MNIST/raw", f"MNIST/raw/{ARCHIVES[0]}/x", f"MNIST/raw/{NAMES[0]}/x"]
-)
-def test_folder_that_cannot_be_written_is_a_data_error(mirror: Start, tmp_path: Path, obstacle: str) -> None:
+@pytest.mark.parametrize("obstacle", [".", "SET", "SET/raw", f"SET/raw/{ARCHIVES[0]}/x", f"SET/raw/{NAMES[0]}/x"])
+def test_folder_that_cannot_be_written_is_a_data_error(
+    mirror: Start, at: At, name: str, tmp_path: Path, obstacle: str
+) -> None:
     """A file where a folder must be, or the other way round; the message says which."""
-    blocked = tmp_path / "root" / obstacle
+    blocked = tmp_path / "root" / obstacle.replace("SET", str(DATASETS[name].torchvision))
     blocked.parent.mkdir(parents=True, exist_ok=True)
     blocked.write_text("in the way")
-    assert str(tmp_path / "root") in refusal(mnist(tmp_path / "root", mirror(good).url)).split("Use data=mnist5k")[0]
+    message = refusal(at(mirror(good).url, root=tmp_path / "root"))
+    assert str(tmp_path / "root") in message.split("Use data=mnist5k")[0]
 
 
 # Two processes at once
 
 
-def meet(barrier: Barrier) -> None:
+def meet(name: str, barrier: Barrier) -> None:
     """In a new process: wait until the other is ready, too."""
-    for attribute, value in checksums().items():
-        setattr(data.MNIST, attribute, value)
+    release(name, pytest.MonkeyPatch())
     barrier.wait(60)
 
 
@@ -588,26 +659,39 @@ def as_lists(digits: Digits) -> list[list[int]]:
     return [values.tolist() for values in vars(digits).values()]
 
 
-def test_two_processes_at_once_download_each_file_once(mirror: Start, tmp_path: Path) -> None:
+def test_two_processes_at_once_download_each_file_once(mirror: Start, at: At, name: str) -> None:
     """The second finds the first one's files, whole."""
     server, spawn = mirror(slow), multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, spawn, initializer=meet, initargs=(spawn.Barrier(2),)) as pool:
-        processes, found = zip(*pool.map(load_elsewhere, [mnist(tmp_path, server.url)] * 2), strict=True)
+    with ProcessPoolExecutor(2, spawn, initializer=meet, initargs=(name, spawn.Barrier(2))) as pool:
+        processes, loaded = zip(*pool.map(load_elsewhere, [at(server.url)] * 2), strict=True)
     assert len(set(processes)) == 2
-    assert list(found) == [as_lists(few_digits())] * 2
+    assert list(loaded) == [as_lists(few_digits())] * 2
     assert server.downloads == Counter(ARCHIVES)
 
 
-# All of MNIST
+# The true data sets, where their files are given
 
 
-@pytest.mark.skipif(FULL_ROOT not in os.environ, reason=f"set {FULL_ROOT} to a folder that holds MNIST/raw")
+def full(name: str) -> Digits:
+    root = os.environ.get(FULL_ROOT)
+    if root is None or not raw_folder(DataConfig(name=name, root=root)).is_dir():
+        pytest.skip(f"set {FULL_ROOT} to a folder that holds {DATASETS[name].torchvision}/raw")
+    return data.load(DataConfig(name=name, root=root))
+
+
 def test_embedded_digits_are_the_first_of_mnist() -> None:
-    root = Path(os.environ[FULL_ROOT])
-    assert (root / "MNIST" / "raw").is_dir()
-    full, first = data.load(DataConfig(name="mnist", root=str(root))), embedded()
-    assert (len(full.train_images), len(full.test_images)) == DATA_SIZES["mnist"]
-    assert (len(full.train_labels), len(full.test_labels)) == DATA_SIZES["mnist"]
-    train, test = DATA_SIZES["mnist5k"]
-    cut = Digits(full.train_images[:train], full.train_labels[:train], full.test_images[:test], full.test_labels[:test])
-    assert same(cut, first)
+    whole, (train, test) = full("mnist"), SIZES["mnist5k"]
+    cut = whole.train_images[:train], whole.train_labels[:train], whole.test_images[:test], whole.test_labels[:test]
+    assert same(Digits(*cut), embedded())
+
+
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_sizes_and_statistics_are_those_of_the_files(name: str) -> None:
+    """The published mean and standard deviation have four decimals, and were rounded or cut."""
+    whole = full(name)
+    assert (len(whole.train_images), len(whole.test_images)) == SIZES[name]
+    assert (len(whole.train_labels), len(whole.test_labels)) == SIZES[name]
+    assert whole.train_labels.unique().tolist() == list(range(10))
+    pixels = whole.train_images.double() / 255
+    assert pixels.mean().item() == pytest.approx(DATASETS[name].mean, abs=1e-4)
+    assert pixels.std(correction=0).item() == pytest.approx(DATASETS[name].std, abs=1e-4)

@@ -13,7 +13,7 @@ import torch
 
 import harness
 from harness import data, diagnosis, initializers, models
-from harness.config import OptimizerConfig
+from harness.config import DataConfig, OptimizerConfig
 from harness.diagnosis import Diagnosis
 from harness.explain import explain
 from harness.models import Network
@@ -42,7 +42,7 @@ ALL = "11 11 11 11 11 11"
 
 @functools.cache
 def batch(scaling: str = "unit", count: int = 20) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
-    digits = data.to_device(data.load(harness.load_config().data), scaling, torch.device("cpu"))
+    digits = data.to_device(data.load(DataConfig()), DataConfig(scaling=scaling), torch.device("cpu"))
     images, labels = digits.train_images[:count].double(), digits.train_labels[:count]
     return lambda _step: (images, labels)
 

@@ -15,7 +15,7 @@ from conftest import Command, Configure
 import harness
 from harness import device, fusion, kernel_check, kernel_choice, models
 from harness.errors import UsageError
-from kernels import Kernel
+from kernels import KERNELS, Backend, Kernel
 
 needs_triton = pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
 
@@ -199,7 +199,55 @@ def test_keys_from_before_the_choice_of_precision_hold(configure: Configure) -> 
 def test_a_precision_for_torch_is_refused(command: Command) -> None:
     done = command("kernel.precision=tf32", "device=cpu")
     assert done.returncode == 2
-    assert "kernel.precision=tf32 is not allowed; give auto" in done.stderr
+    words = (
+        "kernel.precision=tf32: has no effect with kernel=torch, which follows device.tf32; set kernel.precision=auto"
+    )
+    assert f"{words} or use kernel=triton or kernel=triton_fused" in done.stderr
+
+
+def one_entry(precisions: tuple[str, ...]) -> Backend:
+    """A back end of the user's: torch's function with a precision, on a CPU only."""
+
+    def require(device: torch.device, _precision: str) -> None:
+        if device.type != "cpu":
+            raise RuntimeError("runs on a CPU only; use device=cpu")
+
+    return Backend(lambda _: TORCH_FUSED, require, "mine", precisions, channels_last=True)
+
+
+def test_a_back_end_is_one_entry(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its check, precision, memory format and columns follow from the entry."""
+    monkeypatch.setitem(KERNELS, "mine", one_entry(("ieee",)))
+    row = harness.run_trial(configure("kernel.name=mine")).trial
+    assert (row["status"], row["kernel"], row["kernel_precision"]) == ("ok", "mine", "ieee")
+    assert row["memory_format"] == "channels_last"
+    assert 0 < row["kernel_error"] < 1e-5
+    with pytest.raises(
+        UsageError, match="kernel=mine device=cuda: runs on a CPU only; use device=cpu; or use kernel=torch"
+    ):
+        kernel_choice.check(configure("kernel.name=mine"), torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        (
+            ["kernel.precision=tf32"],
+            "kernel.precision=tf32: kernel=mine does not multiply in tf32; set kernel.precision to one of: ieee",
+        ),
+        (
+            ["device.tf32=true"],
+            "device.tf32=True: kernel=mine does not multiply in tf32; set kernel.precision to one of: ieee",
+        ),
+    ],
+    ids=["said", "from device.tf32"],
+)
+def test_a_precision_that_a_back_end_does_not_offer_is_refused(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, choices: list[str], words: str
+) -> None:
+    monkeypatch.setitem(KERNELS, "mine", one_entry(("ieee",)))
+    with pytest.raises(UsageError, match=words):
+        harness.run_trial(configure("kernel.name=mine", *choices))
 
 
 @needs_triton
@@ -224,7 +272,9 @@ def test_without_triton_one_line_says_what_to_install(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
-    assert re.fullmatch(r"error: kernel=triton: Triton is not installed .* choose kernel=torch", line)
+    assert re.fullmatch(
+        r"error: kernel=triton: .* cannot be imported \(.*triton.*\); install triton .* or use kernel=torch", line
+    )
 
 
 STEPS = 20

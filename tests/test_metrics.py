@@ -37,7 +37,7 @@ def test_one_logit_that_differs_by_a_bit_is_no_tie() -> None:
 def probed(config: TrialConfig) -> tuple[models.Network, dict[str, metrics.TensorProbe], torch.Tensor, torch.Tensor]:
     network = models.build(config.model)
     initializers.apply(config.init, network, seed=0, activation=config.model.activation)
-    digits = data.to_device(data.load(DataConfig()), config.data.scaling, torch.device("cpu"))
+    digits = data.to_device(data.load(DataConfig()), config.data, torch.device("cpu"))
     images, labels = digits.train_images[:20], digits.train_labels[:20]
     initial = {name: value.detach().clone() for name, value in network.named_parameters()}
     found = metrics.probe(network, initial, signals.record(network, images, labels))

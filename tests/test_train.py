@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from harness.config import OptimizerConfig, TrainConfig
 from harness.errors import DivergedError, TimeBudgetError
+from harness.optimizers import OPTIMIZERS, Optimizer
 from harness.random_streams import generator
 from harness.train import Batch, batch_source, optimizer_for, train, windows
 
@@ -66,6 +67,13 @@ def test_losses_are_those_of_a_plain_loop(name: str, make: type, settings: dict[
     model = network()
     expected = by_hand(make(model.parameters(), **settings), model)
     assert run(config(), OptimizerConfig(name=name, **settings)).tolist() == expected
+
+
+def test_an_optimizer_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    expected = by_hand(torch.optim.RMSprop(model.parameters(), lr=0.01, momentum=0.5), model)
+    monkeypatch.setitem(OPTIMIZERS, "rmsprop", Optimizer("RMSprop", ("lr", "momentum")))
+    assert run(config(), OptimizerConfig(name="rmsprop", lr=0.01, momentum=0.5)).tolist() == expected
 
 
 def test_fixed_batches_are_the_first_images_at_every_step() -> None:
