@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import test_analysis_coverage as on_coverage
 import test_analysis_frames as on_frames
 import test_analysis_statistics as on_arrays
 import test_compaction
@@ -150,7 +151,7 @@ def _full_separation(_tools: Tools) -> None:
 
 
 def _coverage(shape: str) -> Any:
-    return lambda _: on_arrays.test_intervals_of_means_cover_as_is_stated(shape)
+    return lambda _: on_coverage.test_intervals_of_means_cover_as_is_stated(shape)
 
 
 def _kill(tools: Tools, after: int) -> None:
@@ -218,7 +219,13 @@ ANALYSIS_MUTANTS = {
         comparison,
         "holm",
         _of_the_tested_alone,
-        lambda _: on_arrays.test_false_claims_against_a_picked_best_are_at_or_under_the_level(8),
+        lambda _: on_coverage.test_false_claims_against_a_picked_best_are_at_or_under_the_level(8),
+    ),
+    "interval: past the budget": Mutant(
+        survival,
+        "mean_estimate",
+        lambda values, level, _: intervals.mean_estimate(values, level),
+        lambda _: on_arrays.test_interval_of_a_restricted_mean_stays_within_the_budget(),
     ),
     "interval: Student's alone": Mutant(intervals, "_ends", _no_skewness, _coverage("exponential")),
     "interval: corrected for skewness the wrong way": Mutant(
@@ -230,7 +237,7 @@ ANALYSIS_MUTANTS = {
         intervals,
         "difference_intervals",
         _one_arm_is_exact,
-        lambda _: on_arrays.test_intervals_of_differences_cover_near_their_level(("exponential", "normal"), 10, 10),
+        lambda _: on_coverage.test_intervals_of_differences_cover_near_their_level(("exponential", "normal"), 10, 10),
     ),
     "wilson: wald": Mutant(
         intervals, "wilson", _wald, lambda _: on_arrays.test_wilson_is_that_of_statsmodels(7, 10, 0.95)
