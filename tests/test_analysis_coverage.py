@@ -48,12 +48,12 @@ SHAPES: dict[str, Callable[[Array], Array]] = {
 
 STATED = {
     "normal": (0.97, 0.96, 0.96),
-    "exponential": (0.94, 0.95, 0.96),
+    "exponential": (0.93, 0.95, 0.96),
     "lognormal, sigma 0.5": (0.95, 0.95, 0.95),
-    "lognormal, sigma 1": (0.90, 0.92, 0.94),
+    "lognormal, sigma 1": (0.89, 0.92, 0.94),
     "steps": (0.95, 0.95, 0.95),
     "40% never, far budget": (0.94, 0.99, 0.97),
-    "20% never, far budget": (0.84, 0.92, 0.99),
+    "20% never, far budget": (0.83, 0.92, 0.99),
 }
 """Coverage with 5, 10 and 30 runs, as the documentation of ``mean_intervals`` states it."""
 
@@ -82,11 +82,12 @@ def test_intervals_of_means_cover_as_is_stated(shape: str) -> None:
 @pytest.mark.parametrize(("n", "most"), [(5, 1.8), (10, 1.6), (30, 1.25)])
 @pytest.mark.parametrize("shape", ["normal", "exponential", "steps", "40% never, far budget"])
 def test_intervals_of_means_are_not_absurdly_wide(shape: str, n: int, most: float) -> None:
-    """In the median so many times as wide as Student's."""
+    """In the median at most so many times as wide as Student's, and never as wide as both ends at their farthest."""
     values = SHAPES[shape](np.random.default_rng([7, n]).random((SAMPLES, n)))
     low, high = intervals.mean_intervals(values)
-    students = 2 * stats.t.ppf(0.975, n - 1) * stats.sem(values, axis=1)
-    assert 1 <= np.nanmedian(high - low) / np.median(students) <= most
+    times_students = (high - low) / (2 * stats.t.ppf(0.975, n - 1) * stats.sem(values, axis=1))
+    assert 1 <= np.nanmedian(times_students) <= most
+    assert np.nanmax(times_students) <= (1 + intervals.FARTHEST) / 2 + 1e-9
 
 
 @pytest.mark.parametrize(

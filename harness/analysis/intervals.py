@@ -19,6 +19,14 @@ UNBOUNDED = (-inf, inf)
 """The bounds of a mean of which nothing is known beforehand."""
 
 
+FARTHEST = 2.5
+"""An end of an interval of a mean is at most so many times as far from the mean as Student's.
+
+With few runs Hall's transformation can be nearly flat where it is inverted, which puts its end up to four times as far.
+In simulations that extra width would add 0.3 points of coverage to exponential times, and at most 1.2 to any shape.
+"""
+
+
 @dataclass(frozen=True)
 class Interval:
     """Two-sided interval, ends included."""
@@ -130,9 +138,10 @@ def mean_intervals(values: Array, level: float = 0.95, bounds: tuple[float, floa
     """Compute an interval for the mean of each of many arms with equally many runs.
 
     Each end is the farther one of Student's t interval and of Hall's, which undoes the skewness that the t statistic
-    takes over from skewed values. Hall's transformation is cubic, so it can always be inverted, and nothing is drawn
-    at random. Source: P. Hall, JRSS B 54 (1992) 221-228, with Student's quantiles and the unbiased third cumulant
-    (Fisher's k-statistic) in place of the normal quantiles and the plain moment.
+    takes over from skewed values; it is never more than ``FARTHEST`` times as far as Student's. Hall's transformation
+    is cubic, so it can always be inverted, and nothing is drawn at random. Source: P. Hall, JRSS B 54 (1992) 221-228,
+    with Student's quantiles and the unbiased third cumulant (Fisher's k-statistic) in place of the normal quantiles and
+    the plain moment.
 
     The intervals are approximate. Simulated coverage of nominal 95 % intervals, over samples whose values differ:
 
@@ -140,12 +149,12 @@ def mean_intervals(values: Array, level: float = 0.95, bounds: tuple[float, floa
     values                                        n = 5  n = 10  n = 30
     ============================================  =====  ======  ======
     normal                                        0.97   0.96    0.96
-    exponential                                   0.94   0.95    0.96
+    exponential                                   0.93   0.95    0.96
     lognormal, sigma 0.5                          0.95   0.95    0.95
-    lognormal, sigma 1                            0.90   0.92    0.94
+    lognormal, sigma 1                            0.89   0.92    0.94
     lognormal times on a grid of evaluations      0.95   0.95    0.95
     the same, 40 % never, budget = 6 x median     0.94   0.99    0.97
-    the same, 20 % never, budget = 6 x median     0.84   0.92    0.99
+    the same, 20 % never, budget = 6 x median     0.83   0.92    0.99
     ============================================  =====  ======  ======
 
     Where many runs share one value, or the budget cuts off 20 to 40 % of them, it lies between 0.95 and 1. Of all
@@ -212,8 +221,9 @@ def _ends(of: _Moments, level: float, bounds: tuple[float, float]) -> tuple[Arra
         error = np.sqrt(np.where(of.variance > 0, of.variance, np.nan))
         skewness = of.third_cumulant / error**3
         quantile = stdtrit(of.freedom, _share_below(level))
-        low = of.value - error * np.maximum(quantile, _without_skewness(quantile, skewness))
-        high = of.value + error * np.maximum(quantile, -_without_skewness(-quantile, skewness))
+        below, above = _without_skewness(quantile, skewness), -_without_skewness(-quantile, skewness)
+        low = of.value - error * np.clip(below, quantile, FARTHEST * quantile)
+        high = of.value + error * np.clip(above, quantile, FARTHEST * quantile)
     return np.clip(low, *bounds), np.clip(high, *bounds)
 
 
