@@ -4,7 +4,7 @@ Usage: python scripts/bench_analysis.py [--quick]     (about five minutes on two
 
 The results are made up, in a temporary folder, by the schema and the writer of the project. Reading and analysis run
 in a process of their own, whose peak memory is measured; the analysis is that of the report's ranking: every target
-set beforehand, times to it, restricted means with bootstrap intervals, exact tests with Holm's adjustment.
+set beforehand, times to it, restricted means with intervals, exact tests with Holm's adjustment.
 """
 
 import argparse

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import test_analysis_coverage as on_coverage
 import test_analysis_frames as on_frames
 import test_analysis_statistics as on_arrays
 import test_compaction
@@ -17,15 +18,17 @@ from mutants import Mutant, Tools
 from scipy import stats
 
 from harness.analysis import comparison, grouping, intervals, standings, survival
-from harness.analysis.intervals import Interval, Sampling
+from harness.analysis.intervals import Interval
 from harness.results import TABLES, duplicates, merging, reading
 
-_first, _runs, _mann_whitney_p, _sign_flip_p = (
+_first, _runs, _mann_whitney_p, _sign_flip_p, _holm = (
     grouping._first,
     grouping._runs,
     comparison._mann_whitney_p,
     comparison._sign_flip_p,
+    comparison.holm,
 )
+_ends, _moments = intervals._ends, intervals._moments
 
 
 def _censored_at_its_last_step(frames: reading.Frames, target: float) -> dict[str, Any]:
@@ -60,28 +63,43 @@ def _ties_in_full(a: Any, b: Any) -> tuple[Any, Any]:
     return share, np.ones(len(left))
 
 
-def _without_the_seed(n: int, sampling: Sampling, stream: int = 0) -> Any:
-    return np.random.default_rng(stream).multinomial(n, np.full(n, 1 / n), size=sampling.resamples) / n
+def _of_the_tested_alone(p_values: Any, family: int | None = None) -> Any:  # noqa: ARG001
+    return _holm(p_values)
 
 
-def _fresh_entropy(n: int, sampling: Sampling, stream: int = 0) -> Any:  # noqa: ARG001
-    return np.random.default_rng().multinomial(n, np.full(n, 1 / n), size=sampling.resamples) / n
+def _no_skewness(moments: Any, level: float, bounds: Any) -> Any:
+    return _ends(moments._replace(third_cumulant=0 * moments.third_cumulant), level, bounds)
 
 
-def _one_sample_for_both(n: int, sampling: Sampling, stream: int = 0) -> Any:  # noqa: ARG001
-    """Two arms with equally many runs are resampled together."""
-    return np.random.default_rng([sampling.seed, 0]).multinomial(n, np.full(n, 1 / n), size=sampling.resamples) / n
+def _skewness_turned(moments: Any, level: float, bounds: Any) -> Any:
+    return _ends(moments._replace(third_cumulant=-moments.third_cumulant), level, bounds)
 
 
-def _percentiles(resampled: Any, estimate: Any, acceleration: Any, sampling: Sampling) -> Any:  # noqa: ARG001
-    tail = (1 - sampling.level) / 2
-    return np.quantile(resampled, tail, axis=1), np.quantile(resampled, 1 - tail, axis=1)
+def _normal_quantiles(moments: Any, level: float, bounds: Any) -> Any:
+    return _ends(moments._replace(freedom=1e9 + moments.freedom), level, bounds)
+
+
+def _divided_by_n(values: Any) -> Any:
+    moments = _moments(values)
+    return moments._replace(variance=moments.variance * (1 - 1 / values.shape[1]))
+
+
+def _one_arm_is_exact(a: Any, b: Any, level: float = 0.95, bounds: Any = intervals.UNBOUNDED) -> Any:
+    """The mean of b counts as known."""
+    centre = b.mean(axis=1)
+    low, high = intervals.mean_intervals(a, level)
+    return np.clip(low - centre, *bounds), np.clip(high - centre, *bounds)
 
 
 def _wald(successes: int, n: int, level: float = 0.95) -> Interval:
     share = successes / n
     half = stats.norm.ppf((1 + level) / 2) * np.sqrt(share * (1 - share) / n)
     return Interval(share - half, share + half)
+
+
+def _average_of_the_middle_two(times: Any) -> float | None:
+    median = float(np.median(times))
+    return median if np.isfinite(median) else None
 
 
 def _median_of_those_that_reach(times: Any) -> float | None:
@@ -132,8 +150,8 @@ def _full_separation(_tools: Tools) -> None:
         on_arrays.test_smallest_p_is_that_of_full_separation(n, p)
 
 
-def _seed(_tools: Tools) -> None:
-    on_arrays.test_seed_reaches_the_sampler("mean")
+def _coverage(shape: str) -> Any:
+    return lambda _: on_coverage.test_intervals_of_means_cover_as_is_stated(shape)
 
 
 def _kill(tools: Tools, after: int) -> None:
@@ -197,29 +215,47 @@ ANALYSIS_MUTANTS = {
         lambda _: on_arrays.test_paired_by_hand(),
     ),
     "ties counted in full": Mutant(comparison, "wins", _ties_in_full, lambda _: on_arrays.test_improvement_by_hand()),
-    "bootstrap: seed ignored": Mutant(intervals, "resampling_weights", _without_the_seed, _seed),
-    "bootstrap: not reproducible": Mutant(intervals, "resampling_weights", _fresh_entropy, _seed),
-    "bootstrap: two arms resampled as one": Mutant(
-        intervals,
-        "resampling_weights",
-        _one_sample_for_both,
-        lambda _: on_arrays.test_interval_of_a_difference_resamples_each_arm_by_itself(),
+    "holm: the family is what was tested": Mutant(
+        comparison,
+        "holm",
+        _of_the_tested_alone,
+        lambda _: on_coverage.test_false_claims_against_a_picked_best_are_at_or_under_the_level(8),
     ),
-    "bootstrap: plain percentiles": Mutant(
+    "interval: past the budget": Mutant(
+        survival,
+        "mean_estimate",
+        lambda values, level, _: intervals.mean_estimate(values, level),
+        lambda _: on_arrays.test_interval_of_a_restricted_mean_stays_within_the_budget(),
+    ),
+    "interval: Student's alone": Mutant(intervals, "_ends", _no_skewness, _coverage("exponential")),
+    "interval: corrected for skewness the wrong way": Mutant(
+        intervals, "_ends", _skewness_turned, _coverage("exponential")
+    ),
+    "interval: normal quantiles": Mutant(intervals, "_ends", _normal_quantiles, _coverage("normal")),
+    "interval: variance divided by n": Mutant(intervals, "_moments", _divided_by_n, _coverage("steps")),
+    "interval: a difference varies with one arm alone": Mutant(
         intervals,
-        "bca",
-        _percentiles,
-        lambda _: on_arrays.test_interval_of_a_mean_is_scipys(on_arrays.SAMPLES[1]),
+        "difference_intervals",
+        _one_arm_is_exact,
+        lambda _: on_coverage.test_intervals_of_differences_cover_near_their_level(("exponential", "normal"), 10, 10),
     ),
     "wilson: wald": Mutant(
         intervals, "wilson", _wald, lambda _: on_arrays.test_wilson_is_that_of_statsmodels(7, 10, 0.95)
     ),
-    "median of the runs that reach": Mutant(
-        survival,
-        "median_time",
-        _median_of_those_that_reach,
-        lambda _: on_arrays.test_median_needs_more_than_half([10, 20, np.inf, np.inf], None),
-    ),
+    **{
+        f"median: {name}": Mutant(
+            survival,
+            "median_time",
+            wrong,
+            lambda _: on_arrays.test_median_is_the_first_time_by_which_half_of_the_runs_got_there(
+                [10, 20, np.inf, np.inf], 20
+            ),
+        )
+        for name, wrong in (
+            ("of the runs that reach", _median_of_those_that_reach),
+            ("average of the middle two", _average_of_the_middle_two),
+        )
+    },
     "verdict whatever n can show": Mutant(
         standings, "can_be_significant", lambda *_: True, lambda _: on_frames.test_three_seeds_never_rank()
     ),

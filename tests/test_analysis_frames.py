@@ -310,8 +310,6 @@ def test_equal_arms_are_seldom_told_apart() -> None:
 def test_two_rankings_are_the_same_bit_for_bit() -> None:
     arms = {"a": FAST, "b": SLOW}
     pd.testing.assert_frame_equal(ranked(arms).table, ranked(arms).table, check_exact=True)
-    other = standings.ranking(frames(*arms_reaching(arms)), target=0.9, sampling=analysis.Sampling(seed=1)).table
-    assert (other["rmst_low"] != ranked(arms).table["rmst_low"]).any(), "another seed, another interval"
 
 
 # tables

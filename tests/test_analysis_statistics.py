@@ -1,7 +1,6 @@
-"""Statistics: hand-computed cases, independent implementations, laws, coverage."""
+"""Statistics: hand-computed cases, independent implementations, laws; see also ``test_analysis_coverage.py``."""
 
 from fractions import Fraction
-from inspect import signature
 from itertools import combinations, product
 from math import comb, inf, isnan, nan
 
@@ -15,10 +14,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from harness.analysis import comparison, intervals, survival
-from harness.analysis.intervals import Interval, Sampling
+from harness.analysis.intervals import Interval
 
-# scipy 1.15 has a new name for it
-SEEDED = {"rng" if "rng" in signature(stats.bootstrap).parameters else "random_state": 2}
 quick = settings(max_examples=40)
 TIMES = st.lists(st.sampled_from([0.0, 10.0, 20.0, 30.0, 40.0, inf]), min_size=1, max_size=9)
 NUMBERS = st.lists(st.integers(-20, 20).map(float), min_size=2, max_size=12)
@@ -95,11 +92,30 @@ def test_arm_that_never_reaches_is_a_flat_curve() -> None:
 
 @pytest.mark.parametrize(
     ("times", "median"),
-    [([10, 20, 30], 20), ([10, 20, inf], 20), ([10, 20, inf, inf], None), ([10, 20, 30, inf], 25), ([inf], None)],
+    [
+        ([10, 20, 30], 20),
+        ([30, 10, inf], 30),
+        ([10, 20, 30, 40], 20),
+        ([10, 20, inf, inf], 20),
+        ([10, inf, inf], None),
+        ([inf], None),
+        ([], None),
+    ],
     ids=str,
 )
-def test_median_needs_more_than_half(times: list[float], median: float | None) -> None:
+def test_median_is_the_first_time_by_which_half_of_the_runs_got_there(times: list[float], median: float | None) -> None:
     assert survival.median_time(times) == median
+
+
+@given(times=TIMES)
+@quick
+def test_median_is_where_the_survival_curve_comes_down_to_a_half(times: list[float]) -> None:
+    """By SciPy's estimate of the curve, with runs that never get there censored at the budget."""
+    reached = np.isfinite(times)
+    censored = stats.CensoredData(uncensored=np.array(times)[reached], right=np.full((~reached).sum(), 50.0))
+    curve = stats.ecdf(censored).sf
+    low = curve.quantiles[(curve.probabilities <= 0.5 + 1e-12) & (curve.quantiles < 50)]
+    assert survival.median_time(times) == (low[0] if len(low) else None)
 
 
 def test_restricted_mean_by_hand_and_from_the_curve() -> None:
@@ -146,81 +162,69 @@ def test_no_interval_where_runs_do_not_differ(times: list[float]) -> None:
     assert survival.rmst(times, 100).interval is None
 
 
-SAMPLES = [
-    np.array([10.0, 20, 20, 50, 90, 100, 100, 30]),
-    np.random.default_rng(0).exponential(size=25),
-    np.random.default_rng(1).normal(size=40),
-]
+def test_interval_of_a_restricted_mean_stays_within_the_budget() -> None:
+    """Three runs leave more open than there is room for; that the mean lies in the budget is known."""
+    assert survival.rmst([10, inf, inf], 100).interval == Interval(0, 100)
+    assert survival.rmst_difference([60, inf, inf], [1, 1, 90], 100).interval == Interval(-100, 100)
+    inside = np.array([40.0, 50, 60, 45])
+    assert survival.rmst(inside, 100).interval == intervals.mean_estimate(inside).interval
 
 
-@pytest.mark.parametrize("sample", SAMPLES, ids=len)
-def test_interval_of_a_mean_is_scipys(sample: np.ndarray) -> None:
-    """Within what two draws of the resamples differ by."""
-    found = intervals.mean_estimate(sample, Sampling(resamples=20_000, seed=1)).interval
-    theirs = stats.bootstrap((sample,), np.mean, n_resamples=20_000, method="BCa", **SEEDED).confidence_interval
-    assert found is not None
-    tolerance = 0.06 * (theirs.high - theirs.low)
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=tolerance)
-    shifted = np.percentile(np.random.default_rng(3).choice(sample, (20_000, len(sample))).mean(axis=1), [2.5, 97.5])
-    if len(sample) == 25:
-        assert found.high > shifted[1] + tolerance / 2, "the plain percentiles miss the skew"
+def test_interval_of_a_mean_by_hand() -> None:
+    """0, 0, 3: the standard error is 1, the unbiased third cumulant of the values 9 and so of their mean 1."""
+    quantile = stats.t.ppf(0.975, 2)
+
+    def hall(t: float) -> float:
+        return float(t + t**2 / 3 + t**3 / 27 + 1 / 6)
+
+    low, high = intervals.mean_intervals(np.array([[0.0, 0, 3]]))
+    assert 1 - low[0] == pytest.approx(quantile), "Student's end is the farther one"
+    assert hall(1 - high[0]) == pytest.approx(-quantile)
+    assert high[0] > 1 + quantile
+    mirrored = intervals.mean_intervals(np.array([[0.0, 0, -3]]))
+    assert (mirrored[0][0], mirrored[1][0]) == pytest.approx((-high[0], -low[0]))
 
 
-def test_interval_of_a_difference_is_scipys() -> None:
-    a, b = SAMPLES[1], SAMPLES[2][:12]
-    found = intervals.difference_estimate(a, b, Sampling(resamples=20_000))
-    theirs = stats.bootstrap(
-        (a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), n_resamples=20_000, method="BCa", **SEEDED
-    ).confidence_interval
-    assert found.value == pytest.approx(a.mean() - b.mean())
-    assert found.interval is not None
-    tolerance = 0.04 * (theirs.high - theirs.low)
-    assert (found.interval.low, found.interval.high) == pytest.approx((theirs.low, theirs.high), abs=tolerance)
+@given(values=NUMBERS)
+@quick
+def test_interval_of_symmetric_values_is_students(values: list[float]) -> None:
+    assume(len(set(values)) > 1)
+    mirrored = np.array([*values, *(-value for value in values)])
+    own = intervals.mean_estimate(mirrored).interval
+    expected = stats.t.interval(0.95, len(mirrored) - 1, 0, stats.sem(mirrored))
+    assert own is not None
+    assert (own.low, own.high) == pytest.approx(expected)
 
 
-def test_interval_of_a_difference_resamples_each_arm_by_itself() -> None:
-    """Of an arm and its copy the difference is 0, with a spread the root of two times that of one mean."""
-    sample = SAMPLES[2]
-    of_one = intervals.mean_estimate(sample, Sampling()).interval
-    of_two = intervals.difference_estimate(sample, sample, Sampling()).interval
-    assert of_one is not None
-    assert of_two is not None
-    assert (of_two.high - of_two.low) / (of_one.high - of_one.low) == pytest.approx(np.sqrt(2), rel=0.1)
-
-
-@pytest.mark.parametrize("kind", ["mean", "difference", "paired"])
-def test_seed_reaches_the_sampler(kind: str) -> None:
-    """The same seed gives the same bits, another one another interval."""
-
-    def draw(seed: int) -> Interval | None:
-        sampling, sample = Sampling(seed=seed), SAMPLES[1]
-        if kind == "mean":
-            return survival.rmst(sample, 2.0, sampling).interval
-        if kind == "difference":
-            return survival.rmst_difference(sample, sample[:9], 2.0, sampling).interval
-        return comparison.paired(sample, sampling).interval
-
-    assert draw(1) == draw(1)
-    assert draw(1) != draw(2)
+@given(a=NUMBERS, b=NUMBERS)
+@quick
+def test_interval_of_a_difference_holds_welchs(a: list[float], b: list[float]) -> None:
+    """It is Welch's where the skewness of the two arms cancels, and mirrors when the arms change places."""
+    assume(len(set(a)) > 1)
+    left, right = np.array(a), np.array(b)
+    own, turned = (intervals.difference_estimate(*arms).interval for arms in ((left, right), (right, left)))
+    welch = stats.ttest_ind(left, right, equal_var=False).confidence_interval()
+    assert own is not None
+    assert turned is not None
+    assert own.low <= welch.low + 1e-9
+    assert own.high >= welch.high - 1e-9
+    assert (-turned.high, -turned.low) == pytest.approx((own.low, own.high))
+    same = intervals.difference_estimate(left, left + 1).interval
+    expected = stats.ttest_ind(left, left + 1, equal_var=False).confidence_interval()
+    assert same is not None
+    assert (same.low, same.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_arms_in_one_go_get_the_interval_they_get_alone() -> None:
     values = np.random.default_rng(0).exponential(size=(7, 10))
-    low, high = intervals.mean_intervals(values, Sampling())
+    low, high = intervals.mean_intervals(values)
     for row, ends in zip(values, zip(low, high, strict=True), strict=True):
-        alone = intervals.mean_estimate(row, Sampling()).interval
-        assert alone is not None
-        assert ends == pytest.approx((alone.low, alone.high), rel=1e-12)
+        assert intervals.mean_estimate(row).interval == Interval(*ends)
 
 
-@pytest.mark.parametrize(("name", "n"), [("normal", 50), ("exponential", 100)])
-def test_bootstrap_covers_near_its_level(name: str, n: int) -> None:
-    """4,000 samples; the bounds are four standard errors beyond what so many runs lose to the nominal 95%."""
-    draw = np.random.default_rng(7)
-    values = draw.normal(size=(4000, n)) if name == "normal" else draw.exponential(size=(4000, n)) - 1
-    low, high = intervals.mean_intervals(values, Sampling(resamples=1000))
-    error = 4 * np.sqrt(0.95 * 0.05 / 4000)
-    assert 0.935 - error < ((low <= 0) & (high >= 0)).mean() < 0.95 + error
+def test_a_level_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"level=95"):
+        intervals.mean_estimate(np.array([1.0, 2.0]), 95)
 
 
 @given(a=TIMES, b=TIMES)

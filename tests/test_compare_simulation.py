@@ -13,7 +13,7 @@ import pytest
 from made_trials import Row, frame, trial
 from scipy import stats
 
-from harness.analysis.intervals import Array, Sampling
+from harness.analysis.intervals import Array
 from harness.compare import Outcome, Rules, compare_trials, gate, measures
 from harness.compare.calibration import calibrate
 from harness.compare.measures import KINDS, Kind, for_people
@@ -24,8 +24,6 @@ MOST_CLAIMS = int(DRAWS * ALPHA)
 FEWEST_SEEN = int(DRAWS * POWER)
 SEEDS, INITS = 10, ("init=glorot", "init=he", "init=lecun")
 SEED_SPREAD, NOISE = 0.3, 0.06
-# the bootstrap's ends need no more than this here
-QUICK = Sampling(resamples=400)
 NOTHING = dict.fromkeys(KINDS, 1e-9)
 
 
@@ -73,15 +71,15 @@ def no_false_alarm(rules: Rules, seed: int, draws: int = DRAWS) -> None:
 
 def test_false_alarms_are_at_or_under_the_level() -> None:
     """A against A, 3 arms by 4 kinds of measure, with thresholds that let everything pass: the level alone holds."""
-    no_false_alarm(Rules(thresholds=NOTHING, alpha=ALPHA, sampling=QUICK), 11)
+    no_false_alarm(Rules(thresholds=NOTHING, alpha=ALPHA), 11)
 
 
 def test_false_alarms_with_the_usual_thresholds() -> None:
     """A threshold can only take claims away, so that the level holds with any."""
-    no_false_alarm(Rules(alpha=ALPHA, sampling=QUICK), 12)
+    no_false_alarm(Rules(alpha=ALPHA), 12)
 
 
-SPEED = Rules(judged=("images_per_s",), alpha=ALPHA, power=POWER, sampling=QUICK)
+SPEED = Rules(judged=("images_per_s",), alpha=ALPHA, power=POWER)
 EFFECT = reported(NOISE, SEEDS, threshold=np.log1p(0.05), comparisons=2, alpha=ALPHA, power=POWER)
 
 
@@ -126,29 +124,29 @@ def test_calibration_measures_the_noise_that_is_there() -> None:
 def test_thresholds_of_a_calibration_pass_the_runs_it_measured() -> None:
     generator = np.random.default_rng(16)
     sides = draw(generator)
-    found = calibrate(sides, ["A1", "A2"], Rules(sampling=QUICK), {})
-    rules = Rules(thresholds=found.thresholds, sampling=QUICK)
+    found = calibrate(sides, ["A1", "A2"], Rules(), {})
+    rules = Rules(thresholds=found.thresholds)
     assert compare_trials(*sides, rules).exit_code == 0
 
 
 def test_what_a_calibration_did_not_measure_keeps_its_threshold() -> None:
     sides = draw(np.random.default_rng(20))
-    thresholds = calibrate(sides, ["A1", "A2"], Rules(judged=("steps",), sampling=QUICK), {}).thresholds
+    thresholds = calibrate(sides, ["A1", "A2"], Rules(judged=("steps",)), {}).thresholds
     assert (thresholds["images_per_s"], thresholds["test_loss"]) == (0.05, 0.05)
 
 
 def test_small_and_separated_is_ok() -> None:
     base, _ = draw(np.random.default_rng(17))
     candidate = base.assign(test_loss_last=base["test_loss_last"] * (1.01 + 0.001 * (base["seed"] % 3)))
-    outcome = compare_trials(base, candidate, Rules(judged=("test_loss",), sampling=QUICK))
+    outcome = compare_trials(base, candidate, Rules(judged=("test_loss",)))
     assert outcome.exit_code == 0
 
 
 def test_larger_loss_is_worse() -> None:
     base, _ = draw(np.random.default_rng(18))
     candidate = base.assign(test_loss_last=base["test_loss_last"] * (1.5 + 0.01 * (base["seed"] % 3)))
-    assert compare_trials(base, candidate, Rules(judged=("test_loss",), sampling=QUICK)).exit_code == 1
-    assert compare_trials(candidate, base, Rules(judged=("test_loss",), sampling=QUICK)).exit_code == 0
+    assert compare_trials(base, candidate, Rules(judged=("test_loss",))).exit_code == 1
+    assert compare_trials(candidate, base, Rules(judged=("test_loss",))).exit_code == 0
 
 
 def _unpaired(base: Array, candidate: Array) -> Array:

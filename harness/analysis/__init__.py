@@ -25,7 +25,7 @@ from harness.analysis.grouping import (
     targets_of,
     times_to_targets,
 )
-from harness.analysis.intervals import Estimate, Interval, Sampling, wilson
+from harness.analysis.intervals import Estimate, Interval, wilson
 from harness.analysis.standings import Ranking, ranking
 from harness.analysis.survival import Curve, kaplan_meier, logrank, median_time, rmst, rmst_difference
 from harness.analysis.tables import (
@@ -50,7 +50,6 @@ __all__ = [
     "Interval",
     "Paired",
     "Ranking",
-    "Sampling",
     "arm_columns",
     "arm_labels",
     "arms",

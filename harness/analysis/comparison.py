@@ -10,7 +10,7 @@ from math import comb
 import numpy as np
 from scipy import stats
 
-from harness.analysis.intervals import Array, Estimate, Interval, Numbers, Sampling, mean_estimate, newcombe
+from harness.analysis.intervals import Array, Estimate, Interval, Numbers, mean_estimate, newcombe
 
 EXACT_RUNS = 60
 """Up to so many runs in both arms the distribution of U is enumerated, ties included; above it is approximated."""
@@ -110,7 +110,8 @@ class Paired:
     Attributes:
         n: number of pairs.
         mean: of the differences; NaN for none.
-        interval: BCa; None where the differences are all equal or fewer than two.
+        interval: that of :func:`harness.analysis.intervals.mean_intervals`; None where the differences are all equal or
+            fewer than two.
         p: two-sided, that the signs of the differences are chance.
     """
 
@@ -120,8 +121,13 @@ class Paired:
     p: float
 
 
-def paired(differences: Numbers, sampling: Sampling = Sampling()) -> Paired:  # noqa: B008 - frozen
-    """Mean of (n,) differences between pairs (same seed), its BCa interval and the p value of flipping their signs.
+def paired(differences: Numbers, level: float = 0.95, *, seed: int = 0) -> Paired:
+    """Estimate the mean of (n,) differences between pairs (same seed), and test it by flipping their signs.
+
+    Args:
+        differences: (n,).
+        level: of the interval.
+        seed: of the sign flips, where there are too many patterns to try them all.
 
     Raises:
         ValueError: a difference is not finite.
@@ -129,8 +135,8 @@ def paired(differences: Numbers, sampling: Sampling = Sampling()) -> Paired:  # 
     given = np.asarray(differences, dtype=float)
     if not np.isfinite(given).all():
         raise ValueError("a difference is not finite; restrict times to the budget first")
-    found: Estimate = mean_estimate(given, sampling)
-    return Paired(len(given), found.value, found.interval, _sign_flip_p(given, sampling.seed))
+    estimate: Estimate = mean_estimate(given, level)
+    return Paired(len(given), estimate.value, estimate.interval, _sign_flip_p(given, seed))
 
 
 def _sign_flip_p(differences: Array, seed: int) -> float:
@@ -153,14 +159,22 @@ def _sign_flip_p(differences: Array, seed: int) -> float:
 
 
 def holm(p_values: Numbers, family: int | None = None) -> Array:
-    """Holm's step-down adjusted p values.
+    """Adjust p values by Holm's step-down procedure: multiply the i-th smallest by (family - i + 1), in rising order.
+
+    The family may be larger than the number of p values. If the data chose which comparisons are made, for example
+    those with the best arm, the family is every comparison that could have been chosen. Each adjusted p is then at
+    least as large as if the whole family had been tested, because the comparisons that are left out could only have
+    moved it to a later step, with a smaller factor. So the chance of any false claim stays at or below alpha.
 
     Args:
         p_values: (k,); NaN where nothing was compared, which stays NaN.
-        family: how many comparisons there are in all, where these are but some of them, chosen after looking; None: k.
+        family: number of comparisons that could have been chosen; None: k, those that were made.
 
     Returns:
-        (k,): compared with alpha, they hold the chance of any false claim at alpha.
+        (k,) adjusted p values, to be compared with alpha.
+
+    Raises:
+        ValueError: the family is smaller than the number of p values.
     """
     p = np.asarray(p_values, dtype=float)
     there = np.flatnonzero(~np.isnan(p))

@@ -1,21 +1,30 @@
-"""Intervals: Wilson's for a share, Newcombe's for a probability of improvement, the bootstrap's for means.
+"""Intervals: Wilson's for a share, Newcombe's for a probability of improvement, one corrected for skewness for means.
 
-Shapes: A arms, R resamples, m and n runs.
+Shapes: A arms, m and n runs.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from math import inf
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri, stdtrit
 
 Array = npt.NDArray[np.float64]
 Numbers = npt.ArrayLike
 """What becomes an array of float64."""
 
-_BLOCK = 1 << 22
-"""Resampled means held at once: 32 MB."""
+UNBOUNDED = (-inf, inf)
+"""The bounds of a mean of which nothing is known beforehand."""
+
+
+FARTHEST = 2.5
+"""An end of an interval of a mean is at most so many times as far from the mean as Student's.
+
+With few runs Hall's transformation can be nearly flat where it is inverted, which puts its end up to four times as far.
+In simulations that extra width would add 0.3 points of coverage to exponential times, and at most 1.2 to any shape.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,28 +41,13 @@ class Estimate:
 
     Attributes:
         value: the mean; NaN for no run.
-        interval: None where the runs do not differ or there are fewer than two, so that nothing can be resampled.
+        interval: None where the runs do not differ or there are fewer than two, because the spread is then unknown.
         n: number of runs (the smaller of two arms).
     """
 
     value: float
     interval: Interval | None
     n: int
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How intervals are drawn; the same values give the same bits.
-
-    Attributes:
-        level: share of intervals that shall hold the true value.
-        resamples: bootstrap resamples.
-        seed: of the sampler.
-    """
-
-    level: float = 0.95
-    resamples: int = 2000
-    seed: int = 0
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -83,9 +77,14 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
 
 
 def _z(level: float) -> float:
+    return float(ndtri(_share_below(level)))
+
+
+def _share_below(level: float) -> float:
+    """Return the share of a distribution that lies below the upper end of its central ``level``."""
     if not 0 < level < 1:
         raise ValueError(f"level={level}; must lie between 0 and 1")
-    return float(ndtri((1 + level) / 2))
+    return (1 + level) / 2
 
 
 def newcombe(probability: Numbers, m: Numbers, n: Numbers, level: float = 0.95) -> tuple[Array, Array]:
@@ -122,116 +121,140 @@ def _score_end(theta: Array, m: Array, n: Array, z: float) -> Array:
     return np.asarray(np.where(theta == 0, 0.0, low))
 
 
-@lru_cache(maxsize=4)
-def resampling_weights(n: int, sampling: Sampling, stream: int = 0) -> Array:
-    """How often each run is in each resample, over n: (R, n), so that ``values @ weights.T`` are resampled means.
+class _Moments(NamedTuple):
+    """What the interval of an estimate needs: a mean of runs, or a difference of two such means; each (A,).
 
-    Args:
-        n: number of runs.
-        sampling: seed and number of resamples.
-        stream: arms that are resampled independently of each other need different ones.
+    ``variance`` and ``third_cumulant`` are unbiased estimates of those of the estimate itself, and so fall with the
+    number of runs. ``freedom`` is the degrees of freedom of the variance.
     """
-    generator = np.random.default_rng([sampling.seed, stream])
-    weights = np.asarray(generator.multinomial(n, np.full(n, 1 / n), size=sampling.resamples) / n)
-    # kept for the next arm of that size, and so nobody's to change
-    weights.flags.writeable = False
-    return weights
+
+    value: Array
+    variance: Array
+    third_cumulant: Array
+    freedom: Array
 
 
-def mean_intervals(values: Array, sampling: Sampling) -> tuple[Array, Array]:
-    """BCa bootstrap intervals of the means of many arms with equally many runs.
+def mean_intervals(values: Array, level: float = 0.95, bounds: tuple[float, float] = UNBOUNDED) -> tuple[Array, Array]:
+    """Compute an interval for the mean of each of many arms with equally many runs.
 
-    Every arm is resampled by the same weights, as it would be alone. Source: B. Efron, JASA 82 (1987) 171-185.
+    Each end is the farther one of Student's t interval and of Hall's, which undoes the skewness that the t statistic
+    takes over from skewed values; it is never more than ``FARTHEST`` times as far as Student's. Hall's transformation
+    is cubic, so it can always be inverted, and nothing is drawn at random. Source: P. Hall, JRSS B 54 (1992) 221-228,
+    with Student's quantiles and the unbiased third cumulant (Fisher's k-statistic) in place of the normal quantiles and
+    the plain moment.
+
+    The intervals are approximate. Simulated coverage of nominal 95 % intervals, over samples whose values differ:
+
+    ============================================  =====  ======  ======
+    values                                        n = 5  n = 10  n = 30
+    ============================================  =====  ======  ======
+    normal                                        0.97   0.96    0.96
+    exponential                                   0.93   0.95    0.96
+    lognormal, sigma 0.5                          0.95   0.95    0.95
+    lognormal, sigma 1                            0.89   0.92    0.94
+    lognormal times on a grid of evaluations      0.95   0.95    0.95
+    the same, 40 % never, budget = 6 x median     0.94   0.99    0.97
+    the same, 20 % never, budget = 6 x median     0.83   0.92    0.99
+    ============================================  =====  ======  ======
+
+    Where many runs share one value, or the budget cuts off 20 to 40 % of them, it lies between 0.95 and 1. Of all
+    that was tried, only the rows below 0.93 are too low. In the last row the reason is that a third of all samples of
+    5 (a tenth of 10) hold no run that never reaches the target: no interval can allow for what it has not seen.
 
     Args:
         values: (A, n).
-        sampling: level, resamples, seed.
+        level: share of intervals that shall hold the true mean.
+        bounds: between which every value, and therefore the true mean, is known to lie; the ends are clipped to them.
 
     Returns:
         lower and upper ends, each (A,); NaN where the values of an arm are all equal, or n < 2.
+
+    Raises:
+        ValueError: level not between 0 and 1.
     """
-    arms, n = values.shape
-    if n < 2 or arms == 0:
-        return np.full(arms, np.nan), np.full(arms, np.nan)
-    weights = resampling_weights(n, sampling)
-    rows = max(1, _BLOCK // sampling.resamples)
-    blocks = [values[start : start + rows] for start in range(0, arms, rows)]
-    ends = [bca(block @ weights.T, block.mean(axis=1), _acceleration(_deviations(block)), sampling) for block in blocks]
-    low, high = (np.concatenate(parts) for parts in zip(*ends, strict=True))
-    return low, high
+    if values.shape[1] < 2:
+        return np.full(len(values), np.nan), np.full(len(values), np.nan)
+    return _ends(_moments(values), level, bounds)
 
 
-def _deviations(values: Array) -> Array:
-    return np.asarray(values - values.mean(axis=1, keepdims=True))
+def difference_intervals(
+    a: Array, b: Array, level: float = 0.95, bounds: tuple[float, float] = UNBOUNDED
+) -> tuple[Array, Array]:
+    """Compute an interval for the mean of a minus the mean of b, of independent runs, for each of many pairs of arms.
 
-
-def _acceleration(influences: Array) -> Array:
-    """Of the influence of each run on the statistic, (A, n): a sixth of their skewness over the root of n."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((influences**3).sum(axis=1) / (6 * (influences**2).sum(axis=1) ** 1.5))
-
-
-def bca(resampled: Array, estimate: Array, acceleration: Array, sampling: Sampling) -> tuple[Array, Array]:
-    """Bias-corrected and accelerated ends, from resampled statistics.
+    The method is that of :func:`mean_intervals`, with the variance, the degrees of freedom (Welch and Satterthwaite's)
+    and the third cumulant of a difference of two means.
 
     Args:
-        resampled: (A, R).
-        estimate: (A,).
-        acceleration: (A,).
-        sampling: level.
+        a: (A, m), m at least 2.
+        b: (A, n), n at least 2.
+        level: share of intervals that shall hold the true difference.
+        bounds: between which the true difference is known to lie; the ends are clipped to them.
 
     Returns:
-        lower and upper ends, each (A,), around the estimate; NaN where the resampled statistics are all equal.
+        lower and upper ends, each (A,); NaN where neither arm varies.
     """
-    ordered = np.sort(resampled, axis=1)
-    # equal means differ by rounding alone, and must count as equal
-    close = 1e-12 * np.maximum(np.abs(ordered[:, 0]), np.abs(ordered[:, -1]))
-    flat = ordered[:, -1] - ordered[:, 0] <= 2 * close
-    below = (ordered < (estimate - close)[:, None]).mean(axis=1)
-    up_to = (ordered <= (estimate + close)[:, None]).mean(axis=1)
+    of_a, of_b = _moments(a), _moments(b)
+    variance = of_a.variance + of_b.variance
     with np.errstate(invalid="ignore", divide="ignore"):
-        bias = ndtri((below + up_to) / 2)
-        low, high = (
-            _quantile(ordered, ndtr(bias + (bias + side) / (1 - acceleration * (bias + side))))
-            for side in (-_z(sampling.level), _z(sampling.level))
-        )
-    low, high = np.fmin(low, estimate), np.fmax(high, estimate)
-    return np.where(flat, np.nan, low), np.where(flat, np.nan, high)
+        freedom = variance**2 / (of_a.variance**2 / of_a.freedom + of_b.variance**2 / of_b.freedom)
+    third_cumulant = of_a.third_cumulant - of_b.third_cumulant
+    return _ends(_Moments(of_a.value - of_b.value, variance, third_cumulant, freedom), level, bounds)
 
 
-def _quantile(ordered: Array, share: Array) -> Array:
-    """Of each row (R,) of sorted values, the quantile at its own share; (A,)."""
-    last = ordered.shape[1] - 1
-    position = np.nan_to_num(share, nan=0.5) * last
-    lower = np.floor(position).astype(np.int64)
-    upper = np.minimum(lower + 1, last)
-    rows = np.arange(len(ordered))
-    part = position - lower
-    return np.asarray(ordered[rows, lower] * (1 - part) + ordered[rows, upper] * part)
+def _moments(values: Array) -> _Moments:
+    """Estimate the moments of the mean of each row of (A, n) values, n at least 2."""
+    n = values.shape[1]
+    means = values.mean(axis=1)
+    deviations = values - means[:, None]
+    # the mean of equal values is rounded, and they must still count as equal
+    deviations[np.ptp(values, axis=1) <= 1e-12 * np.abs(values).max(axis=1)] = 0
+    variance = (deviations**2).sum(axis=1) / (n * (n - 1))
+    # two values are always symmetric
+    third_cumulant = (deviations**3).sum(axis=1) / (n * (n - 1) * max(n - 2, 1))
+    return _Moments(means, variance, third_cumulant, np.full(len(values), n - 1.0))
 
 
-def mean_estimate(values: Array, sampling: Sampling) -> Estimate:
-    """The mean of (n,) values with its BCa interval."""
+def _ends(of: _Moments, level: float, bounds: tuple[float, float]) -> tuple[Array, Array]:
+    """Return the lower and upper ends around estimates with these moments; NaN where the variance is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.sqrt(np.where(of.variance > 0, of.variance, np.nan))
+        skewness = of.third_cumulant / error**3
+        quantile = stdtrit(of.freedom, _share_below(level))
+        below, above = _without_skewness(quantile, skewness), -_without_skewness(-quantile, skewness)
+        low = of.value - error * np.clip(below, quantile, FARTHEST * quantile)
+        high = of.value + error * np.clip(above, quantile, FARTHEST * quantile)
+    return np.clip(low, *bounds), np.clip(high, *bounds)
+
+
+def _without_skewness(transformed: Array, skewness: Array) -> Array:
+    """Invert Hall's transformation of t, t + s t^2/3 + s^2 t^3/27 + s/6 with the skewness s of the estimate."""
+    shifted = transformed - skewness / 6
+    root = np.cbrt(1 + skewness * shifted)
+    # 3 (root - 1) / s, written so that it neither divides by a skewness of 0 nor cancels near it
+    return np.asarray(3 * shifted / (root * root + root + 1))
+
+
+def mean_estimate(values: Array, level: float = 0.95, bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
+    """Estimate the mean of (n,) values, with the interval of :func:`mean_intervals`."""
     if len(values) == 0:
         return Estimate(float("nan"), None, 0)
-    low, high = mean_intervals(values[None], sampling)
+    low, high = mean_intervals(values[None], level, bounds)
     return Estimate(float(values.mean()), interval(low[0], high[0]), len(values))
 
 
-def difference_estimate(a: Array, b: Array, sampling: Sampling) -> Estimate:
-    """Mean of a (m,) minus mean of b (n,), each resampled by itself, with its BCa interval."""
+def difference_estimate(a: Array, b: Array, level: float = 0.95, bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
+    """Estimate the mean of a (m,) minus the mean of b (n,), with the interval of :func:`difference_intervals`."""
     runs = min(len(a), len(b))
     if runs == 0:
         return Estimate(float("nan"), None, 0)
     value = float(a.mean() - b.mean())
     if runs < 2:
         return Estimate(value, None, runs)
-    resampled = resampling_weights(len(a), sampling, 0) @ a - resampling_weights(len(b), sampling, 1) @ b
-    influences = np.concatenate([(a - a.mean()) / len(a), (b.mean() - b) / len(b)])
-    low, high = bca(resampled[None], np.array([value]), _acceleration(influences[None]), sampling)
+    low, high = difference_intervals(a[None], b[None], level, bounds)
     return Estimate(value, interval(low[0], high[0]), runs)
 
 
 def interval(low: float, high: float) -> Interval | None:
-    """The interval between two ends; None where they are NaN."""
+    """Return the interval between two ends; None where they are NaN."""
     return None if np.isnan(low) else Interval(float(low), float(high))

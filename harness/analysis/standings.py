@@ -10,10 +10,11 @@ import pandas as pd
 
 from harness.analysis.comparison import can_be_significant, holm, smallest_p, wins
 from harness.analysis.grouping import Arm, Unit, arm_columns, arms, budget_of, planned_steps, within
-from harness.analysis.intervals import Sampling, mean_intervals, newcombe, wilson
+from harness.analysis.intervals import mean_intervals, newcombe, wilson
 from harness.analysis.survival import median_time, restricted
 from harness.errors import UsageError
 from harness.results import COUNTED, Frames
+from harness.wording import counted
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Ranking:
         unit: steps or seconds.
         budget: how long every run was followed, in that unit; see :func:`harness.analysis.budget_of`.
         reference: label of the arm that the others are compared with; empty where no run was finished.
-        picked: whether the data chose it, so that every pair of arms counts as a comparison.
+        picked: whether the data chose the reference. Only the comparisons with it are tested, but Holm's family is then
+            every pair of arms; otherwise it is the comparisons that are tested.
         table: one row per arm; NaN: there is none. Columns: arm, the columns that tell arms apart, n (seeds),
             n_effective, successes, success_share, success_low, success_high, rmst, rmst_low, rmst_high, median,
             improvement, improvement_low, improvement_high (how often it beats the reference), p, p_holm (all NaN where
@@ -49,9 +51,12 @@ def ranking(
     unit: Unit = "steps",
     by: Sequence[str] | None = None,
     reference: str | None = None,
-    sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+    level: float = 0.95,
 ) -> Ranking:
     """Rank the arms by their restricted mean time to a target.
+
+    Each arm is tested against the reference alone. Where the data chose the reference, Holm's family is all pairs of
+    arms, see :func:`harness.analysis.holm`, because the choice has looked at them.
 
     Verdicts: ``better`` or ``worse`` than the reference by the two-sided exact Mann-Whitney test with Holm's
     adjustment; ``not separated``; ``n too small to tell`` where no outcome at all could have been significant;
@@ -64,7 +69,7 @@ def ranking(
         unit: steps, or seconds of training.
         by: the columns that tell arms apart; None: those that vary.
         reference: label of the arm to compare with; None: the best.
-        sampling: of the intervals; its level also is the tests'.
+        level: of the intervals; the tests' level is 1 - level.
 
     Raises:
         UsageError: an unknown column, unit or reference.
@@ -72,7 +77,7 @@ def ranking(
     names = arm_columns(frames.trials, by)
     found = arms(frames, target=target, unit=unit, by=by)
     budget = budget_of(frames, unit)
-    table = _times(found, budget, sampling)
+    table = _times(found, budget, level)
     for name in names:
         table.insert(1 + names.index(name), name, pd.Series([arm.choices[name] for arm in found], dtype=object))
     order = table.assign(lost=-table["success_share"]).sort_values(["rmst", "lost", "arm"], na_position="last").index
@@ -84,8 +89,8 @@ def ranking(
         return Ranking(target, unit, budget, "", reference is None, table, [*notes, *_notes(found, table, 0)])
     count = len([arm for arm in found if len(arm.times)])
     comparisons = comb(count, 2) if reference is None else count - 1
-    table = pd.concat([table, _compared(found, position, comparisons, sampling.level)], axis=1)
-    verdicts = _verdicts(found, table, position, comparisons, sampling.level, picked=reference is None)
+    table = pd.concat([table, _compared(found, position, comparisons, level)], axis=1)
+    verdicts = _verdicts(found, table, position, comparisons, level, picked=reference is None)
     # a verdict about a target is one about a time as well
     table["verdict"] = [
         f"{verdict} within {within(budget, unit)}" if verdict.startswith("never") else verdict for verdict in verdicts
@@ -103,12 +108,12 @@ _ALONE = [
 _COMPARED = ("improvement", "improvement_low", "improvement_high", "p", "p_holm")
 
 
-def _times(found: Sequence[Arm], budget: float, sampling: Sampling) -> pd.DataFrame:
+def _times(found: Sequence[Arm], budget: float, level: float) -> pd.DataFrame:
     """What can be said of each arm by itself; the intervals rest on the runs that differ."""
     rows = []
     for arm in found:
         successes = int(np.isfinite(arm.times_effective).sum())
-        share = wilson(successes, arm.n_effective, sampling.level)
+        share = wilson(successes, arm.n_effective, level)
         median = median_time(arm.times)
         rows.append(
             {
@@ -124,16 +129,16 @@ def _times(found: Sequence[Arm], budget: float, sampling: Sampling) -> pd.DataFr
                 "unfinished": arm.unfinished,
             }
         )
-    low, high = _intervals(found, budget, sampling)
+    low, high = _intervals(found, budget, level)
     return pd.DataFrame(rows, columns=_ALONE).assign(rmst_low=low, rmst_high=high)
 
 
-def _intervals(found: Sequence[Arm], budget: float, sampling: Sampling) -> tuple[Any, Any]:
-    """BCa intervals of the restricted means; arms with equally many runs in one go."""
+def _intervals(found: Sequence[Arm], budget: float, level: float) -> tuple[Any, Any]:
+    """Compute the intervals of the restricted means, of all arms with equally many runs in one go."""
     low, high = np.full(len(found), np.nan), np.full(len(found), np.nan)
     for which in _by_size(found).values():
         values = np.stack([found[index].times_effective for index in which])
-        low[which], high[which] = mean_intervals(restricted(values, budget), sampling)
+        low[which], high[which] = mean_intervals(restricted(values, budget), level, (0, budget))
     return low, high
 
 
@@ -206,7 +211,7 @@ def _verdict(arm: Arm, *, testable: bool, separated: bool, better: bool) -> str:
 
 
 def _reference_verdict(arm: Arm, separated: list[bool], testable: list[bool], *, picked: bool) -> str:
-    """The best of the sample is called better only if it is separated from every other arm."""
+    """Call the best arm of the sample better only if it is separated from every other arm."""
     if not separated:
         return "only arm"
     if not picked:
@@ -229,13 +234,23 @@ def _budget_notes(trials: pd.DataFrame, budget: float, unit: str) -> Iterator[st
         yield f"Followed up to step {planned:,.0f} only: {more} planned for more."
 
 
+def _tested(tests: int, comparisons: int) -> Iterator[str]:
+    """Say which comparisons were made, where Holm's family is larger than those."""
+    if 0 < tests < comparisons:
+        yield (
+            f"Tested: {counted(tests, 'comparison')} with the best arm. Because the data chose the best, Holm's "
+            f"adjustment counts all {comparisons} pairs of arms."
+        )
+
+
 def _notes(found: Sequence[Arm], table: pd.DataFrame, comparisons: int) -> list[str]:
-    notes = []
+    notes: list[str] = []
     if comparisons:
         fewest = min(arm.n_effective for arm in found if len(arm.times))
         least = smallest_p(fewest, fewest)
         among = f" ({min(1.0, least * comparisons):.2g} as one of {comparisons} comparisons)" if comparisons > 1 else ""
         notes.append(f"Fewest runs of an arm: {fewest}, which can show p = {least:.2g} at best{among}.")
+        notes += _tested(int(table["p"].notna().sum()), comparisons)
     one = [arm.label for arm in found if arm.n_effective == 1 and len(arm.times) > 1]
     if one:
         notes.append(f"Every seed gives the same run, so n = 1 in effect: {', '.join(one)}.")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from harness.analysis.intervals import Array, Estimate, Numbers, Sampling, difference_estimate, mean_estimate
+from harness.analysis.intervals import Array, Estimate, Numbers, difference_estimate, mean_estimate
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,24 @@ def kaplan_meier(times: Numbers, reached: npt.ArrayLike) -> Curve:
 
 
 def median_time(times: Numbers) -> float | None:
-    """The median of (n,) times; None unless more than half of the runs reach the target."""
-    when = np.asarray(times, dtype=float)
-    if 2 * np.isfinite(when).sum() <= len(when):
+    """Return Kaplan and Meier's median of (n,) times: the first one by which at least half of the runs got there.
+
+    It is the smallest time at which their curve is at or below 0.5, so it is always the time of a run and never the
+    average of two. Every run is followed to the budget, therefore the curve falls by 1/n at each run that reaches the
+    target. Sources: E. L. Kaplan and P. Meier, JASA 53 (1958) 457-481; the smallest time at or below 0.5 is the
+    definition of lifelines (R's survfit averages two times where the curve is exactly 0.5 in between).
+
+    Args:
+        times: (n,); inf: never.
+
+    Returns:
+        None if the curve stays above 0.5.
+    """
+    in_order = np.sort(np.asarray(times, dtype=float))
+    if len(in_order) == 0:
         return None
-    return float(np.median(when))
+    median = float(in_order[(len(in_order) - 1) // 2])
+    return median if np.isfinite(median) else None
 
 
 def restricted(times: Numbers, budget: float) -> Array:
@@ -65,20 +78,20 @@ def restricted(times: Numbers, budget: float) -> Array:
     return np.asarray(np.minimum(when, budget))
 
 
-def rmst(times: Numbers, budget: float, sampling: Sampling = Sampling()) -> Estimate:  # noqa: B008 - frozen
-    """Restricted mean time to target, mean(min(T, budget)), with its BCa bootstrap interval.
+def rmst(times: Numbers, budget: float, level: float = 0.95) -> Estimate:
+    """Estimate the restricted mean time to target, mean(min(T, budget)), with an interval from 0 to the budget at most.
 
     Args:
         times: (n,); inf: never.
         budget: in the unit of the times.
-        sampling: level, resamples, seed.
+        level: share of intervals that shall hold the true mean; see :func:`harness.analysis.intervals.mean_intervals`.
     """
-    return mean_estimate(restricted(times, budget), sampling)
+    return mean_estimate(restricted(times, budget), level, (0, budget))
 
 
-def rmst_difference(a: Numbers, b: Numbers, budget: float, sampling: Sampling = Sampling()) -> Estimate:  # noqa: B008
-    """Restricted mean time of a (m,) minus that of b (n,), with the BCa interval of two independent samples."""
-    return difference_estimate(restricted(a, budget), restricted(b, budget), sampling)
+def rmst_difference(a: Numbers, b: Numbers, budget: float, level: float = 0.95) -> Estimate:
+    """Estimate the restricted mean time of a (m,) minus that of b (n,), two independent samples, with an interval."""
+    return difference_estimate(restricted(a, budget), restricted(b, budget), level, (-budget, budget))
 
 
 def logrank(a: Numbers, b: Numbers, budget: float) -> float:

@@ -11,7 +11,7 @@ accuracy of chance and no loss. Repetitions of a key are averaged first; of thro
 
 The rule. ``worse`` is the mean difference with its sign turned so that positive is worse, ``threshold`` what matters,
 ``p`` that of a sign-flip permutation test, adjusted by Holm over all arms and measures, ``worst`` the worse end of the
-BCa interval at level 1 - alpha, and ``detectable`` the smallest true difference that the test would separate from zero
+interval at level 1 - alpha, and ``detectable`` the smallest true difference that the test would separate from zero
 with 80% probability, given the noise that was seen.
 
 * regression: ``worse > threshold`` and ``p <= alpha``. Neither is enough alone.

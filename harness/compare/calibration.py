@@ -3,8 +3,8 @@
 All folders hold the same configs and seeds, measured by the same program on the same machine. Every two of them are
 paired as base and candidate would be. For each arm and measure
 
-* the noise floor is the largest change that the folders do not exclude: the end farthest from zero of the BCa intervals
-  of all pairs of folders. A drift of the machine from one folder to the next is in it;
+* the noise floor is the largest change that the folders do not exclude: the end farthest from zero of the intervals of
+  all pairs of folders. A drift of the machine from one folder to the next is in it;
 * the deviation is that of the differences of pairs, over all pairs of folders (root mean square);
 * the threshold of a kind is the largest noise floor of its measures, rounded up, and at least ``Kind.floor``;
   that of a kind that is not judged is the default.
@@ -146,7 +146,7 @@ def _floor(several: Sequence[Draft], rules: Rules) -> float:
     """As people read it."""
     ends = [0.0]
     for draft in several:
-        test = paired(draft.differences, rules.level_sampling())
+        test = paired(draft.differences, 1 - rules.alpha)
         ends += [test.mean] if test.interval is None else [test.interval.low, test.interval.high]
     return for_people(several[0].measure.kind, max(abs(end) for end in ends))
 

@@ -74,7 +74,7 @@ def adjusted(p_values: Sequence[float]) -> Array:
 def judge(found: Sequence[Draft], rules: Rules) -> list[Comparison]:
     """The verdicts; the family is all that can reject."""
     family = max(1, sum(one.tested for one in found))
-    tests = [paired(one.differences, rules.level_sampling()) if one.tested else None for one in found]
+    tests = [paired(one.differences, 1 - rules.alpha) if one.tested else None for one in found]
     p_holm = adjusted([math.nan if test is None else test.p for test in tests])
     judged = []
     for one, test, p in zip(found, tests, p_holm, strict=True):
@@ -118,7 +118,7 @@ class _Shown:
 
     @property
     def worst(self) -> float:
-        """The worse end of the interval; where nothing can be resampled the mean itself."""
+        """The worse end of the interval, or the mean itself where there is no interval."""
         if self.interval is None:
             return self.worse
         return self.interval.high if self.draft.measure.kind.worse > 0 else -self.interval.low

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.analysis.intervals import Interval, Sampling
+from harness.analysis.intervals import Interval
 from harness.compare.measures import KINDS, thresholds_with
 
 OK, REGRESSION, ERROR, INCONCLUSIVE = 0, 1, 2, 3
@@ -16,21 +16,15 @@ class Rules:
 
     Attributes:
         thresholds: kind -> smallest change that matters.
-        alpha: chance of any false claim among all comparisons, two-sided.
+        alpha: chance of any false claim among all comparisons, two-sided; the level of an interval is 1 - alpha.
         power: with which ``detectable`` is stated.
         judged: kinds that are judged; the others are shown.
-        sampling: resamples and seed of the intervals; their level is 1 - alpha.
     """
 
     thresholds: Mapping[str, float] = field(default_factory=lambda: thresholds_with({}))
     alpha: float = 0.05
     power: float = 0.8
     judged: tuple[str, ...] = tuple(KINDS)
-    sampling: Sampling = field(default_factory=Sampling)
-
-    def level_sampling(self) -> Sampling:
-        """With the level of the rules."""
-        return Sampling(1 - self.alpha, self.sampling.resamples, self.sampling.seed)
 
 
 @dataclass(frozen=True)

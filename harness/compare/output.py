@@ -42,8 +42,8 @@ _NOISE_HEAD = (
 )
 _EXPLAINED = (
     "detectable: the smallest true change separated from zero with {power:.0%} probability; "
-    "interval: BCa, {level:.0%}; p: sign flips of paired differences, adjusted by Holm; steps: a run that never gets "
-    "there counts with its whole budget."
+    "interval: {level:.0%}, Student's t or Hall's corrected for skewness, the wider at each end; p: sign flips of "
+    "paired differences, adjusted by Holm; steps: a run that never gets there counts with its whole budget."
 )
 _NOISE_EXPLAINED = (
     "detectable: the smallest true change that the gate calls a regression with {power:.0%} probability at the level "

@@ -147,8 +147,8 @@ def _against(clock: Clock, entry: Ranking, by: Sequence[str]) -> dict[str, dict[
     """Arm -> how it differs from the reference.
 
     Returns:
-        ``difference``: how much later it gets there, with its interval; ``p_logrank``: of the log-rank test, by Holm
-        for all pairs of arms; None where the runs are too ``few`` to show anything.
+        ``difference``: how much later it gets there, with its interval; ``p_logrank``: of the log-rank test, adjusted
+        by Holm's steps in a family of all pairs of arms; None where the runs are too ``few`` to show anything.
     """
     found = {
         arm.label: arm

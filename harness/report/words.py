@@ -14,14 +14,18 @@ from harness.wording import counted
 
 METHOD = (
     "Mean: the restricted mean time to the target, in which a run that never gets there counts with the whole budget. "
-    "Verdicts and p: two-sided exact Mann-Whitney tests against the best arm, adjusted by Holm for all pairs of arms, "
-    "because the data chose the best; level 0.05. Not separated does not mean equal. Sooner than best: share of pairs "
-    "of runs, one of each arm, in which this arm is sooner; ties count half."
+    "Its 95 % interval is the wider of Student's t and Hall's corrected for skewness, at each end. In simulations it "
+    "holds the true mean in at least 93 % of samples of 5, 10 or 30 runs; in fewer where long times are too rare to be "
+    "in every sample: 83 % with 5 runs, 92 % with 10, if one run in five never gets there and the budget is long. "
+    "Verdicts and p: two-sided exact Mann-Whitney tests of every other arm against the best. Because the data chose "
+    "the best, Holm's steps count all pairs of arms and not only those tested, so the chance of any false better or "
+    "worse is at most 0.05. Not separated does not mean equal. Sooner than best: share of pairs of runs, one of each "
+    "arm, in which this arm is sooner; ties count half."
 )
 METHOD_LOGRANK = (
-    "Two-sided, adjusted by Holm for all pairs of arms. The verdicts above do not rest on it: it is a normal "
-    "approximation, so p is never given as smaller than an exact test of so few runs could show. N too small: even "
-    "that, adjusted, is above 0.05."
+    "Two-sided, against the best arm; Holm's steps count all pairs of arms, as above. The verdicts above do not rest "
+    "on it: it is a normal approximation, so p is never given as smaller than an exact test of so few runs could show. "
+    "N too small: even that, adjusted, is above 0.05."
 )
 METHOD_PROFILE = (
     "A task is one target with one seed. The curve shows the share of an arm's tasks that it does within so many times "
