@@ -11,6 +11,9 @@ from functools import cache
 import pyarrow as pa
 
 SCHEMA_VERSION = 2
+OLDEST_VERSION = 1
+"""The oldest version whose files are read."""
+
 TABLES = ("trials", "curves", "layers")
 STATUSES = ("ok", "diverged", "error", "oom", "timeout", "killed")
 
