@@ -196,9 +196,10 @@ def _steadily(folder: Path, work: Callable[[], _Result]) -> _Result:
     raise UsageError(f"{folder}: its files vanish while they are read; wait until nothing changes the folder")
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def _identity(folder: Path) -> tuple[int, int, int]:
+    """What changes if another folder takes its name; with the time, because numbers of removed folders are reused."""
     status = folder.stat()
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
 def read_files(
