@@ -140,18 +140,18 @@ def _seed(_tools: Tools) -> None:
 
 
 def _folder(tools: Tools) -> Path:
-    return test_merging.fill(Path(tools["configure"]().results.dir) / uuid.uuid4().hex)
+    return test_merging.fill(Path(tools["configure"]().results.dir) / uuid.uuid4().hex / "results")
 
 
 def _kill(tools: Tools) -> None:
     folder = _folder(tools)
-    test_merging.kill_everywhere(folder, folder.parent / "copies" / folder.name)
+    test_merging.kill_everywhere(folder, folder.parent / "copies" / "one")
 
 
 def _kill_replacement(tools: Tools) -> None:
     folder = _folder(tools)
     test_merging.test_kill_at_any_moment_of_a_replacement_leaves_the_old_or_the_new(
-        folder, folder.parent / "copies" / folder.name
+        folder, folder.parent / "copies" / "one"
     )
 
 
@@ -159,7 +159,7 @@ def _left_out(tools: Tools) -> None:
     folder = _folder(tools)
     with pytest.MonkeyPatch.context() as patch:
         test_merging.test_a_trial_that_ends_during_the_copy_is_left_out_whole(
-            folder, folder.parent / "copies" / folder.name, patch
+            folder, folder.parent / "copies" / "one", patch
         )
 
 
