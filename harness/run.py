@@ -88,8 +88,11 @@ class Sweep:
         config = resolution.resolved(config)
         out = console.console()
         if config.results.dir not in self.folders:
-            for trial_id in results.prepare(Path(config.results.dir)):
+            recovered = results.prepare(Path(config.results.dir))
+            for trial_id in recovered.trial_ids:
                 print(f"note: the trial {trial_id} of an earlier run was killed outright; its row says so now")
+            for line in recovered.lines:
+                print(f"note: {line}")
             self.folders.append(config.results.dir)
         title, size = self._title(config)
         with console.progress(out, title, steps=config.train.steps, batch_size=config.train.batch_size) as advance:

@@ -13,3 +13,11 @@ def few(names: Iterable[str], most: int = 3) -> str:
     every = list(names)
     more = f" and {len(every) - most:,} more" if len(every) > most else ""
     return ", ".join(every[:most]) + more
+
+
+def one_line(text: str) -> str:
+    """The text with every line break and every character that cannot be printed written as an escape."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )

@@ -1,25 +1,26 @@
 """Wrong versions of the statistics, each with the test that has to notice it; see ``mutants.py``."""
 
-import json
 import shutil
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import test_analysis_coverage as on_coverage
 import test_analysis_frames as on_frames
 import test_analysis_statistics as on_arrays
-import test_compaction
+import test_merging
 from mutants import Mutant, Tools
 from scipy import stats
 
 from harness.analysis import comparison, grouping, intervals, standings, survival
 from harness.analysis.intervals import Interval
-from harness.results import TABLES, duplicates, merging, reading
+from harness.results import TABLES, duplicates, merging, publishing, reading
 
 _first, _runs, _mann_whitney_p, _sign_flip_p, _holm = (
     grouping._first,
@@ -121,16 +122,18 @@ def _every_trial_a_run(trials: pd.DataFrame) -> Any:
     return trials["trial_id"].to_numpy(dtype=object)
 
 
-def _all_files(folder: Any, table: str) -> Any:
-    return sorted((folder / table).glob("*.parquet"))
+@contextmanager
+def _built_in_place(target: Path, *, replace: bool = False) -> Iterator[Path]:  # noqa: ARG001
+    """A copy that has its name before it is whole."""
+    target.mkdir(parents=True)
+    yield target
 
 
-def _remove_without_looking(folder: Any) -> None:
-    """Finish a merging that was cut short, whether or not the merged file is there."""
-    for table in merging.unfinished(folder):
-        path = reading.journal_path(folder, table)
-        merging._remove(folder, table, json.loads(path.read_text())["replaces"])
-        path.unlink()
+def _not_put_back(target: Path) -> None:
+    """What a killed process left is removed, a target that it was replacing too."""
+    for what in ("draft", "old"):
+        for path in publishing._left_over(target, what):
+            publishing.remove(path)
 
 
 def _holm_oracle(_tools: Tools) -> None:
@@ -154,16 +157,33 @@ def _coverage(shape: str) -> Any:
     return lambda _: on_coverage.test_intervals_of_means_cover_as_is_stated(shape)
 
 
-def _kill(tools: Tools, after: int) -> None:
-    folder = Path(tools["configure"]().results.dir) / uuid.uuid4().hex
-    test_compaction.fill(folder)
-    test_compaction.kill_and_recover(folder, after)
+def _folder(tools: Tools) -> Path:
+    return test_merging.fill(Path(tools["configure"]().results.dir) / uuid.uuid4().hex / "results")
+
+
+def _kill(tools: Tools) -> None:
+    folder = _folder(tools)
+    test_merging.kill_everywhere(folder, folder.parent / "copies" / "one")
+
+
+def _kill_replacement(tools: Tools) -> None:
+    folder = _folder(tools)
+    test_merging.test_kill_at_any_moment_of_a_replacement_leaves_the_old_or_the_new(
+        folder, folder.parent / "copies" / "one"
+    )
+
+
+def _left_out(tools: Tools) -> None:
+    folder = _folder(tools)
+    with pytest.MonkeyPatch.context() as patch:
+        test_merging.test_a_trial_that_ends_during_the_copy_is_left_out_whole(
+            folder, folder.parent / "copies" / "one", patch
+        )
 
 
 def _copied(tools: Tools) -> None:
     """A file of each table copied under another name takes part once."""
-    folder = Path(tools["configure"]().results.dir) / uuid.uuid4().hex
-    test_compaction.fill(folder)
+    folder = _folder(tools)
     expected = [len(frame) for frame in reading.load(folder)]
     for table in TABLES:
         file = min((folder / table).iterdir())
@@ -260,8 +280,9 @@ ANALYSIS_MUTANTS = {
         standings, "can_be_significant", lambda *_: True, lambda _: on_frames.test_three_seeds_never_rank()
     ),
     "copies of files count": Mutant(duplicates.Repeats, "new", lambda _self, _path, content: content, _copied),
-    "files that are merged already are read again": Mutant(reading, "files", _all_files, lambda tools: _kill(tools, 5)),
-    "a merging that was cut short removes what it had not merged": Mutant(
-        merging, "_finish", _remove_without_looking, lambda tools: _kill(tools, 4)
+    "a copy has its name before it is whole": Mutant(merging, "published", _built_in_place, _kill),
+    "a folder that was being replaced is not put back": Mutant(publishing, "_clear", _not_put_back, _kill_replacement),
+    "details of trials without a row are copied": Mutant(
+        merging, "_of_trials", lambda content, _ids, _left_out: content, _left_out
     ),
 }

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -301,14 +301,27 @@ def unknown_status(folder: Path) -> str:
     return f"trials: the trial {path.stem} has the unknown status 'fine'"
 
 
+def leave_note(folder: Path, trial_id: str, **changed: object) -> Path:
+    """What a trial leaves that is killed: the row of another one, as it was when it began."""
+    note = read(folder, "trials")[0] | {"trial_id": trial_id} | changed
+    path = folder / ".running" / f"{trial_id}.json"
+    path.write_text(json.dumps(note, default=str))
+    return path
+
+
 def stale_note(folder: Path) -> str:
-    (folder / ".running" / "20300101T000000-abc.json").write_text("{}")
+    leave_note(folder, "20300101T000000-abc")
     return "trials: the trial 20300101T000000-abc began and has no row"
+
+
+def unusable_note(folder: Path) -> str:
+    path = leave_note(folder, "20300101T000000-abc", seed=None)
+    return f"{path}: it lacks the columns seed; the next run sets it aside"
 
 
 UNREADABLE = [truncated, empty, foreign, other_table, newer_version, no_version, missing_column, other_type]
 TWICE = [two_trial_rows, two_trial_rows_that_differ, two_curve_rows, two_curve_rows_that_differ]
-INCONSISTENT = [*TWICE, two_layer_rows, no_terminal_row, no_curves, unknown_status, stale_note]
+INCONSISTENT = [*TWICE, two_layer_rows, no_terminal_row, no_curves, unknown_status, stale_note, unusable_note]
 
 
 def test_sound_folder_is_sound(real: tuple[Path, TrialResult]) -> None:
@@ -337,7 +350,7 @@ def test_the_same_fault_of_many_trials_is_one_line(folder: Path, real: tuple[Pat
         results.write_table(
             folder, "curves", f"u{index}", [r | {"trial_id": f"u{index}"} for r in read(real[0], "curves")]
         )
-        (folder / ".running" / f"n{index}.json").write_text("{}")
+        leave_note(folder, f"n{index}")
     lacking = "have no terminal row in trials (their writer was killed)"
     then = "the next run into this folder records them as killed"
     assert results.problems_in(folder) == [
@@ -367,20 +380,20 @@ def test_load_counts_what_is_there_twice_once(
 
 
 @pytest.mark.parametrize("fault", TWICE, ids=lambda fault: fault.__name__)
-def test_merging_keeps_rows_that_are_there_twice_once_and_leaves_a_contradiction_alone(
+def test_copy_has_rows_that_are_there_twice_once_and_a_contradiction_is_not_copied(
     folder: Path, fault: Fault, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = harness.load(folder)
+    before, copy = harness.load(folder), folder.with_name("copy")
     for table in TABLES:
         results.write_table(folder, table, "z", [row | {"trial_id": "z"} for row in read(folder, table)])
     expected = fault_beside(folder, fault)
     differs = "differ" in fault.__name__
-    assert results.main(["compact", str(folder)]) == differs
+    assert results.main(["compact", str(folder), str(copy)]) == differs
     assert expected in capsys.readouterr().out
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = harness.load(folder)
-    assert len(caught) == differs, "merged, the copies are gone"
+    assert copy.exists() != differs
+    if differs:
+        return
+    found = harness.load(copy)
     for frame, own in zip(found, before, strict=True):
         of_old = frame[frame["trial_id"] != "z"].reset_index(drop=True)
         assert each(of_old.to_dict("records"), as_in_a_frame) == each(own.to_dict("records"), as_in_a_frame)
@@ -407,24 +420,29 @@ def test_faults_make_the_command_fail(folder: Path) -> None:
 
 def test_a_trial_that_is_running_is_no_fault(folder: Path) -> None:
     results.prepare(folder)
-    running = results.Running(folder, {"trial_id": "now"})
+    running = results.Running(folder, read(folder, "trials")[0] | {"trial_id": "now"})
     assert results.problems_in(folder) == []
-    del running
+    running._lock.release()
     assert len(results.problems_in(folder)) == 1, "its process let go of the lock without a row"
+
+
+USAGE = "usage: python -m harness.results validate DIR\n       python -m harness.results compact SRC DST\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["compact", "--help"], ["validate", "-h"]], ids=str)
 def test_help_is_help(arguments: list[str]) -> None:
     done = validate(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: python -m harness.results validate|compact DIR\n")
-    assert "compact   merge the files" in done.stdout
+    assert done.stdout.startswith(USAGE)
+    assert "compact   copy the results folder SRC into the new folder DST" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["validate"], ["check", "."], ["validate", ".", "."]], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [[], ["validate"], ["check", "."], ["validate", ".", "."], ["compact", "."]], ids=str
+)
 def test_wrong_arguments_show_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert results.main(arguments) == 2
-    assert capsys.readouterr() == ("", "usage: python -m harness.results validate|compact DIR\n")
+    assert capsys.readouterr() == ("", USAGE)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "file"])
@@ -490,11 +508,11 @@ def planned(real: tuple[Path, TrialResult]) -> Row:
 def test_killed_trial_gets_its_one_row_and_a_living_one_is_left_alone(folder: Path, planned: Row) -> None:
     process = begin(folder, planned)
     try:
-        assert results.recover(folder) == [], "it lives"
+        assert results.recover(folder) == ([], []), "it lives"
         assert len(read(folder, "trials")) == 1
     finally:
         end(process)
-    assert results.recover(folder) == ["begun"]
+    assert results.recover(folder) == (["begun"], [])
     (row,) = [row for row in read(folder, "trials") if row["trial_id"] == "begun"]
     assert (row["status"], row["error_type"]) == ("killed", "Killed")
     assert row["measured_at"] > planned["measured_at"]
@@ -502,7 +520,7 @@ def test_killed_trial_gets_its_one_row_and_a_living_one_is_left_alone(folder: Pa
     assert {name: row[name] for name in row if name not in changed} == {
         name: planned[name] for name in planned if name not in changed
     }
-    assert results.recover(folder) == [], "once"
+    assert results.recover(folder) == ([], []), "once"
     assert len(read(folder, "trials")) == 2
     assert list((folder / ".running").iterdir()) == []
     assert results.problems_in(folder) == []
@@ -514,46 +532,122 @@ def test_recovery_by_many_processes_at_once_gives_one_row_each(folder: Path, pla
     script = "import sys; from pathlib import Path; from harness import results; results.prepare(Path(sys.argv[1]))"
     processes = [subprocess.Popen([sys.executable, "-c", script, str(folder)]) for _ in range(4)]
     assert [process.wait(60) for process in processes] == [0] * 4
+    assert list((folder / ".running").iterdir()) == list((folder / ".partial").iterdir()) == []
     assert sorted(row["trial_id"] for row in read(folder, "trials") if row["status"] == "killed") == sorted(
         map(str, range(20))
     )
-    assert list((folder / ".running").glob("*.json")) == []
     assert results.problems_in(folder) == []
 
 
-@pytest.mark.parametrize("written", ["", '{"trial_id": "half", "see'], ids=["nothing", "half"])
-def test_half_written_note_is_dropped_and_the_next_one_counts(folder: Path, planned: Row, written: str) -> None:
-    """A trial whose process died while it wrote even its note has not begun."""
-    (folder / ".running" / "a-half.json").write_text(written)
-    end(begin(folder, planned))
-    assert results.recover(folder) == ["begun"]
-    assert len(read(folder, "trials")) == 2
+@pytest.mark.parametrize("kind", ["note", "trials", "curves", "layers"])
+def test_killed_writer_leaves_a_partial_file_that_the_next_run_removes(folder: Path, planned: Row, kind: str) -> None:
+    """Not while its writer lives; what it had written whole belongs to its killed row."""
+    process = begin(folder, planned)
+    torn = folder / ".partial" / f"{kind}-begun-0123abcd.parquet"
+    torn.write_bytes(b"half of it")
+    if kind != "curves":
+        rows = [row | {"trial_id": "begun"} for row in read(folder, "curves")]
+        results.write_table(folder, "curves", "begun", rows)
+    assert results.prepare(folder) == ([], [])
+    assert torn.exists(), "its writer lives"
+    end(process)
+    assert results.prepare(folder) == (["begun"], [])
+    assert not torn.exists()
     assert results.problems_in(folder) == []
+    frames = harness.load(folder)
+    assert frames.trials.set_index("trial_id").loc["begun", "status"] == "killed"
+    assert (frames.curves["trial_id"] == "begun").sum() == (0 if kind == "curves" else 3)
+
+
+def test_trial_killed_before_its_note_has_not_begun(folder: Path) -> None:
+    """Its lock and half of its note go."""
+    (folder / ".running" / "half.lock").touch()
+    (folder / ".partial" / "note-half-0123abcd.json").write_text('{"trial_id": "half", "see')
+    assert results.prepare(folder) == ([], [])
+    assert list((folder / ".running").iterdir()) == list((folder / ".partial").iterdir()) == []
+    assert len(read(folder, "trials")) == 1
 
 
 def test_trial_killed_after_its_row_keeps_it(folder: Path, planned: Row) -> None:
     """Between writing the row and taking the note away."""
     end(begin(folder, planned | {"trial_id": only_file(folder, "trials").stem}))
-    assert results.recover(folder) == []
+    assert results.recover(folder) == ([], [])
     assert [row["status"] for row in read(folder, "trials")] == ["ok"]
     assert results.problems_in(folder) == []
 
 
+def test_rows_are_flushed_with_their_folders_and_the_trial_is_last(
+    folder: Path, planned: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut keeps the names that were flushed, and a trial in ``trials`` has all its details."""
+    steps: list[str] = []
+    rename, fsync = Path.rename, os.fsync
+
+    def renamed(path: Path, target: Path) -> Path:
+        steps.append(f"rename to {target.parent.name}")
+        return rename(path, target)
+
+    def flushed(descriptor: int) -> None:
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        steps.append(f"flush {place.name if place.is_dir() else 'file'}")
+        fsync(descriptor)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(os, "fsync", flushed)
+    results.Running(folder, planned).finish(planned | {"status": "ok"}, [], [])
+    order = (".running", "curves", "layers", "trials")
+    assert steps == [step for name in order for step in ("flush file", f"rename to {name}", f"flush {name}")]
+
+
 @pytest.mark.parametrize("table", TABLES)
-def test_trial_killed_while_it_wrote_a_table(folder: Path, planned: Row, table: str) -> None:
-    """What it had written whole belongs to its killed row, and the torn file goes."""
-    end(begin(folder, planned))
-    torn = folder / ".partial" / f"{table}-begun.parquet"
-    torn.write_bytes(only_file(folder, table).read_bytes()[:-9])
-    if table != "curves":
-        rows = [row | {"trial_id": "begun"} for row in read(folder, "curves")]
-        results.write_table(folder, "curves", "begun", rows)
-    assert results.recover(folder) == ["begun"]
-    assert not torn.exists()
-    assert results.problems_in(folder) == []
-    frames = harness.load(folder)
-    assert frames.trials.set_index("trial_id").loc["begun", "status"] == "killed"
-    assert (frames.curves["trial_id"] == "begun").sum() == (0 if table == "curves" else 3)
+def test_file_that_is_there_is_not_overwritten(folder: Path, table: str) -> None:
+    path = only_file(folder, table)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError):
+        results.write_table(folder, table, path.stem, read(folder, table))
+    assert path.read_bytes() == before
+    assert list((folder / ".partial").iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["lock", "fsync", "rename", "mkdir"])
+def test_folder_where_a_trial_could_not_be_recorded_is_refused_before_the_training(
+    folder: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_arguments: object, **_options: object) -> None:
+        if step == "lock":
+            raise NotImplementedError
+        raise OSError(18, "Invalid cross-device link")
+
+    owner, name = {
+        "lock": (FileLock, "acquire"),
+        "fsync": (os, "fsync"),
+        "rename": (Path, "rename"),
+        "mkdir": (Path, "mkdir"),
+    }[step]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, refused)
+        with pytest.raises(UsageError, match=re.escape(f"results.dir={folder}: cannot ")) as error:
+            results.prepare(folder)
+    assert "\n" not in str(error.value)
+    assert results.prepare(folder) == ([], [])
+    assert list((folder / ".running").iterdir()) == list((folder / ".partial").iterdir()) == []
+
+
+def test_probes_of_killed_processes_are_removed_and_those_of_living_ones_are_not(folder: Path) -> None:
+    dead, living = "probe-00000000", "probe-11111111"
+    places = [folder / ".partial" / "{}", *(folder / table / ".{}" for table in TABLES)]
+    for owner in (dead, living):
+        for place in places:
+            Path(str(place).format(owner)).mkdir()
+        (folder / ".running" / f"{owner}.lock").touch()
+    with FileLock(folder / ".running" / f"{living}.lock"):
+        results.prepare(folder)
+        assert [Path(str(place).format(dead)).exists() for place in places] == [False] * 4
+        assert [Path(str(place).format(living)).exists() for place in places] == [True] * 4
+        for reader in (pd.read_parquet, pl.read_parquet):
+            assert len(reader(folder / "trials")) == 1, "readers pass over a probe"
+    results.prepare(folder)
+    assert [Path(str(place).format(living)).exists() for place in places] == [False] * 4
 
 
 def test_file_that_cannot_be_written_whole_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

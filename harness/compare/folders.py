@@ -1,10 +1,8 @@
 """Results folders and promoted baselines as tables of trials; what cannot be read in full is refused, line by line."""
 
 import json
-import os
 import re
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from harness.compare.pairs import COLUMNS
 from harness.errors import UsageError
-from harness.results import COUNTED, SPEED, TABLES, files, problems_in, read, require_results, to_frame
+from harness.results import COUNTED, SPEED, TABLES, files, problems_in, published, read, require_results, to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,17 +96,17 @@ def promote(results: Path, baselines: Path, name: str, *, force: bool) -> Path:
     Raises:
         UsageError: the name is none, it is taken, or the results cannot serve as a baseline.
     """
-    target = _free(baselines, name, force=force)
+    target = _target(baselines, name)
+    _require_free(target, force=force)
     trials = _sound(results)
-    partial = baselines / f".{name}-{uuid.uuid4().hex[:8]}"
     try:
-        _copy(results, partial)
-        (partial / PROVENANCE).write_text(json.dumps(provenance(trials, results, name), indent=2) + "\n")
-        _put_in_place(partial, target)
+        with published(target, replace=force) as draft:
+            # again, now that nobody else can write it, and one that was killed amid its replacement is back
+            _require_free(target, force=force)
+            _copy(results, draft)
+            (draft / PROVENANCE).write_text(json.dumps(provenance(trials, results, name), indent=2) + "\n")
     except OSError as error:
         raise UsageError(f"--baselines {baselines}: cannot write there ({error.strerror})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
@@ -123,26 +121,26 @@ def _sound(results: Path) -> "pd.DataFrame":
     return trials
 
 
-def _free(baselines: Path, name: str, *, force: bool) -> Path:
+def _target(baselines: Path, name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise UsageError(f"--name {name}: give letters, digits, dots, dashes and underscores, a letter or digit first")
-    target = baselines / name
+    return baselines / name
+
+
+def _require_free(target: Path, *, force: bool) -> None:
     if target.exists() and not (target / PROVENANCE).is_file():
         raise UsageError(f"{target}: exists and is no baseline; give another --name")
     if target.exists() and not force:
         raise UsageError(f"{target}: is promoted already; give another --name, or --force to replace it")
-    return target
 
 
-def _copy(results: Path, partial: Path) -> None:
-    """The files of the tables; each is flushed to the disk before the baseline gets its name."""
+def _copy(results: Path, draft: Path) -> None:
+    """Copy the files of the tables."""
     for table in TABLES:
-        (partial / table).mkdir(parents=True)
+        (draft / table).mkdir()
         for path in files(results, table):
-            with _opened(path) as source, (partial / table / path.name).open("wb") as copy:
+            with _opened(path) as source, (draft / table / path.name).open("xb") as copy:
                 shutil.copyfileobj(source, copy)
-                copy.flush()
-                os.fsync(copy.fileno())
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -150,20 +148,6 @@ def _opened(path: Path) -> BinaryIO:
         return path.open("rb")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); wait until nothing changes the folder") from error
-
-
-def _put_in_place(partial: Path, target: Path) -> None:
-    """By renaming: a reader sees the old baseline, or the new one, or for an instant none, but never a mixture."""
-    old = target.with_name(f"{partial.name}.old")
-    if target.exists():
-        target.rename(old)
-    try:
-        partial.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def provenance(trials: "pd.DataFrame", results: Path, name: str) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """All there is to know of a results folder: its tables, how they are written, read, checked and merged.
 
-``python -m harness.results validate|compact DIR`` is its command. Other packages import from here only.
+``python -m harness.results`` is its command. Other packages import from here only.
 """
 
-from harness.results.checking import problems_in
+from harness.results.checking import Checked, check, problems_in
 from harness.results.columns import (
     BULK,
     CHOICES,
@@ -19,7 +19,8 @@ from harness.results.columns import (
     varying,
 )
 from harness.results.command import main
-from harness.results.merging import Merged, compact
+from harness.results.merging import Compacted, Merged, UnsoundError, compact
+from harness.results.publishing import published
 from harness.results.reading import (
     Content,
     Frames,
@@ -31,8 +32,9 @@ from harness.results.reading import (
     require_results,
     to_frame,
 )
+from harness.results.recovery import Recovered, prepare, recover
 from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, Column, arrow_schema
-from harness.results.writing import Running, new_trial_id, prepare, recover, write_table
+from harness.results.writing import Running, new_trial_id, write_table
 
 __all__ = [
     "BULK",
@@ -48,13 +50,18 @@ __all__ = [
     "STATUSES",
     "TABLES",
     "WORK",
+    "Checked",
     "Column",
+    "Compacted",
     "Content",
     "Frames",
     "Loaded",
     "Merged",
+    "Recovered",
     "Running",
+    "UnsoundError",
     "arrow_schema",
+    "check",
     "compact",
     "files",
     "is_missing",
@@ -64,6 +71,7 @@ __all__ = [
     "new_trial_id",
     "prepare",
     "problems_in",
+    "published",
     "read",
     "recover",
     "require_results",

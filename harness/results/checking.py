@@ -1,18 +1,56 @@
 """What is wrong with a results folder, as ``python -m harness.results validate`` says it."""
 
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock, Timeout
 
-from harness.results import merging
+from harness.results import schema
 from harness.results.duplicates import KEYS
+from harness.results.locking import is_held
 from harness.results.reading import read, require_results
+from harness.results.recovery import SET_ASIDE, UnusableNoteError, killed_row, linked, notes
 from harness.results.schema import STATUSES
-from harness.wording import few
+from harness.results.writing import RUNNING, lock_path
+from harness.wording import counted, few, one_line
+
+
+class Checked(NamedTuple):
+    """A results folder, checked.
+
+    Attributes:
+        trials: how many it has.
+        problems: a line for each kind of fault.
+        notes: a line for each thing that is no fault and good to know.
+    """
+
+    trials: int
+    problems: list[str]
+    notes: list[str]
+
+
+def check(folder: Path) -> Checked:
+    """Look at everything in a results folder and change nothing.
+
+    Raises:
+        UsageError: the folder holds no results.
+    """
+    require_results(folder)
+    lines: list[str] = []
+    tables = {}
+    versions = Counter[int]()
+    for table, names in KEYS.items():
+        content = read(folder, table, (*names, "status") if table == "trials" else names)
+        tables[table] = content.rows
+        versions += content.versions
+        lines += [*content.problems, *content.remarks]
+    lines += [*_key_problems(tables), *_unfinished(folder)]
+    said = [*_mixed(folder, versions), *_set_aside(folder)]
+    return Checked(len(tables["trials"]), [one_line(line) for line in lines], [one_line(line) for line in said])
 
 
 def problems_in(folder: Path) -> list[str]:
@@ -21,14 +59,22 @@ def problems_in(folder: Path) -> list[str]:
     Raises:
         UsageError: the folder holds no results.
     """
-    require_results(folder)
-    lines: list[str] = []
-    tables = {}
-    for table, names in KEYS.items():
-        found = read(folder, table, (*names, "status") if table == "trials" else names)
-        tables[table] = found.rows
-        lines += [*found.problems, *found.remarks]
-    return [*lines, *_key_problems(tables), *_unfinished(folder)]
+    return check(folder).problems
+
+
+def _mixed(folder: Path, versions: Counter[int]) -> Iterator[str]:
+    if len(versions) > 1:
+        which = ", ".join(f"{version} ({counted(count, 'file')})" for version, count in sorted(versions.items()))
+        yield (
+            f"files of several schema versions: {which}; other programs may refuse to read them together: "
+            f"`python -m harness.results compact {folder} DST` writes a copy in version {schema.SCHEMA_VERSION}"
+        )
+
+
+def _set_aside(folder: Path) -> Iterator[str]:
+    names = [] if linked(folder) else sorted(path.name for path in (folder / RUNNING).glob(f"*{SET_ASIDE}"))
+    if names:
+        yield f"{RUNNING}: {counted(len(names), 'note')} that no run could use; look or remove: {few(names)}"
 
 
 def _key_problems(tables: dict[str, pa.Table]) -> Iterator[str]:
@@ -72,16 +118,22 @@ def _detail_problems(table: str, keys: pa.Table, trial_ids: pa.Array) -> Iterato
 
 
 def _unfinished(folder: Path) -> Iterator[str]:
-    for table in merging.interrupted(folder):
-        yield f"{table}: a merging was cut short; the next run or `compact` of this folder finishes it"
+    for name in linked(folder):
+        yield f"{folder / name}: is a link, which no run follows; remove the link"
     begun = []
-    for path in sorted((folder / ".running").glob("*.json")):
-        try:
-            with FileLock(path.with_suffix(".lock"), timeout=0):
-                begun.append(path.stem)
-        except Timeout:
-            # running now, which is no fault
+    for path in notes(folder):
+        # a trial that is running now is no fault
+        if is_held(lock_path(folder, path.stem)):
             continue
+        try:
+            killed_row(path)
+        except UnusableNoteError as error:
+            yield f"{path}: {error}; the next run sets it aside"
+        except FileNotFoundError:
+            continue
+        else:
+            if not os.path.lexists(folder / "trials" / f"{path.stem}.parquet"):
+                begun.append(path.stem)
     then = "the next run into this folder records"
     yield from _said(
         "trials", begun, f"began and has no row; {then} it as killed", f"began and have no row; {then} them as killed"

@@ -1,4 +1,4 @@
-"""The command ``python -m harness.results``: check a results folder, or merge its files."""
+"""The command ``python -m harness.results``: check a results folder, or copy it into few large files."""
 
 import sys
 from collections.abc import Sequence
@@ -6,56 +6,63 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.results import merging
-from harness.results.checking import problems_in
-from harness.results.reading import read
+from harness.results.checking import check
+from harness.wording import counted
 
-_USAGE = "usage: python -m harness.results validate|compact DIR"
+_USAGE = """usage: python -m harness.results validate DIR
+       python -m harness.results compact SRC DST"""
 _HELP = f"""{_USAGE}
 
-validate  check the results folder DIR: a line for each fault
-compact   merge the files of each table in DIR into one, which loads quickly; no row is lost, whatever ends the process
+validate  check the results folder DIR and print a line for each fault; nothing is changed
+compact   copy the results folder SRC into the new folder DST, with few large files instead of many small ones;
+          SRC is not changed, and DST appears when it is complete
 
 Exit codes: 0 all is sound, 1 something is not (a line says what), 2 a wrong command."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``validate DIR`` or ``compact DIR``: 0 if all is sound, 1 with a line per problem, 2 if the command is wrong."""
+    """Run the command: return 0 if all is sound, 1 with a line for each problem, 2 if the command is wrong."""
     if {"-h", "--help"} & set(arguments):
         print(_HELP)
         return 0
-    match arguments:
-        case ["validate", folder]:
-            command = _validate
-        case ["compact", folder]:
-            command = _compact
-        case _:
-            print(_USAGE, file=sys.stderr)
-            return 2
     try:
-        return command(Path(folder))
+        match arguments:
+            case ["validate", folder]:
+                return _validate(Path(folder))
+            case ["compact", source, target]:
+                return _compact(Path(source), Path(target))
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(_USAGE, file=sys.stderr)
+    return 2
 
 
 def _validate(folder: Path) -> int:
-    lines = problems_in(folder)
-    for line in lines:
+    checked = check(folder)
+    for line in checked.problems:
         print(line)
-    count = len(read(folder, "trials", ["trial_id"]).rows)
-    print(f"{folder}: trials: {count:,}, {f'problems: {len(lines)}' if lines else 'all sound'}")
-    return 1 if lines else 0
+    for line in checked.notes:
+        print(f"note: {line}")
+    faults = len(checked.problems)
+    print(f"{folder}: trials: {checked.trials:,}, {f'problems: {faults}' if faults else 'all sound'}")
+    return 1 if faults else 0
 
 
-def _compact(folder: Path) -> int:
-    problems, remarks = [], []
-    for merged in merging.compact(folder):
-        problems += merged.problems
-        remarks += merged.remarks
-        done = f"{merged.files:,} files with {merged.rows:,} rows are one now" if merged.files else "nothing to merge"
-        print(f"{merged.table}: {done}")
-    for line in problems:
-        print(f"left alone: {line}")
-    for line in remarks:
-        print(line)
-    return 1 if problems else 0
+def _compact(source: Path, target: Path) -> int:
+    try:
+        done = merging.compact(source, target)
+    except merging.UnsoundError as error:
+        for line in error.problems:
+            print(line)
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for merged in done.tables:
+        read, parts = counted(merged.files, "file"), counted(merged.parts, "file")
+        print(f"{merged.table}: {read}, {counted(merged.rows, 'row')} -> {target / merged.table} ({parts})")
+    for merged in done.tables:
+        for line in merged.remarks:
+            print(line)
+    if done.left_out:
+        print(f"left out: {counted(done.left_out, 'trial')} without a row in trials yet (running, or killed)")
+    return 0

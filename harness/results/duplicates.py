@@ -1,12 +1,12 @@
 """Trials that a results folder holds twice: counted once where their rows are equal, named where they are not.
 
-A trial's rows in a table come from one file, the first that has them: merged files first, then by name. What a later
-file holds of that trial is left out, and a line says so: a remark if its rows are the same bit by bit, else a problem.
+A trial's rows in a table come from one file, the first by name that has them. What a later file holds of that trial is
+left out, and a line says so: a remark if its rows are the same bit by bit, else a problem.
 """
 
 import filecmp
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, KeysView, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +64,16 @@ class Repeats:
 
     def __init__(self, table: str, whole: Callable[[Path], pa.Table]) -> None:
         self._table, self._whole = table, whole
-        self._owners: dict[str, Path] = {}
+        # numbers, because there may be a hundred thousand files and as many trials
+        self._paths: list[Path] = []
+        self._owners: dict[str, int] = {}
         self._same: list[str] = []
         self.problems: list[str] = []
+
+    @property
+    def trial_ids(self) -> KeysView[str]:
+        """The trials of all files so far."""
+        return self._owners.keys()
 
     @property
     def remarks(self) -> list[str]:
@@ -88,7 +95,9 @@ class Repeats:
         if shared:
             self._compare(path, shared)
             content = content.filter(pc.invert(pc.is_in(content["trial_id"].cast(pa.string()), pa.array(shared))))
-        self._owners |= {trial_id: path for trial_id in ids if trial_id not in self._owners}
+        for trial_id in ids:
+            self._owners.setdefault(trial_id, len(self._paths))
+        self._paths.append(path)
         return content
 
     def _first_of_each(self, path: Path, content: pa.Table) -> pa.Table:
@@ -115,7 +124,7 @@ class Repeats:
         """Say whether these trials' rows are those of the files that had them first."""
         owners: dict[Path, list[str]] = defaultdict(list)
         for trial_id in shared:
-            owners[self._owners[trial_id]].append(trial_id)
+            owners[self._paths[self._owners[trial_id]]].append(trial_id)
         for owner, ids in owners.items():
             differ = [] if filecmp.cmp(owner, path, shallow=False) else self._differing(owner, path, ids)
             if differ:

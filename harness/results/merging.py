@@ -1,204 +1,214 @@
-"""Many small files of a results folder merged into one per table, which is read a hundred times faster.
+"""A results folder of many small files copied into one of few large files, which is read a hundred times faster.
 
-At no moment is a row lost, whatever ends the process:
-
-1. the merged file is written under a temporary name and flushed to the disk;
-2. a journal that names it and the files it replaces is put into ``.merging``;
-3. the merged file gets its name, and from then on readers of this program pass over the files it replaces;
-4. those are removed, and the journal after them.
-
-If it is cut short, the next run or merging in the folder finishes or drops it by the journal. Other programs that read
-the folder between 3 and 4 see rows twice.
+The source is only read. The copy is built in a hidden folder beside its place, flushed to the disk, and renamed to its
+name when it is whole (see :mod:`harness.results.publishing`), so that readers of either folder see each row once,
+whatever ends the process.
 """
 
-import json
-import os
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from harness.errors import UsageError
+from harness.results import schema
 from harness.results.duplicates import Repeats
-from harness.results.reading import UnreadableError, files, journal_path, read_file, read_files, require_results
-from harness.results.schema import TABLES, arrow_schema
+from harness.results.publishing import published
+from harness.results.reading import UnreadableError, files, read_file, read_files, require_results
+from harness.wording import counted, one_line
 
-_FILES_AT_ONCE = 500
-_ROWS_A_GROUP = 1 << 18
+# a file of one row takes a hundred times its size in memory while it is not combined with others
+_FILES_AT_ONCE, _BYTES_AT_ONCE = 200, 16 << 20
+_GROUP_ROWS, _GROUP_BYTES = 1 << 17, 64 << 20
+_PART_ROWS, _PART_BYTES = 1 << 22, 256 << 20
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What was done to one table.
+    """What was copied of one table.
 
     Attributes:
         table: its name.
-        files: how many files became one; 0 where there was nothing to merge.
-        rows: how many rows these hold.
-        problems: a line for each file that was left alone: it cannot be read, or contradicts another.
+        files: how many files were read.
+        rows: how many rows the copy has.
+        parts: how many files the copy has.
         remarks: a line if rows were there twice and the same.
     """
 
     table: str
     files: int
     rows: int
-    problems: list[str]
-    remarks: list[str] = field(default_factory=list)
+    parts: int
+    remarks: list[str]
 
 
-def compact(folder: Path) -> list[Merged]:
-    """Merge the files of each table into one; trials that are running are left alone.
+@dataclass(frozen=True)
+class Compacted:
+    """What was copied of a results folder.
+
+    Attributes:
+        tables: of each table.
+        left_out: how many trials had rows in curves or layers and no row in trials yet.
+    """
+
+    tables: list[Merged]
+    left_out: int
+
+
+class UnsoundError(UsageError):
+    """Files cannot be read or contradict others, so a copy would lack rows.
+
+    Attributes:
+        problems: a line for each of these files.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str]) -> None:
+        super().__init__(message)
+        self.problems = list(problems)
+
+
+def compact(source: Path, target: Path) -> Compacted:
+    """Copy a results folder into a new one with few files of the present schema version.
+
+    Rows that are there twice and the same are copied once. Trials that have no row in ``trials`` when the copy begins
+    (they are running, or were killed) are left out.
+
+    Args:
+        source: the folder; it is not changed, and runs may write into it meanwhile.
+        target: the new folder; it must not exist or be empty.
 
     Raises:
-        UsageError: the folder holds no results, cannot be written, or is being merged by another process.
+        UnsoundError: files cannot be read or contradict others; there is no copy.
+        UsageError: the source holds no results, or the copy cannot be written.
     """
-    require_results(folder)
+    require_results(source)
+    _require_free(source, target)
     try:
-        with _lock(folder):
-            _finish(folder)
-            return [_merge(folder, table) for table in TABLES]
-    except Timeout as error:
-        raise UsageError(f"{folder}: another process is merging its files; wait until it has ended") from error
+        with published(target) as draft:
+            return _copy(source, draft)
+    except FileNotFoundError as error:
+        raise UsageError(f"{source}: {error.filename} is gone; wait until nothing removes files there") from error
     except OSError as error:
-        raise UsageError(f"{folder}: cannot merge ({error.strerror}); nothing is lost") from error
+        raise UsageError(f"{target}: cannot write there ({error.strerror}); {source} is as it was") from error
 
 
-def finish(folder: Path) -> None:
-    """Finish or drop mergings that were cut short; does nothing while one is under way."""
-    if not unfinished(folder):
-        return
-    try:
-        with _lock(folder):
-            _finish(folder)
-    except Timeout:
-        return
+def _require_free(source: Path, target: Path) -> None:
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise UsageError(f"{target}: exists already; give DST a new name")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UsageError(f"{target}: lies within {source}, where readers would see rows twice; give another DST")
 
 
-def unfinished(folder: Path) -> list[str]:
-    """The tables of which a merging has begun and not ended."""
-    return [table for table in TABLES if journal_path(folder, table).exists()]
-
-
-def interrupted(folder: Path) -> list[str]:
-    """The same, if no process is at work on them."""
-    if not unfinished(folder):
-        return []
-    try:
-        with _lock(folder):
-            return unfinished(folder)
-    except Timeout:
-        return []
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    path = folder / ".merging"
-    path.mkdir(exist_ok=True)
-    with FileLock(path / ".lock", timeout=0):
-        yield
-
-
-def _finish(folder: Path) -> None:
-    for table in TABLES:
-        (folder / ".partial" / f"merged-{table}.parquet").unlink(missing_ok=True)
-        path = journal_path(folder, table)
-        if not path.exists():
-            continue
-        journal = json.loads(path.read_text())
-        if (folder / table / journal["merged"]).exists():
-            _remove(folder, table, journal["replaces"])
-        path.unlink()
-
-
-def _remove(folder: Path, table: str, names: Sequence[str]) -> None:
-    for name in names:
-        (folder / table / name).unlink(missing_ok=True)
-
-
-def _merge(folder: Path, table: str) -> Merged:
-    listed = files(folder, table)
-    # after the files: a trial without a note by now has ended, and its file is whole and will never be looked for
-    running = {path.stem for path in (folder / ".running").glob("*.json")}
-    paths = [path for path in listed if path.stem not in running]
-    if len(paths) < 2:
-        return Merged(
-            table, 0, 0, [str(found) for found in read_files(paths, table) if not isinstance(found, pa.Table)]
-        )
-    (folder / ".partial").mkdir(exist_ok=True)
-    partial = folder / ".partial" / f"merged-{table}.parquet"
-    try:
-        done, rows, problems, remarks = _write(paths, table, partial)
-        if len(done) < 2:
-            return Merged(table, 0, 0, problems)
-        _replace(folder, table, partial, done)
-    finally:
-        partial.unlink(missing_ok=True)
-    return Merged(table, len(done), rows, problems, remarks)
-
-
-def _write(paths: Sequence[Path], table: str, partial: Path) -> tuple[list[Path], int, list[str], list[str]]:
-    """Write what is readable into one file, a part at a time, each row once.
-
-    Returns:
-        the files in it, its rows, the problems and the remarks.
-    """
-    done: list[Path] = []
+def _copy(source: Path, draft: Path) -> Compacted:
     problems: list[str] = []
-    repeats = Repeats(table, lambda path: read_file(path, table))
-    waiting: list[pa.Table] = []
-    total = 0
-    with partial.open("wb") as file:
-        with pq.ParquetWriter(file, arrow_schema(table), compression="zstd") as writer:
-            for start in range(0, len(paths), _FILES_AT_ONCE):
-                part = paths[start : start + _FILES_AT_ONCE]
-                for path, found in zip(part, read_files(part, table), strict=True):
-                    if isinstance(found, UnreadableError):
-                        problems.append(str(found))
-                        continue
-                    known = len(repeats.problems)
-                    new = repeats.new(path, found)
-                    if len(repeats.problems) > known:
-                        continue
-                    done.append(path)
-                    waiting.append(new)
-                    total += len(new)
-                if sum(map(len, waiting)) >= _ROWS_A_GROUP:
-                    writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=_ROWS_A_GROUP)
-                    waiting = []
-            if waiting:
-                writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=_ROWS_A_GROUP)
-        file.flush()
-        os.fsync(file.fileno())
-    return done, total, [*problems, *repeats.problems], repeats.remarks
+    left_out: set[str] = set()
+    tables: list[Merged] = []
+    trial_ids: Collection[str] | None = None
+    # trials first: a trial's rows in the other tables are written before the one in trials, so they are there
+    for table in schema.TABLES:
+        paths = files(source, table)
+        repeats = Repeats(table, partial(read_file, table=table))
+        parts = _Parts(draft / table)
+        for content in _new_rows(paths, table, repeats, problems):
+            parts.add(content if trial_ids is None else _of_trials(content, trial_ids, left_out))
+        parts.close()
+        problems += repeats.problems
+        tables.append(Merged(table, len(paths), parts.rows, parts.count, [one_line(line) for line in repeats.remarks]))
+        trial_ids = repeats.trial_ids if trial_ids is None else trial_ids
+    if problems:
+        raise UnsoundError(
+            f"{source}: no copy was made, because {counted(len(problems), 'file')} cannot be copied; repair or remove "
+            "what is named, or measure its trials again",
+            [one_line(problem) for problem in problems],
+        )
+    return Compacted(tables, len(left_out))
 
 
-def _replace(folder: Path, table: str, partial: Path, done: Sequence[Path]) -> None:
-    """Steps 2 to 4."""
-    merged = f"merged-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.parquet"
-    journal = journal_path(folder, table)
-    draft = journal.with_suffix(".draft")
-    with draft.open("w") as file:
-        json.dump({"merged": merged, "replaces": [path.name for path in done]}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(journal)
-    _flush(journal.parent)
-    partial.rename(folder / table / merged)
-    _flush(folder / table)
-    _remove(folder, table, [path.name for path in done])
-    journal.unlink()
+def _new_rows(paths: Sequence[Path], table: str, repeats: Repeats, problems: list[str]) -> Iterator[pa.Table]:
+    """What is new in some files at a time, in one chunk."""
+    for batch in _batches(paths):
+        new = []
+        for path, content in zip(batch, read_files(batch, table), strict=True):
+            if isinstance(content, UnreadableError):
+                problems.append(str(content))
+            else:
+                new.append(repeats.new(path, content).replace_schema_metadata())
+        if new:
+            yield pa.concat_tables(new).combine_chunks()
 
 
-def _flush(folder: Path) -> None:
-    """Make renames within the folder last: a removal must not reach the disk before them."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    batch: list[Path] = []
+    size = 0
+    for path in paths:
+        own = path.stat().st_size if path.exists() else 0
+        if batch and (len(batch) == _FILES_AT_ONCE or size + own > _BYTES_AT_ONCE):
+            yield batch
+            batch, size = [], 0
+        batch.append(path)
+        size += own
+    if batch:
+        yield batch
+
+
+def _of_trials(content: pa.Table, trial_ids: Collection[str], left_out: set[str]) -> pa.Table:
+    """The rows of these trials; the ids of others are added to ``left_out``."""
+    others = [own for own in pc.unique(content["trial_id"]).to_pylist() if own not in trial_ids]
+    if not others:
+        return content
+    left_out.update(others)
+    return content.filter(pc.invert(pc.is_in(content["trial_id"], value_set=pa.array(others, pa.string()))))
+
+
+class _Parts:
+    """The files of one table in the copy: of bounded size, and with no trial's rows in two of them."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder, self._schema = folder, schema.arrow_schema(folder.name, schema.SCHEMA_VERSION)
+        self._waiting: list[pa.Table] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._path = folder
+        self._part_rows = self.rows = self.count = 0
+
+    def add(self, content: pa.Table) -> None:
+        """Take rows, and write those that wait when they are many."""
+        self._waiting.append(content)
+        if sum(map(len, self._waiting)) >= _GROUP_ROWS or sum(own.nbytes for own in self._waiting) >= _GROUP_BYTES:
+            self._write()
+
+    def close(self) -> None:
+        """Write what waits; a table without rows gets a file too, from which readers learn its columns."""
+        if self._waiting or not self.count:
+            self._write()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self) -> None:
+        content = pa.concat_tables([self._schema.empty_table(), *self._waiting]).cast(self._schema)
+        self._waiting = []
+        if self._writer is None:
+            self._path = self._folder / f"part-{self.count:05d}.parquet"
+            self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
+            self.count += 1
+            self._part_rows = 0
+        for group in _groups(content):
+            self._writer.write_table(group, row_group_size=max(1, len(group)))
+        self.rows += len(content)
+        self._part_rows += len(content)
+        # a new file begins between files of the source, each of which has all rows of its trials
+        if self._part_rows >= _PART_ROWS or self._path.stat().st_size >= _PART_BYTES:
+            self._writer.close()
+            self._writer = None
+
+
+def _groups(content: pa.Table) -> Iterator[pa.Table]:
+    """The rows in slices of bounded size."""
+    of_bytes = len(content) * _GROUP_BYTES // max(1, content.nbytes)
+    length = max(1, min(_GROUP_ROWS, of_bytes))
+    for start in range(0, max(1, len(content)), length):
+        yield content.slice(start, length)

@@ -1,28 +1,33 @@
 """Results read as Arrow tables and frames; what cannot be read is named in one line and the rest still read."""
 
-import json
+import stat
+import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import UsageError
+from harness.results import schema
 from harness.results.duplicates import Repeats, once
-from harness.results.schema import SCHEMA_VERSION, TABLES, arrow_schema
+from harness.results.schema import TABLES, arrow_schema
+from harness.wording import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _VERSION_KEY, _TABLE_KEY = b"initbench.schema_version", b"initbench.table"
-_ATTEMPTS = 20
+_ATTEMPTS, _PAUSE_S = 20, 0.01
 _ROWS_FOR_THREADS = 10_000
 _CHUNKS = 100
+
+_Result = TypeVar("_Result")
 
 
 class Frames(NamedTuple):
@@ -67,10 +72,6 @@ class UnreadableError(Exception):
     """One file cannot be used, and why."""
 
 
-class _MovedError(Exception):
-    """A file that was listed is gone: its rows are in a merged file by now."""
-
-
 def require_results(folder: Path) -> None:
     """Check that a folder holds results.
 
@@ -83,56 +84,49 @@ def require_results(folder: Path) -> None:
         raise UsageError(f"{folder}: no results there (it has no folder 'trials'); give the results.dir of a run")
 
 
-def journal_path(folder: Path, table: str) -> Path:
-    """Where a merging of a table's files says which files the merged one replaces; there while it is under way."""
-    return folder / ".merging" / f"{table}.json"
-
-
 def files(folder: Path, table: str) -> list[Path]:
-    """The files that hold a table, merged ones first: without those whose rows a merged one is about to replace."""
-    found = sorted(
-        (folder / table).glob("*.parquet"), key=lambda path: (not path.stem.startswith("merged-"), path.stem)
-    )
-    try:
-        journal = json.loads(journal_path(folder, table).read_text())
-    except FileNotFoundError:
-        return found
-    if folder / table / journal["merged"] not in found:
-        return found
-    replaced = set(journal["replaces"])
-    return [path for path in found if path.name not in replaced]
+    """The files that hold a table, by name."""
+    return sorted((folder / table).glob("*.parquet"), key=lambda path: path.stem)
 
 
 def _open(path: Path, table: str, dictionary: Sequence[str]) -> tuple[pq.ParquetFile, int]:
     """The file, its footer and columns checked, and its schema version."""
-    try:
-        file = pq.ParquetFile(path, read_dictionary=dictionary)
-    except FileNotFoundError as error:
-        raise _MovedError from error
-    found = file.schema_arrow
-    metadata = found.metadata or {}
+    _require_regular(path)
+    file = pq.ParquetFile(path, read_dictionary=dictionary)
+    own = file.schema_arrow
+    metadata = own.metadata or {}
     if metadata.get(_TABLE_KEY) != table.encode():
         raise UnreadableError(f"{path}: not a '{table}' file of initbench")
-    version = metadata.get(_VERSION_KEY, b"none").decode()
-    if version not in _VERSIONS:
-        raise UnreadableError(f"{path}: schema version {version}, this program reads {', '.join(_VERSIONS)}")
-    if not found.equals(_stored(table, int(version), tuple(dictionary))):
+    version = metadata.get(_VERSION_KEY, b"none").decode(errors="replace")
+    readable = [str(number) for number in range(schema.OLDEST_VERSION, schema.SCHEMA_VERSION + 1)]
+    if version not in readable:
+        raise UnreadableError(f"{path}: schema version {version}, this program reads {', '.join(readable)}")
+    if not own.equals(_stored(table, int(version), tuple(dictionary))):
         raise UnreadableError(f"{path}: columns differ from schema version {version}")
     return file, int(version)
 
 
-_VERSIONS = [str(version) for version in range(1, SCHEMA_VERSION + 1)]
+def _require_regular(path: Path) -> None:
+    """Refuse what is no file: a pipe would be waited for, and a device read, without an end."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise UnreadableError(f"{path}: cannot be read as Parquet (a link to a file that is gone)") from error
+        raise
+    if not stat.S_ISREG(mode):
+        raise UnreadableError(f"{path}: cannot be read as Parquet (no regular file)")
 
 
 @cache
 def _stored(table: str, version: int, dictionary: tuple[str, ...]) -> pa.Schema:
     """The schema as it is read, with some columns as dictionaries."""
-    found = arrow_schema(table, version)
+    stored = arrow_schema(table, version)
     for name in dictionary:
-        index = found.get_field_index(name)
-        field = found.field(index)
-        found = found.set(index, field.with_type(pa.dictionary(pa.int32(), field.type)))
-    return found
+        index = stored.get_field_index(name)
+        field = stored.field(index)
+        stored = stored.set(index, field.with_type(pa.dictionary(pa.int32(), field.type)))
+    return stored
 
 
 def read_file(path: Path, table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()) -> pa.Table:
@@ -146,6 +140,7 @@ def read_file(path: Path, table: str, columns: Sequence[str] | None = None, dict
 
     Raises:
         UnreadableError: it is truncated, foreign, or of a version that is not known.
+        FileNotFoundError: it is gone.
     """
     try:
         file, version = _open(path, table, dictionary)
@@ -155,6 +150,8 @@ def read_file(path: Path, table: str, columns: Sequence[str] | None = None, dict
             present = [name for name in columns if name in there]
         # of small files many are read at once, and threads within each would only wait for each other
         content = file.read(columns=present, use_threads=file.metadata.num_rows > _ROWS_FOR_THREADS)
+    except FileNotFoundError:
+        raise
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UnreadableError(f"{path}: cannot be read as Parquet ({reason})") from error
@@ -164,7 +161,7 @@ def read_file(path: Path, table: str, columns: Sequence[str] | None = None, dict
 
 def target(table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()) -> pa.Schema:
     """The schema of what :func:`read_file` returns."""
-    full = _stored(table, SCHEMA_VERSION, tuple(dictionary))
+    full = _stored(table, schema.SCHEMA_VERSION, tuple(dictionary))
     return full if columns is None else pa.schema([full.field(name) for name in columns], metadata=full.metadata)
 
 
@@ -179,19 +176,36 @@ def _completed(content: pa.Table, wanted: pa.Schema) -> pa.Table:
 
 def read(folder: Path, table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()) -> Content:
     """Everything readable of a table, and what is wrong with its files; arguments as of :func:`read_file`."""
-    for _ in range(_ATTEMPTS):
+    return _steadily(folder, lambda: _read_listed(files(folder, table), table, columns, dictionary))
+
+
+def _steadily(folder: Path, work: Callable[[], _Result]) -> _Result:
+    """What the work returns; it is done again if the folder was replaced, or files in it were removed, meanwhile.
+
+    A baseline, for one, may be replaced while it is read, and its old trials must not be mixed with its new ones.
+    """
+    for attempt in range(_ATTEMPTS):
+        time.sleep(_PAUSE_S if attempt else 0)
         try:
-            return _read_listed(files(folder, table), table, columns, dictionary)
-        except (_MovedError, FileNotFoundError):
-            # the files are being merged at this moment: list them again
+            before = _identity(folder)
+            result = work()
+            if _identity(folder) == before:
+                return result
+        except FileNotFoundError:
             continue
-    raise UsageError(f"{folder}: files of {table} vanish while they are read; wait until nothing changes the folder")
+    raise UsageError(f"{folder}: its files vanish while they are read; wait until nothing changes the folder")
+
+
+def _identity(folder: Path) -> tuple[int, int, int]:
+    """What changes if another folder takes its name; with the time, because numbers of removed folders are reused."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
 def read_files(
     paths: Sequence[Path], table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()
 ) -> list[pa.Table | UnreadableError]:
-    """What :func:`read_file` returns or raises for each file; an error that means that files moved is raised."""
+    """What :func:`read_file` returns or raises for each file; the error of a file that is gone is raised."""
 
     def attempt(path: Path) -> pa.Table | UnreadableError:
         try:
@@ -206,10 +220,10 @@ def read_files(
 def _read_listed(
     paths: Sequence[Path], table: str, columns: Sequence[str] | None, dictionary: Sequence[str]
 ) -> Content:
-    found = read_files(paths, table, columns, dictionary)
-    good = [(path, item) for path, item in zip(paths, found, strict=True) if isinstance(item, pa.Table)]
-    problems = [str(item) for item in found if isinstance(item, UnreadableError)]
-    versions = Counter(int(item.schema.metadata[_VERSION_KEY]) for _, item in good)
+    contents = read_files(paths, table, columns, dictionary)
+    good = [(path, item) for path, item in zip(paths, contents, strict=True) if isinstance(item, pa.Table)]
+    problems = [str(item) for item in contents if isinstance(item, UnreadableError)]
+    versions = Counter(version_of(item) for _, item in good)
     empty = target(table, columns, dictionary).empty_table()
     whole = pa.concat_tables([empty, *(item for _, item in good)])
     repeats = Repeats(table, lambda path: read_file(path, table))
@@ -218,7 +232,13 @@ def _read_listed(
         whole = pa.concat_tables([empty, *(item for _, item in good)])
     # a chunk for each of many files makes whatever comes next slow
     whole = whole.combine_chunks() if len(good) > _CHUNKS else whole
-    return Content(whole, [*problems, *repeats.problems], repeats.remarks, versions)
+    lines = [one_line(line) for line in (*problems, *repeats.problems)]
+    return Content(whole, lines, [one_line(line) for line in repeats.remarks], versions)
+
+
+def version_of(content: pa.Table) -> int:
+    """The schema version of the file that :func:`read_file` read."""
+    return int(content.schema.metadata[_VERSION_KEY])
 
 
 def load(folder: str | Path, *, columns: Mapping[str, Sequence[str]] | None = None, categories: bool = False) -> Frames:
@@ -241,10 +261,10 @@ def load(folder: str | Path, *, columns: Mapping[str, Sequence[str]] | None = No
     Raises:
         UsageError: the folder holds no results.
     """
-    found = load_quietly(folder, columns=columns, categories=categories)
-    for line in found.lines:
+    loaded = load_quietly(folder, columns=columns, categories=categories)
+    for line in loaded.lines:
         warnings.warn(line, stacklevel=2)
-    return found.frames
+    return loaded.frames
 
 
 def load_quietly(
@@ -253,6 +273,10 @@ def load_quietly(
     """As :func:`load`, for those who say in their own way what it warns of."""
     folder = Path(folder)
     require_results(folder)
+    return _steadily(folder, lambda: _load(folder, columns, categories=categories))
+
+
+def _load(folder: Path, columns: Mapping[str, Sequence[str]] | None, *, categories: bool) -> Loaded:
     frames, lines, versions = {}, [], Counter[int]()
     for table in TABLES:
         dictionary = [name for name in ("trial_id", "parameter") if categories and name in _texts(table, columns)]

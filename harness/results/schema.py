@@ -13,7 +13,10 @@ from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION, OLDEST_VERSION = 3, 3
+SCHEMA_VERSION = 3
+OLDEST_VERSION = 3
+"""The oldest version whose files are read."""
+
 TABLES = ("trials", "curves", "layers")
 
 Role = Literal["identity", "choice", "hardware", "environment", "result", "bulk"]

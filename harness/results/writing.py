@@ -1,12 +1,11 @@
-"""A trial's rows written whole or not at all, and the trials that were killed before theirs.
+"""A trial's rows written whole or not at all, and durable as soon as they are written.
 
-Below the results folder: ``trials``, ``curves`` and ``layers`` with one immutable file per trial, and ``.running``
-with one file per trial that has begun and not ended. A trial that was killed outright leaves the last, from which its
-row is written later.
+Below the results folder: ``trials``, ``curves`` and ``layers`` with immutable files, ``.running`` with a note per trial
+that has begun and not ended, and ``.partial`` with files that are being written. A file in ``.partial`` carries the id
+of its trial, and a living writer holds the lock of that id, so what a killed one left behind can be told apart.
 """
 
 import json
-import os
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,13 +14,17 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
-from harness.errors import UsageError
-from harness.results import merging
-from harness.results.schema import TABLES, arrow_schema
+from harness.results import schema
+from harness.results.locking import let_go, take
+from harness.results.publishing import publish_file
 
 Row = Mapping[str, Any]
+
+RUNNING, PARTIAL = ".running", ".partial"
+"""The folders of what is not finished, within a results folder."""
+
+_WAIT_S = 60.0
 
 
 def new_trial_id() -> str:
@@ -29,61 +32,54 @@ def new_trial_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
 
 
-def prepare(folder: Path) -> list[str]:
-    """Make the results folder, check that it can be written, and set right what was killed earlier.
+def lock_path(folder: Path, owner: str) -> Path:
+    """The lock that a living writer holds; ``owner`` is its trial's id."""
+    return folder / RUNNING / f"{owner}.lock"
 
-    That is :func:`recover` and :func:`harness.merging.finish`.
 
-    Returns:
-        the ids of the recovered trials.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    try:
-        for name in (*TABLES, ".running", ".partial"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        trial = folder / ".partial" / uuid.uuid4().hex
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"results.dir={folder}: cannot write there ({error.strerror}); give a folder that you may write"
-        ) from error
-    merging.finish(folder)
-    return recover(folder)
+def partial_path(folder: Path, kind: str, owner: str, suffix: str) -> Path:
+    """A new name in ``.partial`` that says whose the file is."""
+    return folder / PARTIAL / f"{kind}-{owner}-{uuid.uuid4().hex[:8]}{suffix}"
 
 
 def write_table(folder: Path, table: str, trial_id: str, rows: Sequence[Row]) -> None:
-    """Write the file under a temporary name, flush it to the disk, then rename it: readers see all of it or nothing."""
-    partial = _partial(folder, table, trial_id)
-    content = pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema(table))
-    try:
-        with partial.open("wb") as file:
-            # a file of few rows is all footer: statistics and dictionaries would make it half as large again, and
-            # to begin zstd anew for each column takes most of the time of reading it
-            pq.write_table(content, file, compression="snappy", write_statistics=False, use_dictionary=False)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(folder / table / f"{trial_id}.parquet")
-    finally:
-        # still there only if the disk is full or the write was interrupted
-        partial.unlink(missing_ok=True)
+    """Write a trial's rows of a table as one file, which readers see whole or not at all.
+
+    Raises:
+        OSError: it cannot be written, or there is a file of that name already, which is left as it is.
+    """
+    whole = arrow_rows(table, rows)
+    publish_file(
+        partial_path(folder, table, trial_id, ".parquet"),
+        folder / table / f"{trial_id}.parquet",
+        # a file of few rows is all footer: statistics and dictionaries would make it half as large again, and
+        # to begin zstd anew for each column takes most of the time of reading it
+        lambda file: pq.write_table(whole, file, compression="snappy", write_statistics=False, use_dictionary=False),
+    )
 
 
-def _partial(folder: Path, table: str, trial_id: str) -> Path:
-    return folder / ".partial" / f"{table}-{trial_id}.parquet"
+def arrow_rows(table: str, rows: Sequence[Row]) -> pa.Table:
+    """The rows in the columns of the present schema version."""
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema.arrow_schema(table, schema.SCHEMA_VERSION))
 
 
 class Running:
-    """A trial between its begin and its row: a locked file that holds the row it gets if it is killed outright."""
+    """A trial between its begin and its row: a locked note that holds the row it gets if it is killed outright."""
 
     def __init__(self, folder: Path, row: Row) -> None:
         self._folder, self._trial_id = folder, str(row["trial_id"])
-        self._path = folder / ".running" / f"{self._trial_id}.json"
-        self._lock = FileLock(self._path.with_suffix(".lock"))
-        self._lock.acquire()
-        self._path.write_text(json.dumps(dict(row), default=str))
+        self._path = folder / RUNNING / f"{self._trial_id}.json"
+        self._lock_path = lock_path(folder, self._trial_id)
+        # a process that cleans up may hold the lock for a moment
+        self._lock = take(self._lock_path, wait_s=_WAIT_S)
+        note = json.dumps(dict(row), default=str).encode()
+        try:
+            publish_file(
+                partial_path(folder, "note", self._trial_id, ".json"), self._path, lambda file: file.write(note)
+            )
+        except BaseException:
+            let_go(self._lock_path, self._lock)
+            raise
 
     def finish(self, trial: Row, curves: Sequence[Row], layers: Sequence[Row]) -> None:
         """Write the trial's rows, its terminal row last, and end."""
@@ -91,61 +87,4 @@ class Running:
         write_table(self._folder, "layers", self._trial_id, layers)
         write_table(self._folder, "trials", self._trial_id, [trial])
         self._path.unlink()
-        self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
-
-
-def recover(folder: Path) -> list[str]:
-    """Give each trial that was killed outright (kill -9, power cut, out-of-memory killer) its ``killed`` row.
-
-    Returns:
-        the ids of the trials that got one.
-    """
-    recovered = []
-    for path in sorted((folder / ".running").glob("*.json")):
-        lock = FileLock(path.with_suffix(".lock"), timeout=0)
-        try:
-            with lock:
-                if _recover_one(folder, path):
-                    recovered.append(path.stem)
-        except Timeout:
-            # its process is alive
-            continue
-        Path(lock.lock_file).unlink(missing_ok=True)
-    return recovered
-
-
-def _recover_one(folder: Path, path: Path) -> bool:
-    if not path.exists():
-        return False
-    has_row = (folder / "trials" / f"{path.stem}.parquet").exists()
-    if not has_row:
-        row = _interrupted_row(path)
-        if row is None:
-            return False
-        write_table(folder, "trials", path.stem, [row])
-    for table in TABLES:
-        _partial(folder, table, path.stem).unlink(missing_ok=True)
-    path.unlink()
-    return not has_row
-
-
-def _interrupted_row(path: Path) -> dict[str, Any] | None:
-    """The row in a ``.running`` file; None if the process was killed while it wrote even this."""
-    try:
-        row: dict[str, Any] = json.loads(path.read_text())
-        pa.Table.from_pylist([{**row, "measured_at": None}], schema=_planned_schema())
-    except (ValueError, OverflowError, TypeError, pa.ArrowException):
-        path.unlink()
-        return None
-    killed = {
-        "status": "killed",
-        "error_type": "Killed",
-        "error_message": "the process ended without a word (kill -9, or a full disk?)",
-    }
-    return {**row, **killed, "measured_at": datetime.now(UTC)}
-
-
-def _planned_schema() -> pa.Schema:
-    """What a row can hold before it has ended."""
-    return pa.schema([field.with_nullable(True) for field in arrow_schema("trials")])
+        let_go(self._lock_path, self._lock)

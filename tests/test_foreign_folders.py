@@ -1,0 +1,254 @@
+"""Results folders from anywhere: nothing in one blocks its use or makes this program touch a file outside of it."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_merging import bytes_of
+
+import harness
+from harness import results
+from harness.errors import UsageError
+
+Plant = Callable[[Path, Path], None]
+QUICK = ("device=cpu", "device.threads=1", "model=mlp", "train.steps=2", "train.eval_every=2", "train.warmup_steps=1")
+NOTE = "20300101T000000-abc"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with one real trial, which no test may change."""
+    folder = tmp_path_factory.mktemp("real") / "results"
+    run(folder)
+    return folder
+
+
+def run(folder: Path) -> str:
+    """The id of a trial that ran to its end."""
+    trial = harness.run_trial(harness.load_config([*QUICK, f"results.dir={folder}"])).trial
+    assert trial["status"] == "ok"
+    return str(trial["trial_id"])
+
+
+@pytest.fixture
+def folder(real: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(real, tmp_path / "results"))
+
+
+@pytest.fixture
+def outside(folder: Path) -> Path:
+    """What must stay as it is: files that a path or a link in the folder leads to."""
+    place = folder.with_name("outside")
+    place.mkdir()
+    (place / "canary").write_text("safe")
+    (place / "canary.parquet").write_text("safe")
+    (place / f"{NOTE}.json").write_text(note_of(folder))
+    return place
+
+
+def note_of(folder: Path, **changed: object) -> str:
+    """The note of a trial that was killed: a real one's row, but for what is given."""
+    return json.dumps(results.read(folder, "trials").rows.to_pylist()[0] | {"trial_id": NOTE} | changed, default=str)
+
+
+def note(content: str | bytes, name: str = NOTE) -> Plant:
+    def plant(folder: Path, _outside: Path) -> None:
+        (folder / ".running" / f"{name}.json").write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return plant
+
+
+def changed_note(**changed: object) -> Plant:
+    return lambda folder, outside: note(note_of(folder, **changed))(folder, outside)
+
+
+def lacking_note(folder: Path, outside: Path) -> None:
+    content = json.loads(note_of(folder))
+    del content["trial_key"]
+    note(json.dumps(content))(folder, outside)
+
+
+def link(place: str, target: str, *, with_note: bool = False) -> Plant:
+    def plant(folder: Path, outside: Path) -> None:
+        if with_note:
+            changed_note()(folder, outside)
+        (folder / place).symlink_to(outside / target)
+
+    return plant
+
+
+def directory(place: str, *, with_note: bool = False) -> Plant:
+    def plant(folder: Path, outside: Path) -> None:
+        if with_note:
+            changed_note()(folder, outside)
+        (folder / place).mkdir()
+        (folder / place / "content").write_text("not ours")
+
+    return plant
+
+
+def pipe(place: str) -> Plant:
+    return lambda folder, _outside: os.mkfifo(folder / place)
+
+
+def journal(folder: Path, _outside: Path) -> None:
+    """Of an earlier way of merging: files named in it were removed."""
+    (folder / ".merging").mkdir()
+    replaces = ["../../outside/canary", "../../outside/canary.parquet"]
+    content = {"merged": next((folder / "trials").iterdir()).name, "replaces": replaces}
+    (folder / ".merging" / "trials.json").write_text(json.dumps(content))
+
+
+def taken_name(folder: Path, outside: Path) -> None:
+    note("{}")(folder, outside)
+    (folder / ".running" / f"{NOTE}.json.unreadable").write_text("an earlier one")
+
+
+def odd_name(name: bytes) -> Plant:
+    def plant(folder: Path, _outside: Path) -> None:
+        Path(os.fsdecode(os.fsencode(folder / ".running") + b"/" + name)).write_text("{}")
+
+    return plant
+
+
+NOTES: dict[str, Plant] = {
+    "nothing": note(""),
+    "half": note('{"trial_id": "half", "see'),
+    "empty object": note("{}"),
+    "list": note("[1]"),
+    "deep": note("[" * 100_000),
+    "no UTF-8": note(b"\xff\xfe{}"),
+    "huge": note(" " * (1 << 21)),
+    "column missing": lacking_note,
+    "column null": changed_note(seed=None),
+    "text for a number": changed_note(seed="seven"),
+    "object for a list": changed_note(targets={"a": 1}),
+    "number too large": changed_note(steps=10**20),
+    "lone surrogate": changed_note(init="\ud800"),
+    "other trial": changed_note(trial_id="20300101T000000-abd"),
+    "trial outside": changed_note(trial_id="../../outside/canary"),
+    "long name": lambda folder, outside: note(note_of(folder, trial_id="a" * 240), "a" * 240)(folder, outside),
+    "line break in the name": odd_name(b"a\nb.json"),
+    "name that is no text": odd_name(b"\xff.json"),
+    "only a suffix": odd_name(b".json"),
+    "link to a note outside": link(f".running/{NOTE}.json", f"{NOTE}.json"),
+    "link to nothing": link(f".running/{NOTE}.json", "nothing"),
+    "folder": directory(f".running/{NOTE}.json"),
+    "pipe": pipe(f".running/{NOTE}.json"),
+    "name taken": taken_name,
+}
+OTHERS: dict[str, Plant] = {
+    "lock links outside": link(f".running/{NOTE}.lock", "canary", with_note=True),
+    "lock without a note links outside": link(".running/other.lock", "canary"),
+    "lock is a folder": directory(f".running/{NOTE}.lock", with_note=True),
+    "lock is a pipe": pipe(".running/other.lock"),
+    "partial file links outside": link(f".partial/trials-{NOTE}-0123abcd.parquet", "canary", with_note=True),
+    "partial file is a folder": directory(f".partial/trials-{NOTE}-0123abcd.parquet", with_note=True),
+    "probe links outside": link(".partial/probe-0123abcd", "canary"),
+    "probe in a table links outside": link("trials/.probe-0123abcd", ""),
+    "probe in a table holds a file": directory("trials/.probe-0123abcd"),
+    "row links outside": link(f"trials/{NOTE}.parquet", "canary", with_note=True),
+    "row links to nothing": link(f"trials/{NOTE}.parquet", "nothing.parquet", with_note=True),
+    "row is a folder": directory(f"trials/{NOTE}.parquet", with_note=True),
+    "curves are a pipe": pipe("curves/pipe.parquet"),
+    "journal of an earlier merging": journal,
+    "file that nobody knows": lambda folder, _outside: (folder / ".partial" / "notes.txt").write_text("x") and None,
+}
+
+
+def validate(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command prints; it changes nothing and raises nothing."""
+    before = listing(folder)
+    assert results.main(["validate", str(folder)]) in (0, 1)
+    assert listing(folder) == before
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    printed.out.encode()
+    return printed.out
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def assert_usable(folder: Path, outside: Path, capsys: pytest.CaptureFixture[str]) -> results.Recovered:
+    """Everything works, also twice, and what lies outside is as it was."""
+    canary = bytes_of(outside)
+    validate(folder, capsys)
+    assert len(harness.load(folder).trials) >= 1
+    recovered = results.prepare(folder)
+    assert all("\n" not in line and line.isprintable() for line in recovered.lines)
+    trial_id = run(folder)
+    assert trial_id in set(harness.load(folder).trials["trial_id"])
+    validate(folder, capsys)
+    assert bytes_of(outside) == canary
+    return recovered
+
+
+@pytest.mark.parametrize("plant", NOTES.values(), ids=NOTES)
+def test_note_that_cannot_be_used_is_named_set_aside_and_in_nobodys_way(
+    folder: Path, outside: Path, plant: Plant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(folder, outside)
+    (first,) = [line for line in validate(folder, capsys).splitlines() if line.endswith("the next run sets it aside")]
+    assert str(folder / ".running") in first
+    recovered = assert_usable(folder, outside, capsys)
+    assert recovered.trial_ids == []
+    (line,) = recovered.lines
+    assert line.split("; set aside as ")[0] == first.removesuffix("; the next run sets it aside")
+    assert list((folder / ".running").glob("*.json")) == []
+    assert len(list((folder / ".running").glob("*.unreadable"))) == (2 if plant is taken_name else 1)
+    assert results.prepare(folder) == ([], []), "named once"
+    assert len(results.read(folder, "trials").rows) == 2
+    assert results.problems_in(folder) == []
+    assert len(results.check(folder).notes) == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("plant", OTHERS.values(), ids=OTHERS)
+def test_whatever_else_lies_there_leads_nowhere(
+    folder: Path, outside: Path, plant: Plant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(folder, outside)
+    assert_usable(folder, outside, capsys)
+    for path in folder.rglob("content"):
+        assert path.read_text() == "not ours"
+
+
+@pytest.mark.parametrize("name", [".running", ".partial"])
+def test_bookkeeping_that_lies_elsewhere_is_refused(
+    folder: Path, outside: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    canary = bytes_of(outside)
+    (folder / name).rmdir()
+    (folder / name).symlink_to(outside)
+    assert f"{folder / name}: is a link, which no run follows; remove the link\n" in validate(folder, capsys)
+    for use in (lambda: results.prepare(folder), lambda: run(folder)):
+        with pytest.raises(UsageError, match=rf"results\.dir={folder}: {name} is a link") as error:
+            use()
+        assert "\n" not in str(error.value)
+    assert results.recover(folder) == ([], [])
+    assert len(harness.load(folder).trials) == 1
+    assert bytes_of(outside) == canary
+
+
+def test_usable_note_is_a_row(folder: Path, outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The notes above are unusable by what was changed in them alone."""
+    changed_note()(folder, outside)
+    assert assert_usable(folder, outside, capsys) == ([NOTE], [])
+    assert harness.load(folder).trials.set_index("trial_id").loc[NOTE, "status"] == "killed"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("plant", [*NOTES.values(), *OTHERS.values()], ids=[*NOTES, *OTHERS])
+def test_copy_of_a_foreign_folder_touches_nothing_else(folder: Path, outside: Path, plant: Plant) -> None:
+    plant(folder, outside)
+    before, copy = (listing(folder), bytes_of(outside)), folder.with_name("copy")
+    unreadable = any("cannot be read as Parquet" in problem for problem in results.problems_in(folder))
+    assert results.main(["compact", str(folder), str(copy)]) == unreadable
+    assert (listing(folder), bytes_of(outside)) == before
+    assert copy.exists() != unreadable
