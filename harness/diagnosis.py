@@ -1,6 +1,6 @@
 """Why a layer learns or does not: a few real training steps on a copy of the network, and what they show.
 
-Nothing here knows which initializer filled the network; every verdict follows from measured tensors.
+Nothing here knows which initializer filled the network; every finding follows from measured tensors.
 """
 
 import copy
@@ -18,7 +18,7 @@ from harness.signals import ModuleSignals, Signals
 from harness.train import Batch, optimizer_for, plain_step
 
 KINDS = ("not finite", "dead", "symmetric", "exploding", "vanishing", "delayed", "fine")
-"""What a verdict can be, the gravest first."""
+"""Kinds of findings, the gravest first."""
 
 _MOST_NAMES = 8
 _LATE = "from step"
@@ -29,7 +29,7 @@ LARGEST_RATIO = 1e6
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Finding:
     """One of :data:`KINDS`, and the reason in plain words."""
 
     kind: str
@@ -66,14 +66,14 @@ class Diagnosis:
 
     Attributes:
         steps: each of them, from step 0.
-        layers: layer name -> verdict.
+        layers: layer name -> finding.
         network: the gravest of them, for the whole network.
         mean_field: layer name -> second moment of its output at step 0 by wide-network theory.
     """
 
     steps: list[Step]
-    layers: dict[str, Verdict]
-    network: Verdict
+    layers: dict[str, Finding]
+    network: Finding
     mean_field: dict[str, float]
 
 
@@ -119,40 +119,40 @@ def _take(network: Network, batch: Callable[[int], Batch], config: OptimizerConf
 
 
 class _Judge:
-    """The verdicts, from the steps that were probed."""
+    """The findings, from the steps that were probed."""
 
     def __init__(self, network: Network, trained: Network, steps: list[Step]) -> None:
         self._steps = steps
         self._paths = _Paths(network, steps[0].signals.modules)
         self._late_paths = _Paths(trained, steps[-1].signals.modules)
 
-    def layer(self, name: str) -> Verdict:
+    def layer(self, name: str) -> Finding:
         weight = f"{name}.weight"
         if not all(math.isfinite(step.tensors[weight].gradient_norm) for step in self._steps):
-            return Verdict("not finite", "its gradient is not a finite number")
+            return Finding("not finite", "its gradient is not a finite number")
         with_gradient = [index for index, step in enumerate(self._steps) if step.has_gradient(weight)]
         if not with_gradient:
             return self._without_gradient(name)
         if self._is_symmetric(name, with_gradient):
-            return Verdict("symmetric", "all its units are identical, and so are their gradients")
+            return Finding("symmetric", "all its units are identical, and so are their gradients")
         return self._learning(name, with_gradient)
 
-    def _learning(self, name: str, with_gradient: list[int]) -> Verdict:
+    def _learning(self, name: str, with_gradient: list[int]) -> Finding:
         """Of a layer that has a gradient at some of the steps."""
         start = with_gradient[0]
-        size = self._size(name) if start == 0 else Verdict("fine", "")
+        size = self._size(name) if start == 0 else Finding("fine", "")
         if size.kind == "exploding":
             return size
         if self._dies_late(with_gradient[-1]):
-            return Verdict("dead", f"{_LATE} {with_gradient[-1] + 1} on; {self._late_paths.why_no_gradient(name)[1]}")
+            return Finding("dead", f"{_LATE} {with_gradient[-1] + 1} on; {self._late_paths.why_no_gradient(name)[1]}")
         if start > 0:
             _, why = self._paths.why_no_gradient(name)
-            return Verdict("delayed", f"by {start} step{'s' if start > 1 else ''}; at first {why}")
+            return Finding("delayed", f"by {start} step{'s' if start > 1 else ''}; at first {why}")
         return size
 
-    def _without_gradient(self, name: str) -> Verdict:
+    def _without_gradient(self, name: str) -> Finding:
         underflow, why = self._paths.why_no_gradient(name)
-        return Verdict("vanishing" if underflow else "dead", why)
+        return Finding("vanishing" if underflow else "dead", why)
 
     def _dies_late(self, last_gradient: int) -> bool:
         """Whether the last steps had none, though the loss had: a network that has learned all is not dead."""
@@ -167,18 +167,18 @@ class _Judge:
             and all(self._steps[index].tensors[weight].distinct_gradient_rows == 1 for index in with_gradient)
         )
 
-    def _size(self, name: str) -> Verdict:
+    def _size(self, name: str) -> Finding:
         """Of a layer that learns from step 0: whether signal or gradient left any useful range on the way.
 
         Too large at the first or last step is too large; too small is what does not recover.
         """
         first, last = (self._out_of_range(name, self._steps[index].signals) for index in (0, -1))
-        for verdict in (first, last):
-            if verdict.kind == "exploding":
-                return verdict
-        return first if last.kind == "vanishing" else Verdict("fine", "")
+        for finding in (first, last):
+            if finding.kind == "exploding":
+                return finding
+        return first if last.kind == "vanishing" else Finding("fine", "")
 
-    def _out_of_range(self, name: str, batch_signals: Signals) -> Verdict:
+    def _out_of_range(self, name: str, batch_signals: Signals) -> Finding:
         layer, logits = batch_signals.modules[name], batch_signals.modules[self._paths.layers[-1]]
         images, output = batch_signals.input_moment, layer.output_moment
         # a bounded activation function need not keep the size of raw pixels, nor lose that of faint ones
@@ -188,47 +188,47 @@ class _Judge:
         if gradient > LARGEST_RATIO or 0 < gradient < 1 / LARGEST_RATIO:
             what = f"the norm of its gradient is {math.sqrt(gradient):.0e} times that at the logits"
         if max(above, gradient) > LARGEST_RATIO:
-            return Verdict("exploding", what)
+            return Finding("exploding", what)
         # an exact zero is the work of a zero weight, not of size
         if any(0 < ratio < 1 / LARGEST_RATIO for ratio in (below, gradient)):
-            return Verdict("vanishing", what)
-        return Verdict("fine", "")
+            return Finding("vanishing", what)
+        return Finding("fine", "")
 
-    def network(self, layers: dict[str, Verdict]) -> Verdict:
+    def network(self, layers: dict[str, Finding]) -> Finding:
         losses = [step.signals.loss for step in self._steps]
         if not all(map(math.isfinite, losses)):
             index = next(i for i, loss in enumerate(losses) if not math.isfinite(loss))
-            return Verdict("not finite", f"the loss is not a finite number at step {index}")
-        kinds = {verdict.kind for verdict in layers.values()}
+            return Finding("not finite", f"the loss is not a finite number at step {index}")
+        kinds = {finding.kind for finding in layers.values()}
         kind = min(kinds, key=KINDS.index)
         blown_up = max(losses) > _LOSS_BLOW_UP * max(losses[0], 1.0)
         if kind != "symmetric" and not self._dead_at_first(layers) and (blown_up or "exploding" in kinds):
             # whatever died later died of it
             kind = "exploding"
         if kind == "exploding" and blown_up:
-            return Verdict(kind, f"the loss goes from {losses[0]:.3g} to {max(losses):.3g} in {len(losses)} steps")
+            return Finding(kind, f"the loss goes from {losses[0]:.3g} to {max(losses):.3g} in {len(losses)} steps")
         if kind == "fine":
-            return Verdict("fine", "")
+            return Finding("fine", "")
         return self._shared(kind, layers)
 
-    def _shared(self, kind: str, layers: dict[str, Verdict]) -> Verdict:
-        """The network's verdict, for the layers that have it."""
-        hit = [name for name, verdict in layers.items() if verdict.kind == kind]
+    def _shared(self, kind: str, layers: dict[str, Finding]) -> Finding:
+        """The network's finding, for the layers that have it."""
+        hit = [name for name, finding in layers.items() if finding.kind == kind]
         named = hit if len(hit) <= _MOST_NAMES else [*hit[:3], "...", hit[-1]]
         share = f"{len(hit)} of {len(layers)} layers ({', '.join(named)})"
         if kind == "dead" and not self._dead_at_first(layers):
-            return Verdict("dead", f"the weights of {share} stop getting a gradient")
+            return Finding("dead", f"the weights of {share} stop getting a gradient")
         if kind == "dead":
             root = self._paths.root(hit)
             because = f", because of {root}" if root else ""
-            return Verdict("dead", f"the weights of {share} never get a gradient{because}")
+            return Finding("dead", f"the weights of {share} never get a gradient{because}")
         if kind == "delayed":
             latest = max(self._first_gradient(name) for name in hit)
-            return Verdict("delayed", f"{share} begin to learn up to {latest} step{'s' if latest > 1 else ''} late")
-        return Verdict(kind, share)
+            return Finding("delayed", f"{share} begin to learn up to {latest} step{'s' if latest > 1 else ''} late")
+        return Finding(kind, share)
 
-    def _dead_at_first(self, layers: dict[str, Verdict]) -> bool:
-        return any(verdict.kind == "dead" and not verdict.reason.startswith(_LATE) for verdict in layers.values())
+    def _dead_at_first(self, layers: dict[str, Finding]) -> bool:
+        return any(finding.kind == "dead" and not finding.reason.startswith(_LATE) for finding in layers.values())
 
     def _first_gradient(self, name: str) -> int:
         return next(index for index, step in enumerate(self._steps) if step.has_gradient(f"{name}.weight"))

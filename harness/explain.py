@@ -66,7 +66,7 @@ def explain(config: TrialConfig) -> "Diagnosis":
 
 
 def show(out: "Console", config: TrialConfig, diagnosis: "Diagnosis") -> None:
-    """Print the maps, the moments, and the verdicts."""
+    """Print the maps, the moments, and the diagnoses."""
     out.print(
         f"init={config.labels.init} model={config.labels.model} activation={config.model.activation} "
         f"data={config.data.name} ({config.data.scaling}, {config.data.batches}) "
@@ -124,8 +124,8 @@ def _diagnoses(diagnosis: "Diagnosis") -> "Table":
     table.add_column("layer")
     table.add_column("diagnosis", overflow="fold")
     table.add_column("why", overflow="fold")
-    for layer, verdict in diagnosis.layers.items():
-        table.add_row(layer, verdict.kind, verdict.reason)
+    for layer, finding in diagnosis.layers.items():
+        table.add_row(layer, finding.kind, finding.reason)
     return table
 
 

@@ -278,7 +278,7 @@ def _diagnose(record: _Record, setup: TrialSetup) -> None:
             record.row["diagnosis_reason"] = f"not diagnosed: {' '.join(str(error).split())}"
             return
     record.row.update(diagnosis=result.network.kind, diagnosis_reason=result.network.reason)
-    record.row["layer_diagnoses"] = json.dumps({name: str(verdict) for name, verdict in result.layers.items()})
+    record.row["layer_diagnoses"] = json.dumps({name: str(finding) for name, finding in result.layers.items()})
 
 
 def _warm_up(record: _Record, setup: TrialSetup) -> None:

@@ -1,4 +1,4 @@
-"""Why layers learn or not: the whole truth table of the zero-kernel theorem, and verdicts on planted faults.
+"""Why layers learn or not: the whole truth table of the zero-kernel theorem, and findings on planted faults.
 
 Everything runs in float64 on a narrow copy of the article's network, where "zero" and "not zero" are exact.
 """
@@ -199,7 +199,7 @@ def zero(network: Network, *names: str) -> Network:
 
 
 def kinds(network: Network) -> dict[str, str]:
-    return {name: verdict.kind for name, verdict in diagnosis.diagnose(network, batch(), SGD).layers.items()}
+    return {name: finding.kind for name, finding in diagnosis.diagnose(network, batch(), SGD).layers.items()}
 
 
 def test_zero_last_layer_of_a_branch_trains() -> None:
@@ -225,8 +225,8 @@ def test_branch_scaled_by_zero_begins_one_step_late(init: str) -> None:
     network = residual(f"init={init}")
     found = diagnosis.diagnose(network, batch(), SGD)
     assert found.network.kind == "delayed"
-    verdict = found.layers["block1_conv1"]
-    assert str(verdict) == (
+    finding = found.layers["block1_conv1"]
+    assert str(finding) == (
         "delayed: by 1 step; at first its gradient is blocked by block1: the scale of that branch is zero"
     )
     assert found.layers["stem"].kind == found.layers["fc"].kind == "fine"
@@ -236,7 +236,7 @@ def test_scale_and_last_layer_both_zero_are_stuck() -> None:
     """Two zero factors on one path; biases zero too."""
     network = zero(residual("init=skipinit"), "block1_conv2.weight")
     found = diagnosis.diagnose(network, batch(), SGD)
-    assert {name for name, verdict in found.layers.items() if verdict.kind == "dead"} == {
+    assert {name for name, finding in found.layers.items() if finding.kind == "dead"} == {
         "block1_conv1",
         "block1_conv2",
     }
@@ -249,10 +249,10 @@ def test_fixup_trains_every_layer_within_three_steps() -> None:
     assert found.network.kind == "delayed"
 
 
-# verdicts on faults planted by hand
+# findings on faults planted by hand
 
 
-def verdict_of(network: Network, layer: str) -> str:
+def finding_of(network: Network, layer: str) -> str:
     return str(diagnosis.diagnose(network, batch(), SGD).layers[layer])
 
 
@@ -266,10 +266,10 @@ def verdict_of(network: Network, layer: str) -> str:
     ],
 )
 def test_zero_kernel_is_named_in_every_layers_reason(layer: str, words: str) -> None:
-    assert verdict_of(narrow(zero=("conv2",)), layer) == words
+    assert finding_of(narrow(zero=("conv2",)), layer) == words
 
 
-def test_network_verdict_names_the_layer_to_blame() -> None:
+def test_network_finding_names_the_layer_to_blame() -> None:
     found = diagnosis.diagnose(narrow(zero=("conv3",)), batch(), SGD).network
     assert found.kind == "dead"
     assert found.reason.startswith("the weights of 6 of 6 layers")
@@ -280,18 +280,18 @@ def test_dead_units_by_a_negative_bias_are_named() -> None:
     network = narrow()
     with torch.no_grad():
         network.parametrised()["conv3"].bias.fill_(-100)
-    assert verdict_of(network, "conv1") == (
+    assert finding_of(network, "conv1") == (
         "dead: its gradient is blocked by conv3, which keeps every unit where the derivative is 0"
     )
-    assert verdict_of(network, "conv3") == "dead: it keeps every unit where the derivative is 0"
-    assert verdict_of(network, "conv4") == "dead: its input is zero, for no unit of conv3 is ever active"
+    assert finding_of(network, "conv3") == "dead: it keeps every unit where the derivative is 0"
+    assert finding_of(network, "conv4") == "dead: its input is zero, for no unit of conv3 is ever active"
 
 
 def test_a_zero_weight_behind_blocks_by_its_weight() -> None:
     """Tanh lets the gradient through at 0, so it is the two zero weights that block each other."""
     network = narrow("tanh", zero=("conv2", "fc2"))
-    assert verdict_of(network, "conv2") == "dead: its gradient is blocked by fc2, whose weight is zero"
-    assert verdict_of(network, "fc2") == "dead: its input is zero, for conv2 outputs only zeros"
+    assert finding_of(network, "conv2") == "dead: its gradient is blocked by fc2, whose weight is zero"
+    assert finding_of(network, "fc2") == "dead: its input is zero, for conv2 outputs only zeros"
 
 
 def test_delay_is_counted() -> None:
@@ -342,8 +342,8 @@ def test_symmetry_of_one_layer_alone_is_no_symmetry() -> None:
     assert found.layers["conv2"].kind == "fine"
 
 
-def test_verdict_does_not_ask_for_the_initializers_name() -> None:
-    """A user's own initializer gets the verdict of what it drew."""
+def test_finding_does_not_ask_for_the_initializers_name() -> None:
+    """A user's own initializer gets the finding of what it drew."""
 
     def half_zero(shape: torch.Size, *, generator: torch.Generator, site: initializers.Site) -> torch.Tensor:
         drawn = torch.randn(shape, generator=generator) * 0.1
@@ -410,7 +410,7 @@ def test_network_that_has_learned_its_batch_is_not_dead() -> None:
 def test_weights_and_inputs_that_never_meet_block_and_do_not_underflow() -> None:
     """The identity: its last layer reads the first ten pixels, which are blank."""
     found = trained_by("init=identity", "model=article")
-    assert not any("number format" in str(verdict) for verdict in found.layers.values())
+    assert not any("number format" in str(finding) for finding in found.layers.values())
 
 
 def test_raw_pixels_are_no_reason_to_call_a_bounded_network_vanishing() -> None:

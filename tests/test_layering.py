@@ -72,6 +72,16 @@ def test_config_needs_neither_hydra_nor_torch() -> None:
         assert roots <= {"harness", *sys.stdlib_module_names}
 
 
+def test_all_there_is_to_know_of_a_results_folder_has_one_address() -> None:
+    """Outside ``harness/results`` nobody imports from its modules."""
+    outside = [path for path in MODULES if path.parent.name != "results"] + sorted((ROOT / "scripts").glob("*.py"))
+    modules = {path.stem for path in (ROOT / "harness/results").glob("[!_]*.py")}
+    assert {"schema", "writing", "reading"} <= modules
+    for path in outside:
+        insides = {name for name in imported(path) if name.removeprefix("harness.results.").split(".")[0] in modules}
+        assert not {name for name in insides if name.startswith("harness.results.")}, path.name
+
+
 def test_kernels_import_torch_and_triton_only() -> None:
     for path in (ROOT / "kernels").glob("*.py"):
         roots = {name.split(".")[0] for name in imported(path)}
