@@ -369,7 +369,7 @@ def kills(work: Callable[[], object], place: Path) -> Iterator[int]:
 
 
 def glob_rows(folder: Path) -> list[int]:
-    """The rows of each table as a reader by glob sees them; none, if there is no such folder."""
+    """How many rows of each table a reader by glob sees."""
     return [pl.scan_parquet(folder / table / "*.parquet").select(pl.len()).collect().item() for table in TABLES]
 
 
@@ -382,6 +382,7 @@ def kill_everywhere(folder: Path, copy: Path) -> None:
         assert bytes_of(folder) == there
         seen.add(copy.exists())
         if copy.exists():
+            assert sorted(bytes_of(copy)) == sorted(f"{table}/part-00000.parquet" for table in TABLES)
             assert glob_rows(copy) == [4, 44, 8]
             assert_same(copy, before)
             shutil.rmtree(copy)

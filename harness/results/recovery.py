@@ -56,18 +56,19 @@ def prepare(folder: Path) -> Recovered:
 
     Raises:
         UsageError: it cannot be written.
+        OSError: the disk is too full for the row of a killed trial.
     """
     try:
         _make(folder)
         _probe(folder)
-        recovered = recover(folder)
-        _clean(folder)
     except UnlockableError as error:
         raise UsageError(f"results.dir={folder}: cannot lock a file there ({error}); give another folder") from error
     except OSError as error:
         raise UsageError(
             f"results.dir={folder}: cannot write there ({error.strerror}); give a folder that you may write"
         ) from error
+    recovered = recover(folder)
+    _clean(folder)
     return recovered
 
 
