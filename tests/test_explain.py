@@ -42,7 +42,11 @@ def test_a_deep_network_fits_the_page(capsys: pytest.CaptureFixture[str]) -> Non
         (["init=zero,glorot"], 2, "Ambiguous value for argument 'init=zero,glorot'"),
         (["--config-dir=nowhere"], 2, "argument --config-dir: nowhere: no such folder"),
         (["--config-dir"], 2, "argument --config-dir: expected one argument"),
-        (["init.gain=much"], 2, "init.gain=much is not allowed; give a finite number, auto or torch"),
+        (
+            ["init.gain=much"],
+            2,
+            "init.gain=much: neither a finite number nor a rule; give a finite number, auto or torch",
+        ),
         (["init=lsuv", "+init.layers.conv2=zeros", "device=cpu"], 1, "lsuv: the output of layer 'conv2' does not vary"),
     ],
     ids=["choice", "switch", "sweep", "folder", "no-folder", "gain", "refused"],
