@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import settings
 
 import harness
 from harness import TrialConfig
+from harness.results import reading, schema
 
 # run by test_kernels.py, in processes of their own
 collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
@@ -41,3 +43,21 @@ def run_command(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]
 def command(tmp_path: Path) -> Command:
     """``command(*arguments)``: the command line, in the test's own folder."""
     return lambda *arguments: run_command(*arguments, cwd=tmp_path)
+
+
+@pytest.fixture
+def evolve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+    """``evolve()``: from now on the program is one of the next schema version, with one column more in trials."""
+    caches = (schema.arrow_schema, reading._stored)
+
+    def now() -> int:
+        following = schema.SCHEMA_VERSION + 1
+        like = next(column for column in schema.COLUMNS["trials"] if column.name == "error_message")
+        later = replace(like, name="later", since=following)
+        monkeypatch.setitem(schema.COLUMNS, "trials", [*schema.COLUMNS["trials"], later])
+        monkeypatch.setattr(schema, "SCHEMA_VERSION", following)
+        return following
+
+    yield now
+    for cache in caches:
+        cache.cache_clear()

@@ -17,6 +17,7 @@ from made_trials import Row, folder, trial
 
 import harness
 from harness import results
+from harness.compare import checks
 from harness.compare.command import main
 from harness.compare.folders import names, promote
 from harness.errors import UsageError
@@ -340,22 +341,27 @@ def test_a_copied_file_counts_once_and_is_said(compare: Compare, base: Path, wor
     assert err == f"warning: trials: rows that are there twice are counted once: {where}\n"
 
 
-def first_version(path: Path) -> None:
-    """Write the trials as the schema's first version had them."""
-    for file in (path / "trials").iterdir():
-        rows = pq.ParquetFile(file).read()
-        old = arrow_schema("trials", 1)
-        pq.write_table(rows.select(old.names).cast(old), file)
-
-
-def test_mixed_schema_versions_are_said_and_what_they_hide(compare: Compare, base: Path, again: Path) -> None:
+def test_mixed_schema_versions_are_said_and_what_they_hide(
+    compare: Compare, base: Path, again: Path, evolve: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "mixed schema versions" not in compare(base, again, *JUDGED)[1]
-    first_version(again)
+    old = evolve() - 1
+    monkeypatch.setattr(checks, "COLUMNS", (*checks.COLUMNS, "later"))
+    rows = [row | {"later": "new"} for row in read_trials(again)]
+    shutil.rmtree(again / "trials")
+    results.prepare(again)
+    for row in rows:
+        results.write_table(again, "trials", row["trial_id"], [row])
     code, out, _ = compare(base, again, *JUDGED)
     (line,) = [line for line in out.splitlines() if "mixed schema versions" in line]
-    versions = f"{base} is of version 2, {again} is of version 1"
-    hidden = "version 1 does not record kernel_precision, so that nobody can say whether these differ."
+    versions = f"{base} is of version {old}, {again} is of version {old + 1}"
+    hidden = f"version {old} does not record later, so that nobody can say whether these differ."
     assert (code, line) == (0, f"note: mixed schema versions: {versions}; {hidden}")
+
+
+def read_trials(path: Path) -> list[Row]:
+    """The rows of trials of a folder."""
+    return [row for file in sorted((path / "trials").iterdir()) for row in pq.ParquetFile(file).read().to_pylist()]
 
 
 def real_runs(results_dir: Path, lr: float, seeds: int = 7) -> Path:
@@ -394,6 +400,7 @@ def test_real_runs_repeat_and_a_changed_program_is_worse(tmp_path: Path) -> None
 
 _WITHOUT_TORCH = """
 import sys
+from harness.compare import checks
 from harness.compare.command import main
 code = main(sys.argv[1:])
 assert not {"torch", "triton"} & set(sys.modules), "torch was imported"

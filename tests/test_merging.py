@@ -8,10 +8,9 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import duckdb
 import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
@@ -287,6 +286,7 @@ def test_row_groups_are_bounded_in_bytes(folder: Path, copy: Path, monkeypatch: 
 PEAK = """
 import re, sys
 from pathlib import Path
+from typing import Any
 from harness import results
 results.compact(Path(sys.argv[1]), Path(sys.argv[2]))
 print(re.search("VmHWM: *\t *([0-9]+)", Path("/proc/self/status").read_text())[1])
@@ -510,22 +510,7 @@ def test_disk_that_is_full_costs_nothing(folder: Path, copy: Path, monkeypatch: 
 # several versions of the schema
 
 
-@pytest.fixture
-def evolve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
-    """``evolve()``: from now on the program is one of the next schema version, with one column more in trials."""
-    caches = (schema.arrow_schema, reading._stored)
-
-    def now() -> int:
-        following = schema.SCHEMA_VERSION + 1
-        like = next(column for column in COLUMNS["trials"] if column.name == "error_message")
-        later = replace(like, name="later", since=following)
-        monkeypatch.setitem(schema.COLUMNS, "trials", [*COLUMNS["trials"], later])
-        monkeypatch.setattr(schema, "SCHEMA_VERSION", following)
-        return following
-
-    yield now
-    for cache in caches:
-        cache.cache_clear()
+README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.fixture(params=["older first", "newer first"])
@@ -542,21 +527,15 @@ def two_versions(request: pytest.FixtureRequest, tmp_path: Path, evolve: Callabl
     return folder
 
 
-LINES = {
-    "pandas with the schema": "pd.read_parquet(folder, schema=arrow_schema('trials', schema.SCHEMA_VERSION))",
-    "pandas alone": "pd.concat(map(pd.read_parquet, sorted(folder.glob('*.parquet'))))",
-    "DuckDB": """duckdb.sql(f"from read_parquet('{folder}/*.parquet', union_by_name=true)").df()""",
-    "Polars": "pl.concat(map(pl.read_parquet, sorted(folder.glob('*.parquet'))), how='diagonal').to_pandas()",
-}
-
-
-@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
-def test_lines_for_other_readers_read_every_row_and_column_of_two_versions(two_versions: Path, line: str) -> None:
-    names = {"pd": pd, "pl": pl, "duckdb": duckdb, "schema": schema, "arrow_schema": arrow_schema}
-    frame = eval(line, names | {"folder": two_versions / "trials"})  # noqa: S307 - the lines above
-    assert sorted(frame["trial_id"]) == sorted(f"trial{index:05d}" for index in (0, 1, 10, 11))
-    assert list(frame["later"].dropna()) == ["new", "new"]
-    assert set(frame) == set(arrow_schema("trials", schema.SCHEMA_VERSION).names)
+def test_the_readmes_lines_for_other_readers_read_every_row_and_column_of_two_versions(two_versions: Path) -> None:
+    (block,) = (text for text in README.read_text().split("```python\n") if "union_by_name" in text)
+    names: dict[str, Any] = {}
+    exec(block.split("```")[0].replace("outputs/results", str(two_versions)), names)  # noqa: S102 - the README's lines
+    read = {name: names[name] for name in ("by_pandas", "by_duckdb")} | {"by_polars": names["by_polars"].to_pandas()}
+    for name, frame in read.items():
+        assert sorted(frame["trial_id"]) == sorted(f"trial{index:05d}" for index in (0, 1, 10, 11)), name
+        assert list(frame["later"].dropna()) == ["new", "new"], name
+        assert set(frame) == set(arrow_schema("trials", schema.SCHEMA_VERSION).names), name
 
 
 def test_older_files_are_read_with_nulls_beside_newer_ones(two_versions: Path) -> None:

@@ -215,8 +215,8 @@ def test_wrong_commands_are_one_line(report: Report, arguments: list[str]) -> No
     assert err.startswith("error: ")
 
 
-def spoil(folder: Path) -> None:
-    """A truncated, a foreign and a newer file, and one of version 1, beside the good ones."""
+def spoil(folder: Path, evolve: Callable[[], int]) -> None:
+    """A truncated, a foreign and a too new file, and one of the next version, beside the good ones."""
     trials = folder / "trials"
     good = sorted(trials.glob("*.parquet"))
     (trials / "y-truncated.parquet").write_bytes(good[0].read_bytes()[:-40])
@@ -224,13 +224,15 @@ def spoil(folder: Path) -> None:
     newer = arrow_schema("trials")
     newer = newer.with_metadata({**newer.metadata, b"initbench.schema_version": b"99"})
     pq.write_table(pa.Table.from_pylist([], schema=newer), trials / "y-newer.parquet")
-    kept = arrow_schema("trials", 1).names
-    old = {name: value for name, value in made_results.trial(99, init="quick").items() if name in kept}
-    pq.write_table(pa.Table.from_pylist([old], schema=arrow_schema("trials", 1)), trials / "z-old.parquet")
+    old = evolve() - 1
+    row = made_results.trial(99, init="quick", later="new")
+    pq.write_table(pa.Table.from_pylist([row], schema=arrow_schema("trials", old + 1)), trials / "z-next.parquet")
 
 
-def test_files_that_cannot_be_used_are_named_and_the_rest_reported(report: Report, folder: Path) -> None:
-    spoil(folder)
+def test_files_that_cannot_be_used_are_named_and_the_rest_reported(
+    report: Report, folder: Path, evolve: Callable[[], int]
+) -> None:
+    spoil(folder, evolve)
     code, out, err = report(folder, "--format", "json")
     lines = err.splitlines()
     assert code == 0
