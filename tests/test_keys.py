@@ -15,7 +15,8 @@ from conftest import QUICK, Configure
 
 import harness
 from harness import TrialConfig, analysis, initializers, models, rows
-from harness.compare.pairs import labels, units
+from harness.compare.pairs import seed_results
+from harness.compare.preparation import named_arms
 from harness.compose import CONF_DIR
 from harness.config import INCIDENTAL, LayerConfig, leaves
 from harness.errors import UsageError
@@ -118,9 +119,10 @@ def test_a_setting_makes_another_arm_exactly_if_it_makes_another_key(config: Tri
     curves = [row for trial in pair for row in made_results.curve(trial["trial_id"], [0.1, 0.95])]
     table = analysis.ranking(made_results.frames(pair, curves), target=0.5).table
     assert (len(table), table["arm"].nunique()) == (arms, arms)
-    compared = units(pd.DataFrame(pair))
-    assert len({unit.arm for unit in compared}) == arms
-    assert len(set(labels(compared).values())) == arms
+    compared = seed_results(pd.DataFrame(pair))
+    assert len({result.arm for result in compared}) == arms
+    assert set(named_arms(compared).values()) == set(table["arm"])
+    assert len(named_arms(compared)) == arms
     assert len(compared) == (1 if setting in INCIDENTAL else 2)
 
 

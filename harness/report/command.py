@@ -8,8 +8,8 @@ from typing import NoReturn
 
 from harness.errors import UsageError
 from harness.report.content import content
-from harness.report.folder import read
 from harness.report.page import html
+from harness.report.selection import read
 from harness.report.text import as_json, markdown
 
 _FORMS = {"html": html, "md": markdown, "json": as_json}

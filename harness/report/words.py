@@ -177,9 +177,9 @@ def facts(trials: pd.DataFrame, arms: int, by: Sequence[str]) -> str:
     )
 
 
-def planned(found: analysis.Completeness, *, whole: bool) -> list[str]:
+def planned(completeness: analysis.Completeness, *, whole: bool) -> list[str]:
     """Planned, recorded, failed and missing trials of the folder; ``whole``: whether the report is on all of it."""
-    sweeps = found.sweeps
+    sweeps = completeness.sweeps
     named = sweeps[sweeps["sweep_id"].notna()]
     lines = []
     of_folder = "" if whole else "In the whole folder: "
@@ -191,7 +191,5 @@ def planned(found: analysis.Completeness, *, whole: bool) -> list[str]:
         )
     loose = int(sweeps.loc[sweeps["sweep_id"].isna(), "recorded"].sum())
     if loose:
-        lines.append(
-            f"{of_folder}{counted(loose, 'trial')} without a recorded plan (run from Python, or by schema version 1)."
-        )
+        lines.append(f"{of_folder}{counted(loose, 'trial')} without a recorded plan (run from Python).")
     return lines
