@@ -22,7 +22,7 @@ from harness.config import INCIDENTAL, LayerConfig, leaves
 from harness.errors import UsageError
 from harness.metrics import weights_sha256
 from harness.resolution import resolved
-from harness.results import COLUMNS, SPEED
+from harness.results import COLUMNS, SPEED, arm_columns, arm_names
 
 OTHER: dict[str, Any] = {
     "seed": 1,
@@ -246,3 +246,16 @@ def test_every_column_has_a_role_and_every_choice_a_setting(config: TrialConfig)
         assert not column.source or column.source in settings, column.name
         assert column.speed == "none" or column.role == "choice", column.name
     assert {"device_model", "cpu_model", "threads", "kernel"} <= set(SPEED)
+
+
+def test_arms_that_no_choice_tells_apart_have_their_key_in_the_name() -> None:
+    """One definition for the report, the comparison and the table on the terminal."""
+    columns = {"init": ["a", "a", "b", "b"], "lr": [0.1, 0.1, 0.1, 0.1]}
+    assert arm_columns(columns, ["1", "1", "2", "2"]) == ["init"]
+    assert arm_names(columns, ["1", "1", "2", "2"]) == {"1": "init=a", "2": "init=b"}
+    assert arm_columns(columns, ["1", "3", "2", "2"]) == ["init", "arm_key"]
+    assert arm_names(columns, ["1", "3", "2", "2"]) == {
+        "1": "init=a arm_key=1",
+        "3": "init=a arm_key=3",
+        "2": "init=b arm_key=2",
+    }

@@ -128,7 +128,7 @@ def test_curves_with_values_that_are_not_finite(tmp_path: Path) -> None:
         row["train_loss"] = None if row["step"] > 50 or row["trial_id"] == trials[0]["trial_id"] else 2.0
     made_results.write(tmp_path / "r", trials, curves)
     frames, _ = read(tmp_path / "r")
-    first = content(frames, tmp_path / "r", []).curves[0]
+    first = content(frames, tmp_path / "r", []).pictures.curves[0]
     assert first.step == list(range(0, 101, 10))
     assert first.bands["train_loss"][1] == [2.0] * 6 + [None] * 5
     assert first.bands["test_accuracy"][1][-1] == 0.95
@@ -310,7 +310,7 @@ def test_the_map_counts_bit_equal_apart_from_strength(tmp_path: Path) -> None:
         row["update_norm"] = 0.0 if row["bit_equal"] else 10.0
     # conv1.weight moved in neither
     moved[0] |= {"bit_equal": True, "update_norm": 0.0}
-    drawn = built(tmp_path, [*moved, *still]).heat[0]
+    drawn = built(tmp_path, [*moved, *still]).pictures.heat[0]
     cells = dict(zip(drawn.parameters, zip(drawn.strength, drawn.equal, strict=True), strict=True))
     assert (drawn.n, drawn.steps) == (2, [1])
     assert cells["conv1.weight"] == ([None], [2])
@@ -325,7 +325,7 @@ def test_signals_are_medians_before_and_after_training(tmp_path: Path) -> None:
         for step in (0, 10)
         for row in made_report.layers(f"trial0000{seed}", step)
     ]
-    signals = built(tmp_path, layers).signals[0]
+    signals = built(tmp_path, layers).pictures.signals[0]
     assert signals.first.layers == ["conv1", "conv2", "conv3", "conv4", "fc1", "fc2"]
     assert signals.first.moment == [1.5] * 6
     assert signals.last.moment == [11.5] * 6

@@ -12,7 +12,18 @@ from harness.analysis import Frames
 from harness.errors import UsageError
 from harness.report import machine, ranking_view, series, words
 from harness.report.arms import Arms, constants, described, failures, filters, number
-from harness.report.model import ArmView, ClockView, CompletenessView, CurveView, FailureRow, Report, SweepRow
+from harness.report.model import (
+    ArmView,
+    ClockView,
+    CompletenessView,
+    CurveView,
+    FailureRow,
+    Heading,
+    Methods,
+    Pictures,
+    Report,
+    SweepRow,
+)
 from harness.report.selection import narrowed
 from harness.results import STATUSES
 from harness.wording import counted
@@ -40,39 +51,47 @@ def content(frames: Frames, folder: Path, problems: Sequence[str], where: Sequen
     if not in_steps:
         raise UsageError(f"{folder}: no trial has a target to rank by; run with train.targets=[0.5,0.9], say")
     default = ranking_view.chosen(in_steps)
-    best = in_steps[default].table
-    arms = number(frames.trials, labels, best.loc[best["n"] > 0, "arm"].tolist())
-    views, curves = described(arms), series.curves(frames, arms)
-    heat, heat_range = series.heat(frames, arms)
-    environments = machine.environments(arms)
+    arms = number(frames.trials, labels, ranking_view.finished(in_steps[default]))
+    views, pictures, environments = described(arms), _pictures(frames, arms), machine.environments(arms)
     return Report(
-        version=version("initbench"),
-        made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        title=folder.resolve().name or str(folder),
-        facts="; ".join([words.facts(frames.trials, len(arms.names), arms.by), *(f"only {part}" for part in where)]),
+        heading=_heading(folder, words.facts(frames.trials, len(arms.names), arms.by), where),
         by=arms.by,
         arms=views,
         filters=filters(arms, views),
         statuses=list(STATUSES),
         default_target=default,
         top=SHOWN_ARMS,
-        clocks=[_clock(clock, arms, views, curves) for clock in clocks],
-        method=words.METHOD,
-        method_logrank=words.METHOD_LOGRANK,
-        method_profile=words.METHOD_PROFILE,
+        clocks=[_clock(clock, arms, views, pictures.curves) for clock in clocks],
+        methods=Methods(words.METHOD, words.METHOD_LOGRANK, words.METHOD_PROFILE),
         left_out=words.left_out(arms, in_steps[default].target),
-        metrics=series.METRICS,
-        curves=curves,
-        thinned="Evaluated steps are thinned for this page." if series.is_thinned(frames, arms) else "",
-        heat=heat,
-        heat_range=heat_range,
-        signals=series.signals(frames, arms),
+        pictures=pictures,
         throughput=machine.throughput(arms),
         completeness=_completeness(frames, whole, problems, failures(arms)),
         environments=environments,
         environment_note=machine.environment_note(environments),
         packages=machine.packages(arms),
         constants=constants(arms),
+    )
+
+
+def _heading(folder: Path, facts: str, where: Sequence[str]) -> Heading:
+    return Heading(
+        version=version("initbench"),
+        made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        title=folder.resolve().name or str(folder),
+        facts="; ".join([facts, *(f"only {part}" for part in where)]),
+    )
+
+
+def _pictures(frames: Frames, arms: Arms) -> Pictures:
+    heat, heat_range = series.heat(frames, arms)
+    return Pictures(
+        metrics=series.METRICS,
+        curves=series.curves(frames, arms),
+        thinned="Evaluated steps are thinned for this page." if series.is_thinned(frames, arms) else "",
+        heat=heat,
+        heat_range=heat_range,
+        signals=series.signals(frames, arms),
     )
 
 

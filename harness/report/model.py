@@ -306,14 +306,51 @@ class EnvironmentRow:
 
 
 @dataclass(frozen=True)
+class Heading:
+    """What stands above and below everything: version of this program, when, name of the folder, how much there is."""
+
+    version: str
+    made_at: str
+    title: str
+    facts: str
+
+
+@dataclass(frozen=True)
+class Methods:
+    """What mean, verdict and p are; the same of the log-rank test, and of performance profiles."""
+
+    method: str
+    method_logrank: str
+    method_profile: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What figures are made of, by arm.
+
+    Attributes:
+        metrics: column of the curves -> its title.
+        curves: arm -> its curves.
+        thinned: a remark if evaluated steps are thinned.
+        heat: arm -> map of movement.
+        heat_range: lowest and highest power of ten in the maps.
+        signals: arm -> signals by layer.
+    """
+
+    metrics: dict[str, str]
+    curves: dict[int, CurveView]
+    thinned: str
+    heat: dict[int, HeatMap]
+    heat_range: tuple[int, int]
+    signals: dict[int, SignalView]
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that a report says.
 
     Attributes:
-        version: of this program.
-        made_at: when.
-        title: name of the folder.
-        facts: how much there is.
+        heading: title and facts.
         by: the columns that tell arms apart.
         arms: by their numbers.
         filters: of the page.
@@ -321,16 +358,9 @@ class Report:
         default_target: place of the target shown at first.
         top: how many arms the figures draw at first.
         clocks: steps, then the seconds of each machine.
-        method: what mean, verdict and p are.
-        method_logrank: the same of the log-rank test.
-        method_profile: the same of performance profiles.
+        methods: how to read the numbers.
         left_out: what is not shown of so many arms.
-        metrics: column of the curves -> its title.
-        curves: arm -> its curves.
-        thinned: a remark if evaluated steps are thinned.
-        heat: arm -> map of movement.
-        heat_range: lowest and highest power of ten in the maps.
-        signals: arm -> signals by layer.
+        pictures: what figures are made of.
         throughput: speed.
         completeness: what is there.
         environments: the commonest first.
@@ -339,10 +369,7 @@ class Report:
         constants: choices that are the same in every trial, and their values.
     """
 
-    version: str
-    made_at: str
-    title: str
-    facts: str
+    heading: Heading
     by: list[str]
     arms: list[ArmView]
     filters: list[Filter]
@@ -350,16 +377,9 @@ class Report:
     default_target: int
     top: int
     clocks: list[ClockView]
-    method: str
-    method_logrank: str
-    method_profile: str
+    methods: Methods
     left_out: list[str]
-    metrics: dict[str, str]
-    curves: dict[int, CurveView]
-    thinned: str
-    heat: dict[int, HeatMap]
-    heat_range: tuple[int, int]
-    signals: dict[int, SignalView]
+    pictures: Pictures
     throughput: ThroughputView
     completeness: CompletenessView
     environments: list[EnvironmentRow]

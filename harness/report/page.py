@@ -16,8 +16,8 @@ POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 _NOT_DRAWN = (
-    *("version", "made_at", "title", "facts", "by", "method", "method_logrank", "method_profile", "left_out"),
-    *("thinned", "completeness", "environments", "environment_note", "packages", "constants"),
+    *("heading", "by", "methods", "left_out", "pictures"),
+    *("completeness", "environments", "environment_note", "packages", "constants"),
 )
 """Fields of a report that stand in the page as text, and so not in the data of its script."""
 
@@ -32,7 +32,7 @@ def html(report: Report) -> str:
         report=report,
         policy=POLICY,
         css=Markup(_own("report.css")),  # noqa: S704 - our own file
-        blob=Markup(blob(as_dict(report, without=_NOT_DRAWN))),  # noqa: S704 - blob escapes
+        blob=Markup(blob(as_dict(report, without=_NOT_DRAWN) | as_dict(report.pictures))),  # noqa: S704 - blob escapes
         plotly=Markup(_plotly()),  # noqa: S704 - the package's own file
         script=Markup(_own("charts.js") + _own("page.js")),  # noqa: S704 - our own files
     )

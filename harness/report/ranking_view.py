@@ -91,6 +91,11 @@ def chosen(rankings: Sequence[Ranking]) -> int:
     return max(reached, default=0)
 
 
+def finished(ranking: Ranking) -> list[str]:
+    """The labels of the arms with finished runs, the best first."""
+    return [str(label) for label in ranking.table.loc[ranking.table["n"] > 0, "arm"]]
+
+
 def entries(clock: Clock, arms: Arms, views: Sequence[ArmView]) -> list[RankingView]:
     """What the page needs of each target: label, caption, conclusion and rows."""
     trials = clock.frames.trials

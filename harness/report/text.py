@@ -8,7 +8,7 @@ from harness.report.model import RankingRow, RankingView, Report, as_dict
 from harness.report.numbers import percent, probability, shown, to
 
 _MOST_ROWS, _LAST_ROWS = 20, 5
-_OF_PICTURES = ("curves", "metrics", "heat", "heat_range", "signals", "statuses", "top", "filters", "clocks")
+_NOT_AS_THEY_ARE = ("heading", "statuses", "top", "filters", "clocks", "methods", "pictures")
 
 
 def as_json(report: Report) -> str:
@@ -16,7 +16,9 @@ def as_json(report: Report) -> str:
     names = [arm.name for arm in report.arms]
     by_time = [{"where": clock.where, "ranking": _named(clock.ranking, names)} for clock in report.clocks[1:]]
     rankings = {"ranking": _named(report.ranking, names), "ranking_by_time": by_time}
-    return json.dumps(as_dict(report, _OF_PICTURES) | rankings, default=as_dict, indent=1, allow_nan=False) + "\n"
+    texts = as_dict(report.heading) | as_dict(report.methods) | {"thinned": report.pictures.thinned}
+    every = texts | as_dict(report, without=_NOT_AS_THEY_ARE) | rankings
+    return json.dumps(every, default=as_dict, indent=1, allow_nan=False) + "\n"
 
 
 def _named(entries: Sequence[RankingView], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -28,7 +30,7 @@ def _named(entries: Sequence[RankingView], names: Sequence[str]) -> list[dict[st
 def markdown(report: Report) -> str:
     """Return conclusion, a ranking per target in steps and one in seconds per machine, throughput and completeness."""
     default = report.shown
-    parts = [f"# {_plain(report.title)}", _plain(report.facts), _plain(default.conclusion)]
+    parts = [f"# {_plain(report.heading.title)}", _plain(report.heading.facts), _plain(default.conclusion)]
     parts += map(_plain, report.left_out)
     for entry in report.ranking:
         parts += [f"## Time to {entry.label}", *_ranking(report, entry)]
@@ -36,7 +38,11 @@ def markdown(report: Report) -> str:
         parts += [f"## Seconds to {default.label}: {_plain(clock.where)}"]
         parts += _ranking(report, clock.ranking[report.default_target])
     parts += ["## Throughput", _throughput(report), "## Completeness", *_completeness(report), "## Environment"]
-    parts += [_environments(report), _plain(report.method), _plain(f"Log-rank: {report.method_logrank}")]
+    parts += [
+        _environments(report),
+        _plain(report.methods.method),
+        _plain(f"Log-rank: {report.methods.method_logrank}"),
+    ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
