@@ -308,7 +308,7 @@ def test_ranking_of_arms_timed_before_is_that_of_the_frames() -> None:
 def test_labels_of_a_part_are_those_of_the_whole() -> None:
     """Some arms alone would be told apart by less."""
     trials, curves = arms_reaching({"a": [10, 30], "b": [20, 60]}, lr=0.1)
-    trials[3]["lr"] = 0.5
+    trials[3] |= {"lr": 0.5, "arm_key": "another"}
     labels = analysis.label_arms(frames(trials, curves).trials)
     part = frames(trials, curves)._replace(trials=frames(trials, curves).trials.iloc[:2])
     assert [arm.label for arm in timed_arms(part, target=0.9, by=labels).arms] == ["init=a lr=0.1"]

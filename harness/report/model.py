@@ -64,8 +64,7 @@ class RankingRow:
         n: finished runs.
         n_effective: those of them that differ.
         rank: arms with the same time share a place; None: no finished run.
-        share_low: lower end of the interval of the share that reaches.
-        share_high: its upper end.
+        share_low: end of the interval of the share that reaches, as is ``share_high``.
         time: restricted mean.
         median: time at which half of the runs are there; None: never.
         better: how often it is sooner than the best.
@@ -326,15 +325,9 @@ class Methods:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What figures are made of, by arm.
+    """What figures are made of, by arm; ``metrics``: column of the curves -> its title; ``heat_range``: powers of ten.
 
-    Attributes:
-        metrics: column of the curves -> its title.
-        curves: arm -> its curves.
-        thinned: a remark if evaluated steps are thinned.
-        heat: arm -> map of movement.
-        heat_range: lowest and highest power of ten in the maps.
-        signals: arm -> signals by layer.
+    ``thinned`` is a remark if evaluated steps are thinned.
     """
 
     metrics: dict[str, str]
