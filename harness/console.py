@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import article
-from harness.results import CHOICES, text_of, varying
+from harness.results import CHOICES, arm_columns, text_of
 from harness.trial import TrialResult
 
 _WIDTH = 100
@@ -68,7 +68,7 @@ def show(out: Console, results: Sequence[TrialResult]) -> None:
 
 def _trials_table(results: Sequence[TrialResult]) -> Table:
     rows = [result.trial for result in results]
-    several = varying({name: [row[name] for row in rows] for name in CHOICES})
+    several = arm_columns({name: [row[name] for row in rows] for name in CHOICES}, [row["arm_key"] for row in rows])
     seed = ["seed"] if len({row["seed"] for row in rows}) > 1 else []
     choices = ["init", *seed, *(name for name in several if name != "init")]
     table = Table(title="trials (first value above, last below)", title_justify="left")

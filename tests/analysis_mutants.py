@@ -3,7 +3,7 @@
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ import test_merging
 from mutants import Mutant, Tools
 from scipy import stats
 
-from harness.analysis import comparison, grouping, intervals, standings, survival
+from harness.analysis import arm_times, comparison, grouping, intervals, standings, survival
 from harness.analysis.intervals import Interval
 from harness.results import TABLES, duplicates, merging, publishing, reading
 
-_first, _runs, _mann_whitney_p, _sign_flip_p, _holm = (
-    grouping._first,
-    grouping._runs,
+first_times, _runs, _mann_whitney_p, _sign_flip_p, _holm = (
+    grouping.first_times,
+    arm_times._runs,
     comparison._mann_whitney_p,
     comparison._sign_flip_p,
     comparison.holm,
@@ -32,15 +32,17 @@ _first, _runs, _mann_whitney_p, _sign_flip_p, _holm = (
 _ends, _moments = intervals._ends, intervals._moments
 
 
-def _censored_at_its_last_step(frames: reading.Frames, target: float) -> dict[str, Any]:
+def _censored_at_its_last_step(frames: reading.Frames, rows: Any, target: float) -> dict[str, Any]:
     """A run that never reaches the target is given the time at which it was last seen."""
     last = frames.curves.groupby("trial_id", observed=True)["step"].max()
     seen = frames.trials["trial_id"].map(last).to_numpy(dtype=float, na_value=np.inf)
-    return {name: np.where(np.isinf(values), seen, values) for name, values in _first(frames, target).items()}
+    return {
+        name: np.where(np.isinf(values), seen, values) for name, values in first_times(frames, rows, target).items()
+    }
 
 
 def _planned(how: str) -> Any:
-    return lambda trials: float(getattr(trials.loc[trials["status"].isin(grouping.SCORED), "steps"], how)())
+    return lambda trials: float(getattr(trials.loc[trials["status"].isin(grouping.COUNTED), "steps"], how)())
 
 
 def _holm_in_the_order_given(p_values: Any, family: int | None = None) -> Any:
@@ -113,9 +115,9 @@ def _normal_p(ranks: Any, m: int) -> float:
     return float(stats.mannwhitneyu(ranks[:m], ranks[m:], method="asymptotic").pvalue)
 
 
-def _first_of_a_seed(frames: reading.Frames, target: float, unit: Any, names: Sequence[str]) -> pd.DataFrame:
+def _first_of_a_seed(frames: reading.Frames, rows: Any, labels: grouping.ArmLabels) -> pd.DataFrame:
     turned = frames.trials.assign(measured_at=frames.trials["measured_at"].iloc[::-1].to_numpy())
-    return _runs(frames._replace(trials=turned), target, unit, names)
+    return _runs(frames._replace(trials=turned), rows, labels)
 
 
 def _every_trial_a_run(trials: pd.DataFrame) -> Any:
@@ -196,12 +198,12 @@ def _copied(tools: Tools) -> None:
 
 ANALYSIS_MUTANTS = {
     "a run that diverged is censored at its last step": Mutant(
-        grouping, "_first", _censored_at_its_last_step, _diverged
+        arm_times, "first_times", _censored_at_its_last_step, _diverged
     ),
-    "runs that diverged are left out": Mutant(grouping, "SCORED", ("ok",), _diverged),
+    "runs that diverged are left out": Mutant(arm_times, "COUNTED", ("ok",), _diverged),
     **{
         f"budget: the {how} of all": Mutant(
-            grouping,
+            arm_times,
             "planned_steps",
             _planned(how),
             lambda _: on_frames.test_one_short_run_takes_nothing_from_the_budget_of_the_others(),
@@ -209,13 +211,13 @@ ANALYSIS_MUTANTS = {
         for how in ("min", "max")
     },
     "the first trial of a seed counts": Mutant(
-        grouping,
+        arm_times,
         "_runs",
         _first_of_a_seed,
         lambda _: on_frames.test_last_trial_of_a_seed_counts_and_a_failed_one_takes_nothing_from_it(),
     ),
     "seeds that change nothing count as runs": Mutant(
-        grouping, "_run_ids", _every_trial_a_run, lambda _: on_frames.test_deterministic_arm_is_one_run_in_effect()
+        arm_times, "_run_ids", _every_trial_a_run, lambda _: on_frames.test_deterministic_arm_is_one_run_in_effect()
     ),
     "holm: in the order given": Mutant(comparison, "holm", _holm_in_the_order_given, _holm_oracle),
     "holm: an adjusted p may fall": Mutant(comparison, "holm", _holm_without_running_maximum, _holm_oracle),

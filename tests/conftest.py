@@ -48,7 +48,7 @@ def command(tmp_path: Path) -> Command:
 @pytest.fixture
 def evolve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     """``evolve()``: from now on the program is one of the next schema version, with one column more in trials."""
-    caches = (schema.arrow_schema, reading._stored)
+    caches = (schema._arrow_schema, reading._stored)
 
     def now() -> int:
         following = schema.SCHEMA_VERSION + 1

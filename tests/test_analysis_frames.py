@@ -5,6 +5,7 @@ import subprocess
 import sys
 from math import inf, nan
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from made_results import Row, arms_reaching, curve, frames, reaching, trial, wri
 
 import harness
 from harness import analysis
-from harness.analysis import grouping, standings
+from harness.analysis import VERDICTS, Tone, Verdict, said, standings, timed_arms
 from harness.errors import UsageError
 
 FAST, SLOW = [10, 10, 20, 10, 20, 10, 20, 10, 20, 10], [50, 60, 70, 80, 50, 60, 70, 80, 90, 50]
@@ -98,7 +99,7 @@ def test_diverged_run_is_never_and_stays_at_risk_to_the_budget() -> None:
 
 
 def test_diverged_run_that_was_there_before_has_its_time() -> None:
-    (arm,) = grouping.arms(frames([trial(0, status="diverged")], curve("trial00000", [0.1, 0.95, nan])), target=0.9)
+    (arm,) = timed_arms(frames([trial(0, status="diverged")], curve("trial00000", [0.1, 0.95, nan])), target=0.9).arms
     assert arm.times.tolist() == [10]
 
 
@@ -117,7 +118,7 @@ def test_last_trial_of_a_seed_counts_and_a_failed_one_takes_nothing_from_it() ->
     trials = [trial(0, init="a", seed=0), trial(1, init="a", seed=0, trial_key="key0")]
     trials += [trial(2, init="a", seed=0, status="killed")]
     found = frames(trials, [*curve("trial00000", reaching(10)), *curve("trial00001", reaching(30))])
-    (arm,) = grouping.arms(found, target=0.9)
+    (arm,) = timed_arms(found, target=0.9).arms
     assert (arm.times.tolist(), arm.repeated, arm.unfinished) == ([30], 1, 0)
     notes = standings.ranking(found, target=0.9).notes
     assert any(note.startswith("Left out: 1 that repeat") for note in notes)
@@ -133,7 +134,7 @@ def test_one_short_run_takes_nothing_from_the_budget_of_the_others() -> None:
     curves += curve("trial00008", reaching(None, 20))
     found = frames(trials, curves)
     assert (analysis.budget_of(found), analysis.budget_of(found, "seconds")) == (100, 10)
-    assert [arm.times.tolist() for arm in grouping.arms(found, target=0.9, by=["init"])] == [
+    assert [arm.times.tolist() for arm in timed_arms(found, target=0.9, by=["init"]).arms] == [
         [80, 90, 30],
         [70, inf, 60, inf],
     ]
@@ -146,13 +147,14 @@ def test_one_short_run_takes_nothing_from_the_budget_of_the_others() -> None:
     apart = standings.ranking(found, target=0.9)
     words = dict(zip(apart.table["arm"], apart.table["verdict"], strict=True))
     assert words["init=a steps=20"] == words["init=b steps=20"] == "planned for fewer steps"
-    assert words["init=b steps=500"] == "never in 1 of 1 within 100 steps"
+    assert words["init=b steps=500"] == "never"
 
 
 def test_short_trial_of_a_seed_does_not_hide_the_whole_one() -> None:
     trials = [trial(0, init="a", seed=0), trial(1, init="a", seed=0, steps=20), trial(2, init="a", seed=1)]
     curves = [*curve("trial00000", reaching(40)), *curve("trial00001", reaching(None, 20))]
-    (arm,) = grouping.arms(frames(trials, [*curves, *curve("trial00002", reaching(50))]), target=0.9, by=["init"])
+    found = frames(trials, [*curves, *curve("trial00002", reaching(50))])
+    (arm,) = timed_arms(found, target=0.9, by=["init"]).arms
     assert (arm.times.tolist(), arm.shorter, arm.lost, arm.repeated) == ([40, 50], 1, 0, 0)
 
 
@@ -240,8 +242,9 @@ def test_overlapping_arms_are_not_separated() -> None:
 
 def test_arm_that_never_reaches_says_so() -> None:
     found = ranked({"zero": [None] * 10, "fast": FAST})
-    assert verdicts(found) == {"fast": "better", "zero": "never in 10 of 10 within 100 steps"}
+    assert verdicts(found) == {"fast": "better", "zero": "never"}
     zero = row(found, "zero")
+    assert said(zero, "100 steps") == "never in 10 of 10 within 100 steps"
     assert (zero["successes"], zero["success_share"], zero["rmst"]) == (0, 0, 100)
     assert np.isnan(zero["median"])
     assert np.isnan(zero["rmst_low"])
@@ -250,7 +253,7 @@ def test_arm_that_never_reaches_says_so() -> None:
 
 def test_only_arms_that_never_reach() -> None:
     found = ranked({"zero": [None] * 10, "one": [None] * 10})
-    assert set(verdicts(found).values()) == {"never in 10 of 10 within 100 steps"}
+    assert set(verdicts(found).values()) == {"never"}
     assert found.table[["improvement", "improvement_low", "improvement_high", "p", "p_holm"]].isna().all(axis=None)
     assert "No run reaches 0.9 within 100 steps: there is nothing to compare." in found.notes
 
@@ -281,6 +284,35 @@ def test_wrong_names_are_refused_in_one_line() -> None:
     ):
         with pytest.raises(UsageError, match=words):
             standings.ranking(found, target=0.9, **arguments)  # type: ignore[arg-type]
+
+
+def test_every_verdict_has_its_words_and_its_tone() -> None:
+    assert set(VERDICTS) == set(get_args(Verdict))
+    assert {wording.tone for wording in VERDICTS.values()} == set(get_args(Tone))
+
+
+def test_ranking_of_arms_timed_before_is_that_of_the_frames() -> None:
+    """Whatever is made of arms is the same from frames, and from arms and labels that were made once."""
+    found = frames(*arms_reaching({"a": FAST, "b": SLOW, "zero": [None] * 10}))
+    labels = analysis.label_arms(found.trials)
+    every = analysis.timed_arms_of_targets(found, [0.5, 0.9], by=labels)
+    for timed in every:
+        one_by_one = standings.ranking(found, target=timed.target)
+        pd.testing.assert_frame_equal(standings.rank(timed).table, one_by_one.table, check_exact=True)
+        assert standings.rank(timed).notes == one_by_one.notes
+        survival = analysis.survival_curves(found, target=timed.target)
+        pd.testing.assert_frame_equal(analysis.survival_of(timed), survival, check_exact=True)
+    pd.testing.assert_frame_equal(analysis.profiles_of(every), analysis.profiles(found), check_exact=True)
+
+
+def test_labels_of_a_part_are_those_of_the_whole() -> None:
+    """Some arms alone would be told apart by less."""
+    trials, curves = arms_reaching({"a": [10, 30], "b": [20, 60]}, lr=0.1)
+    trials[3] |= {"lr": 0.5, "arm_key": "another"}
+    labels = analysis.label_arms(frames(trials, curves).trials)
+    part = frames(trials, curves)._replace(trials=frames(trials, curves).trials.iloc[:2])
+    assert [arm.label for arm in timed_arms(part, target=0.9, by=labels).arms] == ["init=a lr=0.1"]
+    assert [arm.label for arm in timed_arms(part, target=0.9).arms] == ["init=a"]
 
 
 @given(data=st.data())

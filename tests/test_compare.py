@@ -2,19 +2,21 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from made_trials import Row, frame, trial
 
 from harness.analysis.comparison import paired
-from harness.compare import Comparison, Outcome, Rules, compare_trials
+from harness.compare import VERDICTS, Comparison, GateResult, Rules, Verdict, compare_trials, preparation
 from harness.compare.measures import KINDS, for_people, on_scale, parse_values, thresholds_with
-from harness.compare.pairs import units
+from harness.compare.pairs import seed_results
 from harness.compare.power import detectable, fewest_pairs, pairs_needed, repetitions_needed, reported
 from harness.errors import UsageError
+from harness.results import SPEED as SPEED_CONDITIONS
 
 LOSS = Rules(judged=("test_loss",))
 SPEED = Rules(judged=("images_per_s",))
@@ -28,11 +30,11 @@ def sides(n: int, column: str, change: Callable[[int], float], base: float = 0.5
     return ours, theirs
 
 
-def compared(base: Sequence[Row], candidate: Sequence[Row], rules: Rules = LOSS, **options: Any) -> Outcome:
+def compared(base: Sequence[Row], candidate: Sequence[Row], rules: Rules = LOSS, **options: Any) -> GateResult:
     return compare_trials(frame(base), frame(candidate), rules, **options)
 
 
-def only(outcome: Outcome, measure: str = "test loss") -> Comparison:
+def only(outcome: GateResult, measure: str = "test loss") -> Comparison:
     (found,) = [one for one in outcome.comparisons if one.measure == measure]
     return found
 
@@ -199,8 +201,8 @@ def test_repetitions_are_averaged_within_the_pair_and_add_no_pairs() -> None:
 
 
 def test_throughput_of_repetitions_is_their_median() -> None:
-    (unit,) = units(frame([trial(0, images_per_s_median=rate) for rate in (10.0, 4000.0, 4100.0)]))
-    assert unit.values["images/s"] == 4000
+    (result,) = seed_results(frame([trial(0, images_per_s_median=rate) for rate in (10.0, 4000.0, 4100.0)]))
+    assert result.values["images/s"] == 4000
 
 
 def test_throughput_is_a_ratio() -> None:
@@ -226,7 +228,7 @@ def test_a_change_of_a_deterministic_program_is_said_to_be_real() -> None:
     newer = [{**row, "torch_version": "2.16.0"} for row in theirs]
     notes = compared(ours, newer).notes
     assert not any("other weights" in note for note in notes)
-    assert "torch: BASE 2.15.0, CANDIDATE 2.16.0." in notes
+    assert "torch_version: BASE 2.15.0, CANDIDATE 2.16.0." in notes
 
 
 def test_what_differs_between_repetitions_is_not_deterministic() -> None:
@@ -378,9 +380,58 @@ def test_pairs_and_repetitions_needed_are_the_fewest() -> None:
     assert repetitions_needed(0.1, 0.12, 5, **common) is None
 
 
-def test_a_draft_that_cannot_reject_is_not_in_the_family() -> None:
+def test_what_cannot_reject_is_not_in_the_family() -> None:
     ours = [trial(seed) for seed in range(8)]
     outcome = compared(ours, [{**row, "test_loss_last": 0.6 + NOISE[row["seed"]]} for row in ours], Rules())
     tested = [one for one in outcome.comparisons if not math.isnan(one.p)]
     assert [one.measure for one in tested] == ["test loss"]
     assert tested[0].p_holm == tested[0].p
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        (["ok", "not judged"], 0),
+        (["improvement", "ok"], 0),
+        (["inconclusive", "improvement"], 3),
+        (["inconclusive", "regression", "ok"], 1),
+        (["not judged"], 3),
+        ([], 3),
+    ],
+    ids=str,
+)
+def test_the_gravest_verdict_decides(verdicts: list[Verdict], code: int) -> None:
+    one = only(compared(*sides(8, "test_loss_last", lambda _: 0.0)))
+    comparisons = tuple(replace(one, verdict=verdict) for verdict in verdicts)
+    assert GateResult(("a", "b"), LOSS, comparisons).exit_code == code
+    assert set(VERDICTS) == set(get_args(Verdict))
+
+
+def test_names_and_machines_are_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("arm_names", "_hardware_differences"):
+        real = getattr(preparation, name)
+
+        def counting(*given: object, _real: Any = real, _name: str = name) -> object:
+            calls.append(_name)
+            return _real(*given)
+
+        monkeypatch.setattr(preparation, name, counting)
+    glorot, he = ([trial(seed, f"init={init}") for seed in range(8)] for init in ("glorot", "he"))
+    compared([*glorot, *he], [*glorot[:7], *he], allow_missing=True, allow_different_hardware=True)
+    assert sorted(calls) == ["_hardware_differences", "arm_names"]
+
+
+@pytest.mark.parametrize("column", SPEED_CONDITIONS)
+def test_speeds_under_other_conditions_are_never_compared(column: str) -> None:
+    """Whichever condition of speed it is in which the sides differ."""
+    ours, theirs = sides(8, "images_per_s_median", lambda seed: -0.5 + NOISE[seed], 5000.0)
+    value = theirs[0][column]
+    other = not value if isinstance(value, bool) else 77 if isinstance(value, int) else "other"
+    # as if the keys did not tell: then the values of the columns have to
+    moved = [row if column == "device" else {**row, column: other} for row in theirs]
+    if column == "device":
+        moved = [trial(seed, device="cuda") for seed in range(8)]
+    assert compared(ours, moved, SPEED).exit_code == 2
+    allowed = compared(ours, moved, SPEED, allow_different_hardware=True)
+    assert not [one for one in allowed.comparisons if one.kind == "images_per_s" and one.verdict != "not judged"]

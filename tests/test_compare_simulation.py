@@ -14,7 +14,7 @@ from made_trials import Row, frame, trial
 from scipy import stats
 
 from harness.analysis.intervals import Array
-from harness.compare import Outcome, Rules, compare_trials, gate, measures
+from harness.compare import GateResult, Rules, compare_trials, gate, measures
 from harness.compare.calibration import calibrate
 from harness.compare.measures import KINDS, Kind, for_people
 from harness.compare.power import reported
@@ -58,7 +58,7 @@ def _trial(seed: int, arm: str, log: Array) -> Row:
     )
 
 
-def claims(outcome: Outcome) -> bool:
+def claims(outcome: GateResult) -> bool:
     return any(one.verdict in ("regression", "improvement") for one in outcome.comparisons)
 
 

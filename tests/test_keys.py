@@ -15,13 +15,14 @@ from conftest import QUICK, Configure
 
 import harness
 from harness import TrialConfig, analysis, initializers, models, rows
-from harness.compare.pairs import labels, units
+from harness.compare.pairs import seed_results
+from harness.compare.preparation import named_arms
 from harness.compose import CONF_DIR
 from harness.config import INCIDENTAL, LayerConfig, leaves
 from harness.errors import UsageError
 from harness.metrics import weights_sha256
 from harness.resolution import resolved
-from harness.results import COLUMNS, SPEED
+from harness.results import COLUMNS, SPEED, arm_columns, arm_names
 
 OTHER: dict[str, Any] = {
     "seed": 1,
@@ -118,9 +119,10 @@ def test_a_setting_makes_another_arm_exactly_if_it_makes_another_key(config: Tri
     curves = [row for trial in pair for row in made_results.curve(trial["trial_id"], [0.1, 0.95])]
     table = analysis.ranking(made_results.frames(pair, curves), target=0.5).table
     assert (len(table), table["arm"].nunique()) == (arms, arms)
-    compared = units(pd.DataFrame(pair))
-    assert len({unit.arm for unit in compared}) == arms
-    assert len(set(labels(compared).values())) == arms
+    compared = seed_results(pd.DataFrame(pair))
+    assert len({result.arm for result in compared}) == arms
+    assert len(set(named_arms(compared).values())) == arms
+    assert setting == "labels.init" or set(named_arms(compared).values()) == set(table["arm"])
     assert len(compared) == (1 if setting in INCIDENTAL else 2)
 
 
@@ -244,3 +246,16 @@ def test_every_column_has_a_role_and_every_choice_a_setting(config: TrialConfig)
         assert not column.source or column.source in settings, column.name
         assert column.speed == "none" or column.role == "choice", column.name
     assert {"device_model", "cpu_model", "threads", "kernel"} <= set(SPEED)
+
+
+def test_arms_that_no_choice_tells_apart_have_their_key_in_the_name() -> None:
+    """One definition for the report, the comparison and the table on the terminal."""
+    columns = {"init": ["a", "a", "b", "b"], "lr": [0.1, 0.1, 0.1, 0.1]}
+    assert arm_columns(columns, ["1", "1", "2", "2"]) == ["init"]
+    assert arm_names(columns, ["1", "1", "2", "2"]) == {"1": "init=a", "2": "init=b"}
+    assert arm_columns(columns, ["1", "3", "2", "2"]) == ["init", "arm_key"]
+    assert arm_names(columns, ["1", "3", "2", "2"]) == {
+        "1": "init=a arm_key=1",
+        "3": "init=a arm_key=3",
+        "2": "init=b arm_key=2",
+    }

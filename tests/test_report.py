@@ -18,11 +18,13 @@ import pytest
 
 import harness
 from harness import analysis, results
+from harness.analysis import arm_times, grouping
+from harness.report import model
 from harness.report.command import main
 from harness.report.content import content
-from harness.report.folder import read
 from harness.report.page import blob
-from harness.results import arrow_schema
+from harness.report.selection import read
+from harness.results import COLUMNS, SPEED, STATUSES, arrow_schema
 
 Report = Callable[..., tuple[int, str, str]]
 TIMES = {"slow": [80, 90, 70, 80, 90, 70], "quick": [20, 10, 30, 20, 10, 30], "stuck": [None] * 6}
@@ -126,11 +128,11 @@ def test_curves_with_values_that_are_not_finite(tmp_path: Path) -> None:
         row["train_loss"] = None if row["step"] > 50 or row["trial_id"] == trials[0]["trial_id"] else 2.0
     made_results.write(tmp_path / "r", trials, curves)
     frames, _ = read(tmp_path / "r")
-    first = content(frames, tmp_path / "r", [])["curves"][0]
-    assert first["step"] == list(range(0, 101, 10))
-    assert first["train_loss"][1] == [2.0] * 6 + [None] * 5
-    assert first["test_accuracy"][1][-1] == 0.95
-    assert first["n"] == [2] * 11
+    first = content(frames, tmp_path / "r", []).pictures.curves[0]
+    assert first.step == list(range(0, 101, 10))
+    assert first.bands["train_loss"][1] == [2.0] * 6 + [None] * 5
+    assert first.bands["test_accuracy"][1][-1] == 0.95
+    assert first.n == [2] * 11
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3])
@@ -294,7 +296,7 @@ def test_ten_thousand_trials_are_a_page_that_opens(report: Report, tmp_path: Pat
     assert (tmp_path / "large" / "report.html").stat().st_size < 20e6
 
 
-def built(tmp_path: Path, layers: list[made_results.Row], **own: object) -> dict[str, Any]:
+def built(tmp_path: Path, layers: list[made_results.Row], **own: object) -> model.Report:
     """The report of one arm with two seeds."""
     trials, curves = made_results.arms_reaching({"a": [10, 20]}, device="cpu", **own)
     made_results.write(tmp_path / "r", trials, curves, layers)
@@ -310,9 +312,9 @@ def test_the_map_counts_bit_equal_apart_from_strength(tmp_path: Path) -> None:
         row["update_norm"] = 0.0 if row["bit_equal"] else 10.0
     # conv1.weight moved in neither
     moved[0] |= {"bit_equal": True, "update_norm": 0.0}
-    found = built(tmp_path, [*moved, *still])["heat"][0]
-    cells = dict(zip(found["parameters"], zip(found["strength"], found["equal"], strict=True), strict=True))
-    assert (found["n"], found["steps"]) == (2, [1])
+    drawn = built(tmp_path, [*moved, *still]).pictures.heat[0]
+    cells = dict(zip(drawn.parameters, zip(drawn.strength, drawn.equal, strict=True), strict=True))
+    assert (drawn.n, drawn.steps) == (2, [1])
     assert cells["conv1.weight"] == ([None], [2])
     assert cells["conv2.weight"] == ([-1], [1])
     assert cells["fc2.bias"] == ([pytest.approx(0.703, abs=1e-3)], [0])
@@ -325,12 +327,12 @@ def test_signals_are_medians_before_and_after_training(tmp_path: Path) -> None:
         for step in (0, 10)
         for row in made_report.layers(f"trial0000{seed}", step)
     ]
-    found = built(tmp_path, layers)["signals"][0]
-    assert found["first"]["layers"] == ["conv1", "conv2", "conv3", "conv4", "fc1", "fc2"]
-    assert found["first"]["moment"] == [1.5] * 6
-    assert found["last"]["moment"] == [11.5] * 6
-    assert found["last"]["moment_theory"] == [7] * 6
-    assert found["last"]["gain_theory"] == [None] * 6
+    signals = built(tmp_path, layers).pictures.signals[0]
+    assert signals.first.layers == ["conv1", "conv2", "conv3", "conv4", "fc1", "fc2"]
+    assert signals.first.moment == [1.5] * 6
+    assert signals.last.moment == [11.5] * 6
+    assert signals.last.moment_theory == [7] * 6
+    assert signals.last.gain_theory == [None] * 6
 
 
 def test_throughput_has_quartiles_by_device_and_kernel(tmp_path: Path) -> None:
@@ -341,14 +343,14 @@ def test_throughput_has_quartiles_by_device_and_kernel(tmp_path: Path) -> None:
         row |= {"matmul_share": 0.1 * (at % 5), "matmul_flops_per_s": 2e9}
     made_results.write(tmp_path / "r", trials, curves)
     frames, _ = read(tmp_path / "r")
-    found = content(frames, tmp_path / "r", [])["throughput"]
-    assert {group["label"]: group["images"] for group in found["groups"]} == {
+    speed = content(frames, tmp_path / "r", []).throughput
+    assert {group.label: group.images for group in speed.groups} == {
         "cpu direct": [1100, 1200, 1300],
         "cpu torch": [100, 200, 300],
     }
-    assert [group["share"] for group in found["groups"]] == [[0.1, 0.2, 0.3]] * 2
-    assert [row["hardware"] for row in found["table"]] == ["Chip 9"] * 2
-    assert [row["matmul"] for row in found["table"]] == ["2"] * 2
+    assert [group.share for group in speed.groups] == [[0.1, 0.2, 0.3]] * 2
+    assert [row.hardware for row in speed.table] == ["Chip 9"] * 2
+    assert [row.matmul for row in speed.table] == ["2"] * 2
 
 
 def test_the_first_says_from_how_many_it_is_separated(report: Report, tmp_path: Path) -> None:
@@ -431,10 +433,10 @@ def test_profiles_are_shares_of_targets_and_seeds(tmp_path: Path) -> None:
     trials, curves = made_results.arms_reaching({"a": [10, 40], "b": [20, 20], "c": [None, None]})
     made_results.write(tmp_path / "r", trials, curves)
     frames, _ = read(tmp_path / "r")
-    (steps, seconds) = (clock["profile"] for clock in content(frames, tmp_path / "r", [])["clocks"])
-    arms = {row["name"]: row["id"] for row in content(frames, tmp_path / "r", [])["arms"]}
-    at = {factor: place for place, factor in enumerate(steps["factors"])}
-    shares = {name: [steps["shares"][arm][at[1]], steps["shares"][arm][at[2]]] for name, arm in arms.items()}
+    made = content(frames, tmp_path / "r", [])
+    (steps, seconds) = (clock.profile for clock in made.clocks)
+    at = {factor: place for place, factor in enumerate(steps.factors)}
+    shares = {arm.name: [steps.shares[arm.id][at[factor]] for factor in (1, 2)] for arm in made.arms}
     assert shares == {"init=a": [0.5, 1], "init=b": [0.5, 1], "init=c": [0, 0]}
     assert seconds == steps
 
@@ -512,3 +514,71 @@ def test_arms_that_could_not_be_told_apart_are_named_apart_from_those_that_were_
     )
     assert said in entry["conclusion"]
     assert {row["name"]: row["verdict"] for row in entry["rows"]}["init=c"] == "one run in effect"
+
+
+def other(column: str) -> object:
+    """A value that no made trial has in this column."""
+    (kind,) = [own.type for own in COLUMNS["trials"] if own.name == column]
+    return {pa.string(): "other", pa.int64(): 77, pa.bool_(): False}[kind]
+
+
+@pytest.mark.parametrize("column", SPEED)
+def test_trials_under_other_conditions_of_speed_are_never_timed_together(tmp_path: Path, column: str) -> None:
+    """Not by one clock, nor in one row of throughput, whichever condition it is in which they differ."""
+    trials, curves = made_results.arms_reaching({"a": [10, 20], "b": [30, 40]}, images_per_s_median=1000.0)
+    for row in trials:
+        row.update({name: row[name] or "Chip 9" for name in ("device_model", "cpu_model")})
+        row.update({column: other(column)} if row["init"] == "b" else {})
+    made_results.write(tmp_path / "r", trials, curves)
+    frames, _ = read(tmp_path / "r")
+    made = content(frames, tmp_path / "r", [])
+    names = {arm.id: arm.name.split()[0] for arm in made.arms}
+    timed = [[(names[row.arm], row.n) for row in clock.ranking[0].rows] for clock in made.clocks[1:]]
+    assert sorted(timed) == [[("init=a", 2)], [("init=b", 2)]]
+    assert sorted(([names[arm] for arm in row.arms], row.n) for row in made.throughput.table) == [
+        (["init=a"], 2),
+        (["init=b"], 2),
+    ]
+
+
+@pytest.mark.parametrize("status", [name for name in STATUSES if name != "ok"])
+def test_every_status_is_counted_listed_and_drawn(report: Report, tmp_path: Path, status: str) -> None:
+    """A status needs its line in STATUSES and the place that sets it, and nothing in the report."""
+    trials, curves = made_results.arms_reaching({"a": [10, 20], "b": [30, 40]})
+    trials[3] |= {"status": status, "error_type": "E", "error_message": "m"}
+    made_results.write(tmp_path / "r", trials, curves)
+    found = read_json(report, tmp_path / "r")
+    assert found["completeness"]["statuses"] == {"ok": 3, status: 1}
+    assert [(row["status"], row["n"]) for row in found["completeness"]["failures"]] == [(status, 1)]
+    (_, entry) = found["ranking"]
+    counted = STATUSES[status].counted
+    assert {row["name"]: row["n"] for row in entry["rows"]} == {"init=a": 2, "init=b": 2 if counted else 1}
+    notes = [note for note in entry["notes"] if " that ended as " in note]
+    assert all(status in note for note in notes)
+    assert len(notes) == (0 if counted else 1)
+
+
+def test_arms_are_timed_once_for_each_target_and_clock(
+    report: Report, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two targets, in steps and in seconds; labels of arms are made once for the whole report."""
+    calls: dict[str, int] = dict.fromkeys(("first_times", "_joined", "arm_names"), 0)
+    for module, name in ((arm_times, "first_times"), (grouping, "_joined"), (grouping, "arm_names")):
+        real = getattr(module, name)
+
+        def counting(*given: object, _real: Any = real, _name: str = name) -> object:
+            calls[_name] += 1
+            return _real(*given)
+
+        monkeypatch.setattr(module, name, counting)
+    read_json(report, folder)
+    assert calls == {"first_times": 4, "_joined": 0, "arm_names": 1}
+
+
+def test_one_arm_under_two_names_is_one_arm_of_the_report(report: Report, tmp_path: Path) -> None:
+    """Its trials have one ``arm_key``; the name is that of the first."""
+    trials, curves = made_results.arms_reaching({"a": [10, 20], "b": [30, 40]})
+    for row in trials[2:]:
+        row |= {"arm_key": trials[0]["arm_key"], "seed": row["seed"] + 2}
+    made_results.write(tmp_path / "r", trials, curves)
+    assert [(arm["name"], arm["planned"]) for arm in read_json(report, tmp_path / "r")["arms"]] == [("init=a", 4)]

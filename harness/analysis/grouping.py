@@ -1,6 +1,6 @@
-"""Which trials make one arm, and the times of its runs: one per seed, and one in all where seeds change nothing."""
+"""Which trials make one arm, when each trial first reached a target, and how long runs are followed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +10,11 @@ import pandas as pd
 
 from harness.analysis.intervals import Array
 from harness.errors import UsageError
-from harness.results import BULK, CHOICES, COLUMNS, COUNTED, MISSING, Frames, load, text_of, varying
+from harness.results import BULK, CHOICES, COLUMNS, COUNTED, MISSING, Frames, arm_names, label_of, load, text_of
+from harness.results import arm_columns as arm_columns_of
 
-Unit = Literal["steps", "seconds"]
+TimeUnit = Literal["steps", "seconds"]
+"""What a time to a target is measured in: updates, or seconds of training."""
 
 _NAMES = [column.name for column in COLUMNS["trials"]]
 _LEFT_OUT = (*BULK, "diagnosis_reason")
@@ -37,58 +39,71 @@ def read(folder: str | Path) -> Frames:
     return load(folder, columns=columns, categories=True)
 
 
-def arm_columns(trials: pd.DataFrame, by: Sequence[str] | None = None) -> list[str]:
-    """The columns that tell arms apart.
+@dataclass(frozen=True)
+class ArmLabels:
+    """Which arm each trial belongs to.
+
+    Attributes:
+        columns: what tells the arms apart.
+        of_trials: (trials,) the name of each trial's arm, with the index of the trials; equal names are equal arms.
+    """
+
+    columns: list[str]
+    of_trials: "pd.Series[str]"
+
+
+By = Sequence[str] | ArmLabels | None
+"""What tells arms apart: columns; labels made before, of these trials and perhaps others; None: whatever varies."""
+
+
+def label_arms(trials: pd.DataFrame, by: By = None) -> ArmLabels:
+    """Name the arm of each trial, e.g. ``init=zero lr=0.1``.
 
     Args:
         trials: table.
-        by: the columns wanted; None: the choices that vary among the arms (``init`` if none does), and ``arm_key``
-            where these do not tell all arms apart, as options that have no column of their own may not.
+        by: columns, of which equal values make one arm; or labels; None: trials with the same ``arm_key`` are one arm,
+            whose name :func:`harness.results.arm_names` gives.
 
     Raises:
         UsageError: a column that is asked for is not there.
     """
+    if isinstance(by, ArmLabels):
+        return ArmLabels(by.columns, by.of_trials.loc[trials.index])
     if by is not None:
-        for name in by:
-            if name not in trials:
-                raise UsageError(f"by={name}: no column of trials; choose from: {', '.join(CHOICES)}")
-        return list(by)
+        return ArmLabels(list(by), _joined(trials, by))
     one_each = trials.drop_duplicates("arm_key")
-    names = varying({name: one_each[name].tolist() for name in CHOICES if name in one_each}) or ["init"]
-    return names if _joined(one_each, names).is_unique else [*names, "arm_key"]
+    columns = {name: one_each[name].tolist() for name in CHOICES if name in one_each}
+    keys = one_each["arm_key"].tolist()
+    names = pd.Series(arm_names(columns, keys), dtype=object)
+    return ArmLabels(arm_columns_of(columns, keys), trials["arm_key"].map(names).astype(object))
 
 
-def arm_labels(trials: pd.DataFrame, by: Sequence[str] | None = None) -> "pd.Series[str]":
-    """The name of each trial's arm, e.g. ``init=zero lr=0.1``; equal names are equal arms.
+def arm_columns(trials: pd.DataFrame, by: By = None) -> list[str]:
+    """Return the columns that tell arms apart; see :func:`label_arms`."""
+    return label_arms(trials, by).columns
 
-    Args:
-        trials: table.
-        by: the columns that tell arms apart; None: see :func:`arm_columns`. Trials with the same ``arm_key`` are then
-            one arm whatever they are called, by the name of the first.
-    """
-    names = arm_columns(trials, by)
-    if by is not None:
-        return _joined(trials, names)
-    one_each = trials.drop_duplicates("arm_key")
-    of_arm = pd.Series(_joined(one_each, names).to_numpy(), index=one_each["arm_key"].to_numpy(), dtype=object)
-    return trials["arm_key"].map(of_arm).astype(object)
+
+def arm_labels(trials: pd.DataFrame, by: By = None) -> "pd.Series[str]":
+    """Return the name of each trial's arm; see :func:`label_arms`."""
+    return label_arms(trials, by).of_trials
 
 
 def _joined(trials: pd.DataFrame, names: Sequence[str]) -> "pd.Series[str]":
     """Names and values of the columns in one text, row by row."""
-    parts = [f"{name}=" + _texts(trials[name]) for name in names]
-    labels = parts[0]
-    for part in parts[1:]:
-        labels = labels + " " + part
-    return labels.astype(object)
+    for name in names:
+        if name not in trials:
+            raise UsageError(f"by={name}: no column of trials; choose from: {', '.join(CHOICES)}")
+    texts = zip(*(_texts(trials[name]) for name in names), strict=True)
+    labels = [label_of(dict(zip(names, row, strict=True))) for row in texts]
+    return pd.Series(labels, index=trials.index, dtype=object)
 
 
-def _texts(column: "pd.Series[Any]") -> "pd.Series[Any]":
+def _texts(column: "pd.Series[Any]") -> list[str]:
     """Each value as a user would type it; every distinct one is formatted once."""
     codes, values = pd.factorize(column)
-    texts = np.array([text_of(value) for value in values] + [MISSING], dtype=object)
+    texts = [text_of(value) for value in values] + [MISSING]
     # a missing value has the code -1, the last
-    return pd.Series(texts[codes], index=column.index, dtype=object)
+    return [texts[code] for code in codes]
 
 
 def targets_of(trials: pd.DataFrame) -> list[float]:
@@ -108,26 +123,43 @@ def times_to_targets(frames: Frames, targets: Sequence[float] | None = None) -> 
     """
     ids = frames.trials["trial_id"]
     wanted = targets_of(frames.trials) if targets is None else list(targets)
-    parts = [pd.DataFrame({"trial_id": ids, "target": target, **_first(frames, target)}) for target in wanted]
+    rows = trial_rows(frames)
+    parts = [_times_of(frames, rows, target) for target in wanted]
     empty = pd.DataFrame({"trial_id": ids[:0], "target": [], "steps": [], "seconds": []})
     return pd.concat(parts, ignore_index=True) if parts else empty
 
 
-def _first(frames: Frames, target: float) -> dict[str, Array]:
-    """Of each trial the step and the training seconds at which it first is at the target; both (trials,)."""
-    curves, found = frames.curves, {}
-    at_target = np.flatnonzero(_floats(curves["test_accuracy"]) >= target)
-    trial = row_numbers(curves["trial_id"].iloc[at_target], frames.trials["trial_id"])
-    for name, column in (("steps", "step"), ("seconds", "train_time_s")):
-        first = np.full(len(frames.trials), np.inf)
-        values = _floats(curves[column].iloc[at_target])
+def _times_of(frames: Frames, rows: "np.ndarray[Any, np.dtype[np.intp]]", target: float) -> pd.DataFrame:
+    times = first_times(frames, rows, target)
+    columns = {"trial_id": frames.trials["trial_id"], "target": target}
+    return pd.DataFrame({**columns, "steps": times["steps"], "seconds": times["seconds"]})
+
+
+def trial_rows(frames: Frames) -> "np.ndarray[Any, np.dtype[np.intp]]":
+    """Return the row of its trial for each row of the curves, (curve rows,); -1: that trial is not there."""
+    return row_numbers(frames.curves["trial_id"], frames.trials["trial_id"])
+
+
+def first_times(frames: Frames, rows: "np.ndarray[Any, np.dtype[np.intp]]", target: float) -> dict[TimeUnit, Array]:
+    """Return the step and the training seconds at which each trial first is at the target, both (trials,); inf: never.
+
+    Args:
+        frames: results.
+        rows: of :func:`trial_rows`.
+        target: test accuracy.
+    """
+    at_target = np.flatnonzero((floats(frames.curves["test_accuracy"]) >= target) & (rows >= 0))
+    times: dict[TimeUnit, Array] = {}
+    columns: dict[TimeUnit, str] = {"steps": "step", "seconds": "train_time_s"}
+    for unit, column in columns.items():
+        times[unit] = np.full(len(frames.trials), np.inf)
         # training seconds rise with the steps, so that both are smallest at the same evaluation
-        np.minimum.at(first, trial[trial >= 0], values[trial >= 0])
-        found[name] = first
-    return found
+        np.minimum.at(times[unit], rows[at_target], floats(frames.curves[column])[at_target])
+    return times
 
 
-def _floats(column: "pd.Series[Any]") -> Array:
+def floats(column: "pd.Series[Any]") -> Array:
+    """Return a column as numbers; NaN where it has none."""
     return column.to_numpy(dtype=float, na_value=np.nan)
 
 
@@ -152,7 +184,7 @@ def planned_steps(trials: pd.DataFrame) -> float:
     return float(planned.index[planned == planned.max()].min()) if len(planned) else float("nan")
 
 
-def budget_of(frames: Frames, unit: Unit = "steps") -> float:
+def budget_of(frames: Frames, unit: TimeUnit = "steps") -> float:
     """How long the runs that are compared are followed: the same for all, and chosen by the plan, not by outcomes.
 
     In steps it is :func:`planned_steps`. Runs planned for more are followed up to there, where they are what a shorter
@@ -173,137 +205,6 @@ def budget_of(frames: Frames, unit: Unit = "steps") -> float:
     return float(trained.min()) if len(trained) else float("nan")
 
 
-def within(budget: float, unit: str) -> str:
+def within(budget: float, unit: TimeUnit) -> str:
     """The budget in words, e.g. ``3,000 steps``."""
     return f"{budget:,.0f} {unit}" if unit == "steps" else f"{budget:.4g} {unit}"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One arm's runs.
-
-    Attributes:
-        label: its name.
-        choices: column -> value of what tells it from the others.
-        seeds: (n,) rising.
-        times: (n,) of each seed; inf: not within the budget.
-        times_effective: (n_effective,): seeds that start from the same weights and get the same batches, or end with
-            the same weights, are one run.
-        unfinished: trials that ended as error, oom, timeout or killed, and whose seed has no other.
-        shorter: trials planned for fewer steps than are compared.
-        lost: trials that were given their chance and whose curve is not there, so that nothing is known of their times.
-        repeated: trials of a seed that has a later one.
-        mixed: whether some seed has trials of different configs, which only an unlisted choice can make.
-    """
-
-    label: str
-    choices: dict[str, Any]
-    seeds: "np.ndarray[Any, np.dtype[np.int64]]"
-    times: Array
-    times_effective: Array
-    unfinished: int
-    shorter: int
-    lost: int
-    repeated: int
-    mixed: bool
-
-    @property
-    def n_effective(self) -> int:
-        """Number of runs that differ."""
-        return len(self.times_effective)
-
-
-def arms(frames: Frames, *, target: float, unit: Unit = "steps", by: Sequence[str] | None = None) -> list[Arm]:
-    """The arms with their times to a target, in the order of their labels.
-
-    All are followed for :func:`budget_of`. Of several trials of one seed the last measured counts. Runs that diverged
-    count; those that an error, a limit or a signal ended say nothing about their arm and are ``unfinished``.
-
-    Args:
-        frames: results.
-        target: test accuracy.
-        unit: steps, or seconds of training.
-        by: the columns that tell arms apart; None: those that vary.
-
-    Raises:
-        UsageError: an unknown column or unit.
-    """
-    if unit not in ("steps", "seconds"):
-        raise UsageError(f"unit={unit}; choose steps or seconds")
-    names = arm_columns(frames.trials, by)
-    runs = _runs(frames, target, unit, names, arm_labels(frames.trials, by))
-    starts = np.flatnonzero(~runs["arm"].duplicated().to_numpy())
-    ends = np.append(starts, len(runs))[1:]
-    # one array a column, sliced by arm: a frame for each of many arms would take most of the time
-    columns = {name: runs[name].to_numpy() for name in ("arm", "seed", "time", "run", "counted", "unfinished")}
-    columns |= {name: runs[name].to_numpy() for name in ("shorter", "lost", "repeated", "mixed")}
-    first = runs.iloc[starts]
-    choices = [first[name].astype(object).tolist() for name in names]
-    return [
-        _arm({name: column[start:end] for name, column in columns.items()}, dict(zip(names, values, strict=True)))
-        for start, end, *values in zip(starts, ends, *choices, strict=True)
-    ]
-
-
-def _runs(frames: Frames, target: float, unit: Unit, names: Sequence[str], labels: "pd.Series[str]") -> pd.DataFrame:
-    """The trials in order of arm and seed, with the time of each and what it counts as."""
-    trials = frames.trials
-    times = _first(frames, target)[unit]
-    budget = budget_of(frames, unit)
-    # without its curve, which begins at step 0, a run that arrived looks like one that never did
-    evaluated = np.zeros(len(trials), dtype=bool)
-    rows = row_numbers(frames.curves["trial_id"], trials["trial_id"])
-    evaluated[rows[rows >= 0]] = True
-    ended = trials["status"].isin(COUNTED).to_numpy(dtype=bool)
-    shorter = ended & (_floats(trials["steps"]) < planned_steps(trials))
-    keep = ["seed", "trial_key", "batches", "initial_weights_sha256", "final_weights_sha256", "measured_at", "trial_id"]
-    runs = trials[[*dict.fromkeys([*names, *keep])]].assign(
-        arm=labels.to_numpy(),
-        time=np.where(times <= budget, times, np.inf),
-        scored=ended & evaluated & ~shorter,
-        ended=ended,
-        shorter=shorter,
-        run=_run_ids(trials),
-    )
-    # unfinished ones first, so that the last of a seed is a scored one if there is any
-    runs = runs.sort_values(["arm", "seed", "scored", "measured_at", "trial_id"], kind="stable", ignore_index=True)
-    last = ~runs.duplicated(["arm", "seed"], keep="last")
-    keys = runs.groupby(["arm", "seed"], observed=True, sort=False)["trial_key"].transform("nunique")
-    return runs.assign(
-        counted=last & runs["scored"],
-        unfinished=last & ~runs["ended"],
-        lost=last & runs["ended"] & ~runs["shorter"] & ~runs["scored"],
-        repeated=~last & runs["scored"],
-        mixed=keys > 1,
-        seed=runs["seed"].to_numpy(dtype=np.int64),
-    )
-
-
-def _run_ids(trials: pd.DataFrame) -> "np.ndarray[Any, np.dtype[np.object_]]":
-    """Equal for trials that are one run in effect: same initial weights on a fixed batch, or the same at both ends."""
-    start = trials["initial_weights_sha256"].astype(object)
-    end = trials["final_weights_sha256"].astype(object)
-    # rounding on a GPU may tell the ends of such runs apart, but no random draw does
-    end = end.where((trials["batches"] != "fixed").to_numpy(), "fixed")
-    unknown = (start.isna() | end.isna()).to_numpy()
-    ids = start.fillna("") + ":" + end.fillna("")
-    return ids.where(~unknown, trials["trial_id"].astype(object)).to_numpy()
-
-
-def _arm(runs: Mapping[str, Any], choices: dict[str, Any]) -> Arm:
-    """From the columns of one arm's trials."""
-    counted = runs["counted"]
-    times, ids = runs["time"][counted], runs["run"][counted]
-    _, distinct = np.unique(ids.astype(str), return_index=True)
-    return Arm(
-        label=str(runs["arm"][0]),
-        choices=choices,
-        seeds=runs["seed"][counted],
-        times=times,
-        times_effective=times[np.sort(distinct)],
-        unfinished=int(runs["unfinished"].sum()),
-        shorter=int(runs["shorter"].sum()),
-        lost=int(runs["lost"].sum()),
-        repeated=int(runs["repeated"].sum()),
-        mixed=bool(runs["mixed"].any()),
-    )

@@ -6,51 +6,59 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from harness.analysis.arm_times import Arm, TimedArms, timed_arms, timed_arms_of_targets
 from harness.analysis.comparison import performance_profile
-from harness.analysis.grouping import Unit, arm_labels, arms, budget_of, row_numbers, targets_of
-from harness.analysis.survival import kaplan_meier
+from harness.analysis.grouping import By, TimeUnit, arm_labels, row_numbers, targets_of
+from harness.analysis.survival import Curve, kaplan_meier
 from harness.results import COUNTED, SPEED, WORK, Frames
 
 FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
-def survival_curves(
-    frames: Frames,
-    *,
-    target: float,
-    unit: Unit = "steps",
-    by: Sequence[str] | None = None,
-    labels: Container[str] | None = None,
-) -> pd.DataFrame:
-    """The share of each arm's runs that has not reached the target, as steps from 0 to the budget.
+def survival_curves(frames: Frames, *, target: float, unit: TimeUnit = "steps", by: By = None) -> pd.DataFrame:
+    """Return the share of each arm's runs that has not reached the target; see :func:`survival_of`.
 
     Args:
         frames: results.
         target: test accuracy.
         unit: steps, or seconds of training.
-        by: the columns that tell arms apart; None: those that vary.
+        by: what tells arms apart; None: what varies.
+    """
+    return survival_of(timed_arms(frames, target=target, unit=unit, by=by))
+
+
+def survival_of(timed: TimedArms, labels: Container[str] | None = None) -> pd.DataFrame:
+    """Return the share of each arm's runs that has not reached the target, as steps from 0 to the budget.
+
+    Args:
+        timed: the arms.
         labels: the arms wanted; None: all.
 
     Returns:
         columns arm, time, share, n; arms without a finished run are left out.
     """
-    budget = budget_of(frames, unit)
-    parts = []
-    for arm in arms(frames, target=target, unit=unit, by=by):
-        if not len(arm.times) or (labels is not None and arm.label not in labels):
-            continue
-        reached = np.isfinite(arm.times)
-        curve = kaplan_meier(np.where(reached, arm.times, budget), reached)
-        times, shares = np.append(curve.times, budget), np.append(curve.shares, curve.shares[-1])
-        parts.append(pd.DataFrame({"arm": arm.label, "time": times, "share": shares, "n": len(arm.times)}))
-    return _stacked(parts, ["arm", "time", "share", "n"])
+    arms = [arm for arm in timed.arms if len(arm.times) and (labels is None or arm.label in labels)]
+    curves = [_survival(arm, timed.budget) for arm in arms]
+    corners = [len(curve.times) for curve in curves]
+    # one table of all arms: a frame for each would take most of the time
+    return pd.DataFrame(
+        {
+            "arm": np.repeat(np.array([arm.label for arm in arms], dtype=object), corners),
+            "time": np.concatenate([np.empty(0), *(curve.times for curve in curves)]),
+            "share": np.concatenate([np.empty(0), *(curve.shares for curve in curves)]),
+            "n": np.repeat(np.array([len(arm.times) for arm in arms], dtype=np.int64), corners),
+        }
+    )
 
 
-def _stacked(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(columns))
+def _survival(arm: Arm, budget: float) -> Curve:
+    """The curve of one arm, drawn on to the budget."""
+    reached = np.isfinite(arm.times)
+    curve = kaplan_meier(np.where(reached, arm.times, budget), reached)
+    return Curve(np.append(curve.times, budget), np.append(curve.shares, curve.shares[-1]))
 
 
-def curve_bands(frames: Frames, metric: str = "test_accuracy", by: Sequence[str] | None = None) -> pd.DataFrame:
+def curve_bands(frames: Frames, metric: str = "test_accuracy", by: By = None) -> pd.DataFrame:
     """A metric of the curves over the finished and the diverged runs of each arm, at each evaluated step.
 
     Returns:
@@ -72,29 +80,38 @@ def curve_bands(frames: Frames, metric: str = "test_accuracy", by: Sequence[str]
     bands = groups.agg(n="count", low="min", high="max")
     for share, name in ((0.25, "q25"), (0.5, "median"), (0.75, "q75")):
         bands[name] = groups.quantile(share)
-    found = bands.reset_index()[["arm", "step", "n", "median", "q25", "q75", "low", "high"]]
-    return found.assign(arm=found["arm"].astype(object))
+    table = bands.reset_index()[["arm", "step", "n", "median", "q25", "q75", "low", "high"]]
+    return table.assign(arm=table["arm"].astype(object))
 
 
 def profiles(
     frames: Frames,
     *,
-    unit: Unit = "steps",
-    by: Sequence[str] | None = None,
+    unit: TimeUnit = "steps",
+    by: By = None,
     targets: Sequence[float] | None = None,
     factors: Sequence[float] = FACTORS,
 ) -> pd.DataFrame:
-    """Performance profiles over the tasks (target, seed).
+    """Return performance profiles over the tasks (target, seed); see :func:`profiles_of`."""
+    wanted = targets_of(frames.trials) if targets is None else targets
+    return profiles_of(timed_arms_of_targets(frames, wanted, unit=unit, by=by), factors)
+
+
+def profiles_of(timed: Sequence[TimedArms], factors: Sequence[float] = FACTORS) -> pd.DataFrame:
+    """Return performance profiles over the tasks (target, seed).
+
+    Args:
+        timed: the arms with their times, one for each target.
+        factors: at least 1.
 
     Returns:
         columns arm, factor, share: of the arm's tasks, those done within the factor of the best arm's time.
     """
-    wanted = targets_of(frames.trials) if targets is None else targets
     scores: dict[str, dict[tuple[float, int], float]] = {}
-    for target in wanted:
-        for arm in arms(frames, target=target, unit=unit, by=by):
+    for one in timed:
+        for arm in one.arms:
             own = scores.setdefault(arm.label, {})
-            own |= {(target, int(seed)): float(time) for seed, time in zip(arm.seeds, arm.times, strict=True)}
+            own |= {(one.target, int(seed)): float(time) for seed, time in zip(arm.seeds, arm.times, strict=True)}
     # an arm that lacks a task has NaN there, which is not the infinite time of one that failed it
     table = pd.DataFrame.from_dict(scores, orient="index")
     if table.size == 0:
@@ -142,12 +159,12 @@ def throughput(trials: pd.DataFrame, by: Sequence[str] | None = None) -> pd.Data
     """
     timed = trials[trials["images_per_s_median"].notna()]
     groups = timed.groupby(list(speed_columns(timed) if by is None else by), observed=True, dropna=False, sort=True)
-    found = {"n": groups.size()}
+    summary = {"n": groups.size()}
     for column, name in (("images_per_s_median", "images_per_s"), ("matmul_share", "matmul_share")):
         for share, part in ((0.25, "q25"), (0.5, "median"), (0.75, "q75")):
-            found[f"{name}_{part}"] = groups[column].quantile(share)
-    found["step_ms_median"] = groups["step_ms_median"].median()
-    return pd.DataFrame(found).reset_index()
+            summary[f"{name}_{part}"] = groups[column].quantile(share)
+    summary["step_ms_median"] = groups["step_ms_median"].median()
+    return pd.DataFrame(summary).reset_index()
 
 
 @dataclass(frozen=True)
@@ -155,8 +172,8 @@ class Completeness:
     """What was planned and what became of it.
 
     Attributes:
-        sweeps: columns sweep_id (null: run from Python, or before commands had an id: planned is what there is),
-            planned, recorded, ok, failed, missing.
+        sweeps: columns sweep_id (null: run from Python, where planned is what there is), planned, recorded, ok,
+            failed, missing.
         statuses: status -> trials.
         failures: columns status, error_type, error_message, trials, example (a trial_id); most frequent first.
     """

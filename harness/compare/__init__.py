@@ -43,6 +43,6 @@ hardware, missing arms, files of another schema version, an unreadable folder).
 """
 
 from harness.compare.gate import compare_trials
-from harness.compare.outcome import Comparison, Outcome, Rules
+from harness.compare.judgement import VERDICTS, Comparison, GateResult, Rules, Verdict
 
-__all__ = ["Comparison", "Outcome", "Rules", "compare_trials"]
+__all__ = ["VERDICTS", "Comparison", "GateResult", "Rules", "Verdict", "compare_trials"]

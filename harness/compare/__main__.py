@@ -4,7 +4,7 @@ import sys
 import traceback
 
 from harness.compare.command import main
-from harness.compare.outcome import ERROR
+from harness.compare.judgement import ERROR
 
 if __name__ == "__main__":
     try:

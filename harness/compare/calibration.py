@@ -28,11 +28,12 @@ import numpy as np
 
 from harness.analysis.comparison import paired
 from harness.compare import checks
-from harness.compare.drafts import Draft, drafts
+from harness.compare.differences import MeasureDifferences, measure_differences
+from harness.compare.judgement import Rules
 from harness.compare.measures import KINDS, Kind, for_people, on_scale, thresholds_with
-from harness.compare.outcome import Rules
-from harness.compare.pairs import labels, pair_up, units
+from harness.compare.pairs import seed_results
 from harness.compare.power import pairs_needed, repetitions_needed, reported
+from harness.compare.preparation import named_arms, prepare
 from harness.errors import UsageError
 from harness.results import SPEED, text_of
 
@@ -108,45 +109,45 @@ def calibrate(
         rules: level, power and what is judged; its thresholds are not used.
         effects: kind -> the change that shall be seen; twice the threshold for the others.
     """
-    found, errors = _drafts_of(sides, names, rules)
+    differences, errors = _differences_of(sides, names, rules)
     if errors:
         return Calibration((), {}, 0, rules, tuple(errors))
-    floors = {key: _floor(several, rules) for key, several in found.items()}
+    floors = {key: _floor(several, rules) for key, several in differences.items()}
     thresholds = {
-        name: _threshold(kind, [floors[key] for key in found if found[key][0].measure.kind == kind])
+        name: _threshold(kind, [floors[key] for key in differences if differences[key][0].measure.kind == kind])
         for name, kind in KINDS.items()
     }
     wanted = {name: effects.get(name, 2 * threshold) for name, threshold in thresholds.items()}
     noise = (
-        _noise(several, floors[key], rules, thresholds=thresholds, effects=wanted, family=len(found))
-        for key, several in found.items()
+        _noise(several, floors[key], rules, thresholds=thresholds, effects=wanted, family=len(differences))
+        for key, several in differences.items()
     )
-    return Calibration(tuple(noise), thresholds, len(found), rules)
+    return Calibration(tuple(noise), thresholds, len(differences), rules)
 
 
-def _drafts_of(
+def _differences_of(
     sides: "Sequence[pd.DataFrame]", names: Sequence[str], rules: Rules
-) -> tuple[dict[tuple[str, str], list[Draft]], list[str]]:
-    """For every arm and measure the drafts of every two folders."""
-    found: dict[tuple[str, str], list[Draft]] = defaultdict(list)
-    every = [units(side) for side in sides]
+) -> tuple[dict[tuple[str, str], list[MeasureDifferences]], list[str]]:
+    """For every arm and measure the differences between every two folders."""
+    by_measure: dict[tuple[str, str], list[MeasureDifferences]] = defaultdict(list)
+    every = [seed_results(side) for side in sides]
+    arms = named_arms([result for results in every for result in results])
     for one, other in combinations(range(len(sides)), 2):
-        pairing, called = pair_up(every[one], every[other]), (names[one], names[other])
-        errors = checks.incomparable(pairing, called, allow_missing=False, allow_hardware=False)
+        prepared = prepare(every[one], every[other], (names[one], names[other]), arms)
+        errors = checks.incomparable(prepared, allow_missing=False, allow_hardware=False)
         if errors:
             return {}, errors
-        named = labels([pair.base for pair in pairing.pairs])
-        for draft in drafts(pairing, named, rules, other_machines=()):
-            if not draft.skip and len(draft.differences):
-                found[draft.arm, draft.measure.name].append(draft)
-    return dict(found), []
+        for own in measure_differences(prepared, rules):
+            if not own.skip and len(own.differences):
+                by_measure[own.arm, own.measure.name].append(own)
+    return dict(by_measure), []
 
 
-def _floor(several: Sequence[Draft], rules: Rules) -> float:
+def _floor(several: Sequence[MeasureDifferences], rules: Rules) -> float:
     """As people read it."""
     ends = [0.0]
-    for draft in several:
-        test = paired(draft.differences, 1 - rules.alpha)
+    for own in several:
+        test = paired(own.differences, 1 - rules.alpha)
         ends += [test.mean] if test.interval is None else [test.interval.low, test.interval.high]
     return for_people(several[0].measure.kind, max(abs(end) for end in ends))
 
@@ -166,7 +167,7 @@ def _rounded_up(value: float) -> float:
 
 
 def _noise(
-    several: Sequence[Draft],
+    several: Sequence[MeasureDifferences],
     floor: float,
     rules: Rules,
     *,
@@ -174,7 +175,7 @@ def _noise(
     effects: Mapping[str, float],
     family: int,
 ) -> Noise:
-    first, n = several[0], min(len(draft.differences) for draft in several)
+    first, n = several[0], min(len(own.differences) for own in several)
     kind = first.measure.kind
     deviation = _deviation(several)
     threshold, effect = (on_scale(kind, of[kind.name]) for of in (thresholds, effects))
@@ -193,22 +194,22 @@ def _noise(
     )
 
 
-def _deviation(several: Sequence[Draft]) -> float:
-    variances = [float(draft.differences.var(ddof=1)) for draft in several if len(draft.differences) > 1]
+def _deviation(several: Sequence[MeasureDifferences]) -> float:
+    variances = [float(own.differences.var(ddof=1)) for own in several if len(own.differences) > 1]
     return math.sqrt(np.mean(variances)) if variances else math.inf
 
 
-def as_file(found: Calibration, sides: "Sequence[pd.DataFrame]", names: Sequence[str]) -> dict[str, Any]:
+def as_file(calibration: Calibration, sides: "Sequence[pd.DataFrame]", names: Sequence[str]) -> dict[str, Any]:
     """What is written as thresholds: the values, and by what they were measured."""
     first = sides[0]
     return {
         "format": _FORMAT,
-        "thresholds": dict(found.thresholds),
+        "thresholds": dict(calibration.thresholds),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "folders": list(names),
         "hardware": _hardware(first),
-        "level": 1 - found.rules.alpha,
-        "noise": [{key: finite(value) for key, value in asdict(noise).items()} for noise in found.noise],
+        "level": 1 - calibration.rules.alpha,
+        "noise": [{key: finite(value) for key, value in asdict(noise).items()} for noise in calibration.noise],
     }
 
 
@@ -247,9 +248,9 @@ def read_thresholds(path: Path) -> dict[str, float]:
 def _checked(content: Mapping[str, Any]) -> dict[str, float]:
     if content["format"] != _FORMAT:
         raise ValueError(f"format {content['format']}, this program reads {_FORMAT}")
-    found = {str(name): float(value) for name, value in content["thresholds"].items()}
-    if unknown := sorted(set(found) - set(KINDS)):
+    thresholds = {str(name): float(value) for name, value in content["thresholds"].items()}
+    if unknown := sorted(set(thresholds) - set(KINDS)):
         raise ValueError(f"unknown {', '.join(unknown)}; known are {', '.join(KINDS)}")
-    if not all(0 < value < math.inf for value in found.values()):
+    if not all(0 < value < math.inf for value in thresholds.values()):
         raise ValueError("a threshold is no positive number")
-    return found
+    return thresholds

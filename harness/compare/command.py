@@ -15,9 +15,9 @@ from harness.compare.calibration import Calibration, as_file, calibrate, foreign
 from harness.compare.checks import mixed_versions, shared
 from harness.compare.folders import BASELINES, Trials, promote, resolve, trials_of
 from harness.compare.gate import compare_trials
+from harness.compare.judgement import ERROR, OK, GateResult, Rules
 from harness.compare.junit import junit
 from harness.compare.measures import KINDS, parse_values, thresholds_with
-from harness.compare.outcome import ERROR, OK, Outcome, Rules
 from harness.errors import UsageError
 from harness.wording import counted
 
@@ -98,15 +98,15 @@ def _compare(arguments: Sequence[str]) -> int:
     return outcome.exit_code
 
 
-def _outcome(given: argparse.Namespace, rules: Rules) -> Outcome:
+def _outcome(given: argparse.Namespace, rules: Rules) -> GateResult:
     """What the gate says; folders that cannot be compared are an outcome too, for the reports to show."""
     names = (given.folders[0], given.folders[1])
     try:
         sides, problems = _read([resolve(names[0], given.baselines), _folder(names[1], "CANDIDATE")], names)
     except UsageError as error:
-        return Outcome(names, rules, errors=(str(error),))
+        return GateResult(names, rules, errors=(str(error),))
     if problems:
-        return Outcome(names, rules, errors=tuple(problems))
+        return GateResult(names, rules, errors=tuple(problems))
     outcome = compare_trials(
         sides[0].frame,
         sides[1].frame,
@@ -130,12 +130,12 @@ def _folder(given: str, name: str) -> Path:
 
 def _read(folders: Sequence[Path], names: Sequence[str]) -> tuple[list[Trials], list[str]]:
     """The trials of each folder, and why they cannot be used; what is odd is said at once."""
-    found = [trials_of(folder) for folder in folders]
-    for side in found:
+    sides = [trials_of(folder) for folder in folders]
+    for side in sides:
         for remark in side.remarks:
             print(f"warning: {remark}", file=sys.stderr)
-    problems = [problem for side in found for problem in side.problems]
-    return found, problems or list(shared([side.frame for side in found], names))
+    problems = [problem for side in sides for problem in side.problems]
+    return sides, problems or list(shared([side.frame for side in sides], names))
 
 
 def _rules(given: argparse.Namespace) -> Rules:
@@ -158,24 +158,24 @@ def _calibrate(given: argparse.Namespace, rules: Rules) -> int:
     sides, problems = _read([_folder(folder, "a folder") for folder in given.folders], given.folders)
     frames = [side.frame for side in sides]
     if problems:
-        found = Calibration((), {}, 0, rules, tuple(problems))
+        calibration = Calibration((), {}, 0, rules, tuple(problems))
     else:
-        found = calibrate(frames, given.folders, rules, effects)
-    content = as_file(found, frames, given.folders)
+        calibration = calibrate(frames, given.folders, rules, effects)
+    content = as_file(calibration, frames, given.folders)
     forms = {
-        "text": partial(output.calibration_text, found),
-        "md": partial(output.calibration_markdown, found),
-        "json": partial(_dumped, {**content, "errors": list(found.errors)}),
+        "text": partial(output.calibration_text, calibration),
+        "md": partial(output.calibration_markdown, calibration),
+        "json": partial(_dumped, {**content, "errors": list(calibration.errors)}),
     }
-    _write(given, forms, failed=bool(found.errors))
-    if found.errors:
+    _write(given, forms, failed=bool(calibration.errors))
+    if calibration.errors:
         return ERROR
     if given.thresholds:
         _write_file(given.thresholds, _dumped(content), "--thresholds")
     return OK
 
 
-def _json_of(outcome: Outcome) -> str:
+def _json_of(outcome: GateResult) -> str:
     return _dumped(output.as_json(outcome))
 
 

@@ -1,18 +1,19 @@
 """The comparison itself: tests, and the verdict on each arm and measure."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.analysis.comparison import can_be_significant_paired, holm, paired
 from harness.analysis.intervals import Array, Interval
 from harness.compare import checks
-from harness.compare.drafts import Draft, drafts
+from harness.compare.differences import MeasureDifferences, measure_differences
+from harness.compare.judgement import Comparison, Failure, GateResult, Rules, Verdict
 from harness.compare.measures import for_people, on_scale
-from harness.compare.outcome import Comparison, Failure, Outcome, Rules
-from harness.compare.pairs import Pairing, labels, pair_up, units
+from harness.compare.pairs import seed_results
 from harness.compare.power import detectable, fewest_pairs
+from harness.compare.preparation import Prepared, prepare
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ def compare_trials(
     names: tuple[str, str] = ("BASE", "CANDIDATE"),
     allow_missing: bool = False,
     allow_different_hardware: bool = False,
-) -> Outcome:
+) -> GateResult:
     """Compare two tables of trials; this is what the command does once it has read its folders.
 
     Args:
@@ -37,33 +38,25 @@ def compare_trials(
         allow_missing: judge what is there although the candidate lacks trials of base.
         allow_different_hardware: judge convergence across machines; throughput is then shown only.
     """
-    pairing = pair_up(units(base), units(candidate))
-    errors = checks.incomparable(pairing, names, allow_missing=allow_missing, allow_hardware=allow_different_hardware)
+    prepared = prepare(seed_results(base), seed_results(candidate), names)
+    errors = checks.incomparable(prepared, allow_missing=allow_missing, allow_hardware=allow_different_hardware)
     if errors:
-        return Outcome(names, rules, errors=tuple(errors))
-    return _outcome(pairing, rules, names)
-
-
-def _outcome(pairing: Pairing, rules: Rules, names: tuple[str, str]) -> Outcome:
-    """Of what can be compared."""
-    different = checks.hardware_differences(pairing, names).keys()
-    named = labels([pair.base for pair in pairing.pairs])
-    found = drafts(pairing, named, rules, other_machines=different)
-    return Outcome(
+        return GateResult(names, rules, errors=tuple(errors))
+    return GateResult(
         names,
         rules,
-        comparisons=tuple(judge(found, rules)),
-        failures=tuple(_failures(pairing, named)),
-        only_base=tuple(checks.in_words(pairing.only_base)),
-        only_candidate=tuple(checks.in_words(pairing.only_candidate)),
-        notes=tuple(checks.notes(pairing, names, named, different=different)),
+        comparisons=tuple(judge(measure_differences(prepared, rules), rules)),
+        failures=tuple(_failures(prepared)),
+        only_base=tuple(checks.in_words(prepared.pairing.only_base, prepared.arms)),
+        only_candidate=tuple(checks.in_words(prepared.pairing.only_candidate, prepared.arms)),
+        notes=tuple(checks.notes(prepared)),
     )
 
 
-def _failures(pairing: Pairing, named: Mapping[str, str]) -> Iterable[Failure]:
-    for pair in pairing.pairs:
+def _failures(prepared: Prepared) -> Iterable[Failure]:
+    for pair in prepared.pairing.pairs:
         if pair.base.measured and not pair.candidate.measured:
-            yield Failure(named[pair.base.arm], pair.base.seed, pair.candidate.message)
+            yield Failure(prepared.arms[pair.base.arm], pair.base.seed, pair.candidate.message)
 
 
 def adjusted(p_values: Sequence[float]) -> Array:
@@ -71,16 +64,16 @@ def adjusted(p_values: Sequence[float]) -> Array:
     return holm(p_values)
 
 
-def judge(found: Sequence[Draft], rules: Rules) -> list[Comparison]:
+def judge(differences: Sequence[MeasureDifferences], rules: Rules) -> list[Comparison]:
     """The verdicts; the family is all that can reject."""
-    family = max(1, sum(one.tested for one in found))
-    tests = [paired(one.differences, 1 - rules.alpha) if one.tested else None for one in found]
+    family = max(1, sum(one.tested for one in differences))
+    tests = [paired(one.differences, 1 - rules.alpha) if one.tested else None for one in differences]
     p_holm = adjusted([math.nan if test is None else test.p for test in tests])
     judged = []
-    for one, test, p in zip(found, tests, p_holm, strict=True):
-        shown = _Shown(one, rules, family, None if test is None else test.interval, float(p))
-        verdict, why = shown.verdict()
-        judged.append(shown.comparison(math.nan if test is None else test.p, verdict, why))
+    for one, test, p in zip(differences, tests, p_holm, strict=True):
+        tested = _Tested(one, rules, family, None if test is None else test.interval, float(p))
+        verdict, why = tested.verdict()
+        judged.append(tested.comparison(math.nan if test is None else test.p, verdict, why))
     return judged
 
 
@@ -95,10 +88,10 @@ def separated(p_holm: float, alpha: float) -> bool:
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """A draft with its test; what the verdict needs, with signs turned so that positive is worse."""
+class _Tested:
+    """Differences with their test; what the verdict needs, with signs turned so that positive is worse."""
 
-    draft: Draft
+    of: MeasureDifferences
     rules: Rules
     family: int
     interval: Interval | None
@@ -106,27 +99,27 @@ class _Shown:
 
     @property
     def threshold(self) -> float:
-        return on_scale(self.draft.measure.kind, self.rules.thresholds[self.draft.measure.kind.name])
+        return on_scale(self.of.measure.kind, self.rules.thresholds[self.of.measure.kind.name])
 
     @property
     def mean(self) -> float:
-        return float(self.draft.differences.mean()) if len(self.draft.differences) else math.nan
+        return float(self.of.differences.mean()) if len(self.of.differences) else math.nan
 
     @property
     def worse(self) -> float:
-        return self.draft.measure.kind.worse * self.mean
+        return self.of.measure.kind.worse * self.mean
 
     @property
     def worst(self) -> float:
         """The worse end of the interval, or the mean itself where there is no interval."""
         if self.interval is None:
             return self.worse
-        return self.interval.high if self.draft.measure.kind.worse > 0 else -self.interval.low
+        return self.interval.high if self.of.measure.kind.worse > 0 else -self.interval.low
 
     @property
     def detectable(self) -> float:
-        differences = self.draft.differences
-        if not self.draft.tested:
+        differences = self.of.differences
+        if not self.of.tested:
             return math.nan
         deviation = float(differences.std(ddof=1)) if len(differences) > 1 else math.inf
         rules = self.rules
@@ -134,9 +127,9 @@ class _Shown:
             deviation, len(differences), comparisons=self.family, alpha=rules.alpha, power=rules.power
         )  # fmt: skip
 
-    def verdict(self) -> tuple[str, str]:
+    def verdict(self) -> tuple[Verdict, str]:
         """The verdict, and why."""
-        one, n = self.draft, len(self.draft.base)
+        one, n = self.of, len(self.of.base)
         if one.skip:
             return "not judged", one.skip
         if n == 0:
@@ -150,21 +143,21 @@ class _Shown:
             )
         return verdict, why
 
-    def _of_values(self) -> tuple[str, str]:
+    def _of_values(self) -> tuple[Verdict, str]:
         """From the pairs that have the measure on both sides."""
-        one, n = self.draft, len(self.draft.base)
+        one, n = self.of, len(self.of.base)
         if one.identical == n:
             return "ok", f"the same bits in all {n} pairs"
         return self._exact() if one.exact else self._by_test()
 
-    def _exact(self) -> tuple[str, str]:
-        same = f"exact: the same in all {len(self.draft.base)} seeds, n = 1 in effect"
+    def _exact(self) -> tuple[Verdict, str]:
+        same = f"exact: the same in all {len(self.of.base)} seeds, n = 1 in effect"
         if exceeds(self.worse, self.threshold):
             return "regression", same
         return ("improvement", same) if exceeds(-self.worse, self.threshold) else ("ok", same)
 
-    def _by_test(self) -> tuple[str, str]:
-        one, alpha = self.draft, self.rules.alpha
+    def _by_test(self) -> tuple[Verdict, str]:
+        one, alpha = self.of, self.rules.alpha
         if not can_be_significant_paired(len(one.differences), 1 - alpha, self.family):
             needed = fewest_pairs(self.family, alpha)
             of = f"one of {self.family} comparisons" if self.family > 1 else "a comparison"
@@ -176,9 +169,9 @@ class _Shown:
                 return "improvement", "better by more than the threshold, and separated"
         return self._not_worse()
 
-    def _not_worse(self) -> tuple[str, str]:
+    def _not_worse(self) -> tuple[Verdict, str]:
         """Whether it is shown to be no regression."""
-        if not self.draft.differences.any():
+        if not self.of.differences.any():
             return "ok", "no difference in any pair"
         if not exceeds(self.worst, self.threshold):
             return "ok", "a regression above the threshold is excluded"
@@ -188,9 +181,9 @@ class _Shown:
             return "ok", "within the threshold, and a regression of its size would have been seen"
         return "inconclusive", "a regression above the threshold is neither seen nor excluded: more pairs are needed"
 
-    def comparison(self, p: float, verdict: str, why: str) -> Comparison:
+    def comparison(self, p: float, verdict: Verdict, why: str) -> Comparison:
         """With changes as people read them."""
-        one, kind = self.draft, self.draft.measure.kind
+        one, kind = self.of, self.of.measure.kind
         there = len(one.base) > 0
         ends = None if self.interval is None else (self.interval.low, self.interval.high)
         return Comparison(

@@ -3,13 +3,13 @@
 import re
 from xml.etree import ElementTree as ET
 
-from harness.compare.outcome import Outcome
+from harness.compare.judgement import VERDICTS, GateResult
 
 # what XML 1.0 cannot hold, escaped or not
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(outcome: Outcome) -> str:
+def junit(outcome: GateResult) -> str:
     """The report as XML.
 
     A regression and a trial that fails in the candidate alone are a ``failure``; what is inconclusive or not judged is
@@ -20,8 +20,7 @@ def junit(outcome: Outcome) -> str:
     for line in outcome.errors:
         _case(suite, "comparison", "can be made", "error", line)
     for one in outcome.comparisons:
-        kind = {"regression": "failure", "inconclusive": "skipped", "not judged": "skipped"}.get(one.verdict)
-        _case(suite, one.arm, one.measure, kind, f"{one.verdict}: {one.why}")
+        _case(suite, one.arm, one.measure, VERDICTS[one.verdict].junit, f"{one.verdict}: {one.why}")
     for failure in outcome.failures:
         _case(suite, failure.arm, f"seed={failure.seed} ends", "failure", failure.message)
     cases = list(suite)
@@ -34,9 +33,9 @@ def junit(outcome: Outcome) -> str:
     return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _case(suite: ET.Element, arm: str, name: str, kind: str | None, message: str) -> None:
+def _case(suite: ET.Element, arm: str, name: str, kind: str, message: str) -> None:
     case = ET.SubElement(suite, "testcase", classname=_clean(arm), name=_clean(name), time="0")
-    if kind is None:
+    if not kind:
         ET.SubElement(case, "system-out").text = _clean(message)
     else:
         ET.SubElement(case, kind, message=_clean(message))

@@ -100,13 +100,13 @@ def parse_values(texts: Iterable[str], option: str) -> dict[str, float]:
     Raises:
         UsageError: an unknown name, or a value that is no positive number.
     """
-    found: dict[str, float] = {}
+    changes: dict[str, float] = {}
     for text in texts:
         name, _, value = text.partition("=")
         if name not in KINDS:
             raise UsageError(f"{option} {text}: give NAME=VALUE; NAME is one of: {', '.join(KINDS)}")
-        found[name] = _number(value, f"{option} {text}")
-    return found
+        changes[name] = _number(value, f"{option} {text}")
+    return changes
 
 
 def _number(text: str, given: str) -> float:

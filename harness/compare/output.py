@@ -8,8 +8,8 @@ from io import StringIO
 from typing import Any
 
 from harness.compare.calibration import Calibration, finite
+from harness.compare.judgement import GRAVITY, Comparison, GateResult
 from harness.compare.measures import KINDS
-from harness.compare.outcome import Comparison, Outcome
 from harness.markdown import escape
 from harness.markdown import table as markdown_table
 from harness.wording import counted
@@ -55,7 +55,7 @@ _NOISE_EXPLAINED = (
 Table = tuple[Sequence[str], list[list[str]]]
 
 
-def text(outcome: Outcome) -> str:
+def text(outcome: GateResult) -> str:
     """For a terminal: the table, what is not as it was and why, what is on one side only, notes, and the verdict."""
     if outcome.errors:
         return "".join(f"error: {line}\n" for line in outcome.errors)
@@ -79,7 +79,7 @@ def _rich(shown: Table) -> str:
     return printed.getvalue()
 
 
-def table(outcome: Outcome) -> Table:
+def table(outcome: GateResult) -> Table:
     """Head and rows, one per arm and measure."""
     return _HEAD, [_row(one) for one in outcome.comparisons]
 
@@ -119,14 +119,14 @@ def size(kind: str, value: float) -> str:
     return change(kind, value).removeprefix("+")
 
 
-def _lines(outcome: Outcome) -> Iterator[str]:
+def _lines(outcome: GateResult) -> Iterator[str]:
     yield _EXPLAINED.format(power=outcome.rules.power, level=1 - outcome.rules.alpha)
     judged = Counter(one.measure for one in outcome.comparisons if one.verdict != "not judged")
     parts = [f"{name} ({counted(arms, 'arm')})" for name, arms in judged.items()]
     yield f"judged: {', '.join(parts) or 'nothing'}"
     for failure in outcome.failures:
         yield f"failed in {outcome.names[1]} alone: {failure.arm} seed={failure.seed}: {failure.message}"
-    for one in sorted(outcome.comparisons, key=lambda one: one.verdict != "regression"):
+    for one in sorted(outcome.comparisons, key=lambda one: GRAVITY[one.verdict]):
         if one.verdict != "ok":
             yield f"{one.verdict}: {one.arm}, {one.measure}: {one.why}"
     for name, listed in zip(outcome.names, (outcome.only_base, outcome.only_candidate), strict=True):
@@ -134,17 +134,15 @@ def _lines(outcome: Outcome) -> Iterator[str]:
     yield from (f"note: {note}" for note in outcome.notes)
 
 
-def _last_line(outcome: Outcome) -> str:
-    counts: dict[str, int] = {}
-    for one in outcome.comparisons:
-        counts[one.verdict] = counts.get(one.verdict, 0) + 1
-    parts = [f"{count} {verdict}" for verdict, count in sorted(counts.items())]
+def _last_line(outcome: GateResult) -> str:
+    counts = Counter(one.verdict for one in outcome.comparisons)
+    parts = [f"{counts[verdict]} {verdict}" for verdict in GRAVITY if counts[verdict]]
     failed = [f"{len(outcome.failures)} failed trials"] if outcome.failures else []
     base, candidate = outcome.names
     return f"{outcome.verdict}: {candidate} against {base}: {', '.join([*failed, *parts]) or 'nothing to compare'}"
 
 
-def markdown(outcome: Outcome) -> str:
+def markdown(outcome: GateResult) -> str:
     """For a job's summary: the verdict first."""
     if outcome.errors:
         return "\n".join(["## Comparison: error", "", *(f"- {escape(line)}" for line in outcome.errors), ""])
@@ -159,7 +157,7 @@ def _markdown_table(shown: Table) -> str:
     return markdown_table(head, rows, right_from=2)
 
 
-def as_json(outcome: Outcome) -> dict[str, Any]:
+def as_json(outcome: GateResult) -> dict[str, Any]:
     """Everything, with null for what is not a finite number."""
     return {
         "verdict": outcome.verdict,
@@ -178,25 +176,26 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _plain(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: _plain(value) if isinstance(value, dict) else finite(value) for key, value in found.items()}
+def _plain(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: _plain(value) if isinstance(value, dict) else finite(value) for key, value in content.items()}
 
 
-def calibration_text(found: Calibration) -> str:
+def calibration_text(calibration: Calibration) -> str:
     """The noise of every arm and measure, and the thresholds, for a terminal."""
-    if found.errors:
-        return "".join(f"error: {line}\n" for line in found.errors)
-    return _rich(calibration_table(found)) + "\n".join([*_calibration_lines(found), ""])
+    if calibration.errors:
+        return "".join(f"error: {line}\n" for line in calibration.errors)
+    return _rich(calibration_table(calibration)) + "\n".join([*_calibration_lines(calibration), ""])
 
 
-def calibration_table(found: Calibration) -> Table:
+def calibration_table(calibration: Calibration) -> Table:
     """Head and rows."""
     rows = [
         [
-            one.arm, one.measure, str(one.n), size(one.kind, one.floor), size(one.kind, found.thresholds[one.kind]),
-            size(one.kind, one.detectable), size(one.kind, one.effect), _needed(one.pairs), _needed(one.repetitions),
+            one.arm, one.measure, str(one.n), size(one.kind, one.floor),
+            size(one.kind, calibration.thresholds[one.kind]), size(one.kind, one.detectable),
+            size(one.kind, one.effect), _needed(one.pairs), _needed(one.repetitions),
         ]
-        for one in found.noise
+        for one in calibration.noise
     ]  # fmt: skip
     return _NOISE_HEAD, rows
 
@@ -205,16 +204,16 @@ def _needed(count: int | None) -> str:
     return "none will do" if count is None else f"{count:,}"
 
 
-def _calibration_lines(found: Calibration) -> Iterable[str]:
-    rules = found.rules
-    yield _NOISE_EXPLAINED.format(power=rules.power, alpha=rules.alpha, family=found.family)
-    shown = (f"{name} {size(name, value)}" for name, value in found.thresholds.items())
+def _calibration_lines(calibration: Calibration) -> Iterable[str]:
+    rules = calibration.rules
+    yield _NOISE_EXPLAINED.format(power=rules.power, alpha=rules.alpha, family=calibration.family)
+    shown = (f"{name} {size(name, value)}" for name, value in calibration.thresholds.items())
     yield f"thresholds: {', '.join(shown)}"
 
 
-def calibration_markdown(found: Calibration) -> str:
+def calibration_markdown(calibration: Calibration) -> str:
     """The same for a job's summary."""
-    if found.errors:
-        return "\n".join(["## Calibration: error", "", *(f"- {escape(line)}" for line in found.errors), ""])
-    lines = [f"- {escape(line)}" for line in _calibration_lines(found)]
-    return "\n".join(["## Calibration", "", _markdown_table(calibration_table(found)), "", *lines, ""])
+    if calibration.errors:
+        return "\n".join(["## Calibration: error", "", *(f"- {escape(line)}" for line in calibration.errors), ""])
+    lines = [f"- {escape(line)}" for line in _calibration_lines(calibration)]
+    return "\n".join(["## Calibration", "", _markdown_table(calibration_table(calibration)), "", *lines, ""])

@@ -1,4 +1,4 @@
-"""Trials as units (all repetitions of a key on a device), and units of two sides as pairs."""
+"""The result of each config and seed, over all repetitions of its key; and those of two sides as pairs."""
 
 import math
 from collections import defaultdict
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from harness.results import CHOICES, COUNTED, ENVIRONMENT, HARDWARE, SPEED, is_missing, text_of, varying
+from harness.results import CHOICES, COUNTED, ENVIRONMENT, HARDWARE, SPEED, is_missing, text_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Unit:
+class SeedResult:
     """One config with its seed on one device: the average of its repetitions.
 
     Attributes:
@@ -36,7 +36,7 @@ class Unit:
         seed: the seed.
         status: ``ok`` or ``diverged`` if any repetition is, else how the last one ended.
         message: the error of the last repetition.
-        values: measure's name -> value; a measure that the unit does not have is not in it.
+        values: measure's name -> value; a measure that it does not have is not in it.
         targets: those whose first crossing was recorded.
         weights: hash of the final weights; None if unknown, or if repetitions differ.
         reproducible: whether all repetitions ended with the same bits; None for a single one.
@@ -69,8 +69,8 @@ class Unit:
 class Pair:
     """The same config and seed on both sides."""
 
-    base: Unit
-    candidate: Unit
+    base: SeedResult
+    candidate: SeedResult
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class Pairing:
     """What two sides have in common and what not."""
 
     pairs: list[Pair]
-    only_base: list[Unit]
-    only_candidate: list[Unit]
+    only_base: list[SeedResult]
+    only_candidate: list[SeedResult]
 
 
-def units(trials: "pd.DataFrame") -> list[Unit]:
-    """One unit per ``trial_key``, by arm and seed.
+def seed_results(trials: "pd.DataFrame") -> list[SeedResult]:
+    """Return one result for each ``trial_key``, by arm and seed.
 
     Args:
         trials: with the columns ``COLUMNS``.
@@ -91,8 +91,8 @@ def units(trials: "pd.DataFrame") -> list[Unit]:
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in _plain_rows(trials):
         groups[row["trial_key"]].append(row)
-    found = [_unit(key, rows) for key, rows in groups.items()]
-    return sorted(found, key=lambda unit: (unit.arm, unit.seed, unit.key))
+    results = [_result(key, rows) for key, rows in groups.items()]
+    return sorted(results, key=lambda result: (result.arm, result.seed, result.key))
 
 
 def _plain_rows(trials: "pd.DataFrame") -> Iterator[Row]:
@@ -103,14 +103,14 @@ def _plain_rows(trials: "pd.DataFrame") -> Iterator[Row]:
         yield {name: None if is_missing(value) else value for name, value in zip(there, values, strict=True)}
 
 
-def _unit(key: str, rows: Sequence[Row]) -> Unit:
+def _result(key: str, rows: Sequence[Row]) -> SeedResult:
     measured = [row for row in rows if row["status"] in COUNTED]
     used = measured or rows
     last = used[-1]
     hashes = {row["final_weights_sha256"] for row in measured}
     (weights,) = hashes if len(hashes) == 1 else (None,)
     failed = ": ".join(filter(None, [last["status"], last.get("error_type"), last.get("error_message")]))
-    return Unit(
+    return SeedResult(
         key=key,
         device=str(last["device"]),
         arm=str(last["arm_key"]),
@@ -134,7 +134,7 @@ def _values(measured: Sequence[Row]) -> dict[str, float]:
         for name, value in _values_of(row):
             if value is not None and math.isfinite(value):
                 lists[name].append(float(value))
-    return {name: median(found) if name == "images/s" else fmean(found) for name, found in lists.items()}
+    return {name: median(values) if name == "images/s" else fmean(values) for name, values in lists.items()}
 
 
 def _crossings(row: Row) -> Iterator[tuple[float, float | None]]:
@@ -157,29 +157,13 @@ def _values_of(row: Row) -> Iterator[tuple[str, float | None]]:
         yield "test accuracy", CHANCE
 
 
-def pair_up(base: Iterable[Unit], candidate: Iterable[Unit]) -> Pairing:
-    """Units of both sides with the same key; a candidate that was killed is as good as missing."""
-    ours = {unit.key: unit for unit in base}
-    theirs = {unit.key: unit for unit in candidate if unit.status != "killed"}
-    pairs = [Pair(unit, theirs[at]) for at, unit in ours.items() if at in theirs]
+def pair_up(base: Iterable[SeedResult], candidate: Iterable[SeedResult]) -> Pairing:
+    """Pair results of both sides with the same key; a candidate that was killed is as good as missing."""
+    ours = {result.key: result for result in base}
+    theirs = {result.key: result for result in candidate if result.status != "killed"}
+    pairs = [Pair(result, theirs[key]) for key, result in ours.items() if key in theirs]
     return Pairing(
         pairs,
-        [unit for at, unit in ours.items() if at not in theirs],
-        [unit for at, unit in theirs.items() if at not in ours],
+        [result for key, result in ours.items() if key not in theirs],
+        [result for key, result in theirs.items() if key not in ours],
     )
-
-
-def labels(units_: Sequence[Unit]) -> dict[str, str]:
-    """Arm -> what distinguishes it from the others, in words; no two arms have the same."""
-    first = {unit.arm: unit.row for unit in reversed(units_)}
-    several = varying({name: [row.get(name) for row in first.values()] for name in CHOICES})
-    names = ["init", *(name for name in several if name != "init")]
-    named = {arm: _joined(row, names) for arm, row in sorted(first.items())}
-    if len(set(named.values())) < len(named):
-        # the choices that have columns do not tell all of them apart
-        named = {arm: f"{label} arm_key={arm}" for arm, label in named.items()}
-    return named
-
-
-def _joined(row: Row, names: Sequence[str]) -> str:
-    return " ".join(f"{name}={text_of(row.get(name))}" for name in names)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness import analysis
+from harness.analysis import ArmLabels
+from harness.report.model import ArmView, FailureRow, Filter
 from harness.report.numbers import one
 from harness.results import CHOICES, STATUSES, is_missing, text_of
 from harness.wording import few
@@ -23,7 +24,7 @@ class Arms:
     """Every arm by its number, which follows the order given to :func:`number`.
 
     Attributes:
-        by: the columns that tell arms apart.
+        labels: which arm each trial belongs to, and by which columns arms are told apart.
         names: arm -> its label.
         numbers: label -> arm.
         of_trial: trial_id -> arm.
@@ -31,12 +32,17 @@ class Arms:
         detailed: the arms that figures and comparisons are made of.
     """
 
-    by: list[str]
+    labels: ArmLabels
     names: list[str]
     numbers: dict[str, int]
     of_trial: dict[str, int]
     trials: pd.DataFrame
     detailed: frozenset[int]
+
+    @property
+    def by(self) -> list[str]:
+        """The columns that tell arms apart."""
+        return self.labels.columns
 
 
 def kept_places(count: int) -> list[int]:
@@ -46,19 +52,18 @@ def kept_places(count: int) -> list[int]:
     return [*range(DETAILED_BEST), *range(count - DETAILED_LAST, count)]
 
 
-def number(trials: pd.DataFrame, by: Sequence[str], order: Sequence[str]) -> Arms:
+def number(trials: pd.DataFrame, labels: ArmLabels, order: Sequence[str]) -> Arms:
     """Number the arms, those named in ``order`` (labels of arms with finished runs, best first) before the others."""
-    labels = analysis.arm_labels(trials, by)
-    names = list(dict.fromkeys([*order, *sorted(labels.unique())]))
+    names = list(dict.fromkeys([*order, *sorted(labels.of_trials.unique())]))
     numbers = {name: index for index, name in enumerate(names)}
-    arm = labels.map(numbers).astype(int)
+    arm = labels.of_trials.map(numbers).astype(int)
     of_trial = dict(zip(trials["trial_id"], arm, strict=True))
-    few = len(names) <= DETAILED_BEST + DETAILED_LAST
-    detailed = frozenset(kept_places(len(names) if few or not order else len(order)))
-    return Arms(list(by), names, numbers, of_trial, trials.assign(arm=arm), detailed)
+    all_fit = len(names) <= DETAILED_BEST + DETAILED_LAST
+    detailed = frozenset(kept_places(len(names) if all_fit or not order else len(order)))
+    return Arms(labels, names, numbers, of_trial, trials.assign(arm=arm), detailed)
 
 
-def described(arms: Arms) -> list[dict[str, Any]]:
+def described(arms: Arms) -> list[ArmView]:
     """For each arm its name, values, trials by status, and the commonest diagnosis of its trials in words."""
     columns = {name: arms.trials[name].tolist() for name in (*arms.by, "status", "diagnosis", "diagnosis_reason")}
     diagnoses = list(zip(columns["diagnosis"], columns["diagnosis_reason"], strict=True))
@@ -66,25 +71,25 @@ def described(arms: Arms) -> list[dict[str, Any]]:
     for place, arm in enumerate(arms.trials["arm"].tolist()):
         places.setdefault(arm, []).append(place)
     return [
-        {
-            "id": arm,
-            "name": arms.names[arm],
-            "values": {column: text_of(columns[column][own[0]]) for column in arms.by},
-            "planned": len(own),
-            "statuses": dict(Counter(columns["status"][place] for place in own)),
-            "diagnosis": _diagnosis([diagnoses[place] for place in own]),
-        }
+        ArmView(
+            id=arm,
+            name=arms.names[arm],
+            values={column: text_of(columns[column][own[0]]) for column in arms.by},
+            planned=len(own),
+            statuses=dict(Counter(columns["status"][place] for place in own)),
+            diagnosis=_diagnosis([diagnoses[place] for place in own]),
+        )
         for arm, own in sorted(places.items())
     ]
 
 
-def _diagnosis(found: Sequence[tuple[Any, Any]]) -> str:
+def _diagnosis(diagnoses: Sequence[tuple[Any, Any]]) -> str:
     """The commonest (diagnosis, reason) on why the arm does not learn, "" if it is fine or was never made."""
-    kinds = Counter(kind for kind, _ in found if isinstance(kind, str))
+    kinds = Counter(kind for kind, _ in diagnoses if isinstance(kind, str))
     kind = _commonest(kinds)
     if kind in ("", "fine"):
         return ""
-    reason = _commonest(Counter(text for own, text in found if own == kind and isinstance(text, str)))
+    reason = _commonest(Counter(text for own, text in diagnoses if own == kind and isinstance(text, str)))
     text = f"{kind}: {reason}" if reason else kind
     return text if len(text) <= _MOST_REASON else f"{text[: _MOST_REASON - 3]}..."
 
@@ -94,14 +99,10 @@ def _commonest(counts: Counter[str]) -> str:
     return min(counts, key=lambda name: (-counts[name], name), default="")
 
 
-def filters(arms: Arms, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Column -> its values, numbers in their order; columns with one value are no filter."""
-    found = []
-    for column in arms.by:
-        values = sorted({row["values"][column] for row in rows}, key=_in_order)
-        if len(values) > 1:
-            found.append({"column": column, "values": values})
-    return found
+def filters(arms: Arms, views: Sequence[ArmView]) -> list[Filter]:
+    """Each column and its values, numbers in their order; a column with one value is no filter."""
+    texts = {column: {view.values[column] for view in views} for column in arms.by}  # noqa: PD011 - no table
+    return [Filter(column, sorted(own, key=_in_order)) for column, own in texts.items() if len(own) > 1]
 
 
 def _in_order(text: str) -> tuple[int, float, str]:
@@ -118,31 +119,23 @@ def constants(arms: Arms) -> list[tuple[str, str]]:
     return [(column, text_of(first[column])) for column in fixed if not is_missing(first[column])]
 
 
-def failures(arms: Arms) -> list[dict[str, Any]]:
+def failures(arms: Arms) -> list[FailureRow]:
     """Per arm, status and error: how many trials, which seeds, why; the most frequent first."""
     bad = arms.trials[arms.trials["status"] != "ok"]
-    rows = []
     keys = ["arm", "status", "error_type", "error_message"]
-    for key, group in bad.groupby(keys, dropna=False, sort=True):
-        arm, status, *reasons = _parts(key)
-        words = [str(part) for part in reasons if not pd.isna(part)]
-        seeds = sorted({one(seed) or 0 for seed in group["seed"]})
-        rows.append(
-            {
-                "arm": int(arm),
-                "name": arms.names[int(arm)],
-                "status": str(status),
-                "n": len(group),
-                "seeds": _seeds(seeds),
-                "why": ": ".join(words) or "no reason was recorded",
-            }
-        )
-    return sorted(rows, key=lambda row: (-row["n"], _STATUS_ORDER.get(row["status"], len(_STATUS_ORDER))))
+    rows = [_failure(arms, key, group) for key, group in bad.groupby(keys, dropna=False, sort=True)]
+    return sorted(rows, key=lambda row: (-row.n, _STATUS_ORDER.get(row.status, len(_STATUS_ORDER))))
 
 
-def _parts(key: Any) -> list[Any]:  # noqa: ANN401 - a group's key has the columns' types
-    return list(key)
-
-
-def _seeds(seeds: Sequence[float]) -> str:
-    return few((f"{seed:g}" for seed in seeds), most=10)
+def _failure(arms: Arms, key: Any, group: pd.DataFrame) -> FailureRow:  # noqa: ANN401 - a group's key has the columns' types
+    arm, status, *reasons = key
+    words = [str(part) for part in reasons if not pd.isna(part)]
+    seeds = sorted({one(seed) or 0 for seed in group["seed"]})
+    return FailureRow(
+        arm=int(arm),
+        name=arms.names[int(arm)],
+        status=str(status),
+        n=len(group),
+        seeds=few((f"{seed:g}" for seed in seeds), most=10),
+        why=": ".join(words) or "no reason was recorded",
+    )

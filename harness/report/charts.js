@@ -20,11 +20,6 @@ const SYMBOL_PATHS = [
   "M16 0.8l1.5 3.6l3.9 .3l-3 2.5l1 3.8l-3.4 -2l-3.4 2l1 -3.8l-3 -2.5l3.9 -.3z", "M16 10.5l4.6 -8h-9.2z",
   "M14.6 1.5h2.8v3.1h3.1v2.8h-3.1v3.1h-2.8v-3.1h-3.1v-2.8h3.1z",
 ];
-const METRICS = {
-  test_accuracy: "test accuracy (share of images)", train_accuracy: "train accuracy (share of images)",
-  test_loss: "test loss (nats)", train_loss: "train loss (nats)",
-};
-
 const escaped = (text) => String(text)
   .replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("%", "&#37;");
 const shortened = (text, length = 44) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
@@ -99,7 +94,7 @@ function drawCurves(arms) {
   const alpha = found.length > 5 ? 0.08 : 0.15;
   for (const arm of found) {
     const curve = DATA.curves[arm.id], look = style(arm), x = steps ? curve.step : clock().seconds[arm.id];
-    const [low, middle, high] = curve[metric];
+    const [low, middle, high] = curve.bands[metric];
     const edge = { x, mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
     traces.push({ ...edge, y: low }, { ...edge, y: high, fill: "tonexty", fillcolor: faded(look.colour, alpha) });
     traces.push({
@@ -119,7 +114,7 @@ function drawCurves(arms) {
   const aimed = metric === "test_accuracy" ? { shapes: [line], annotations: [mark] } : {};
   const plan = layout(
     axis(clockTitle(), { type: byId("log-x").checked ? "log" : "linear" }),
-    axis(METRICS[metric], { type: byId("log-y").checked ? "log" : "linear" }), aimed,
+    axis(DATA.metrics[metric], { type: byId("log-y").checked ? "log" : "linear" }), aimed,
   );
   draw("curves", traces, plan);
   legend("curves-legend", found);

@@ -7,8 +7,8 @@ from pathlib import Path
 from harness.arguments import Parser, one_line_errors
 from harness.errors import UsageError
 from harness.report.content import content
-from harness.report.folder import read
 from harness.report.page import html
+from harness.report.selection import read
 from harness.report.text import as_json, markdown
 
 _FORMS = {"html": html, "md": markdown, "json": as_json}

@@ -1,17 +1,30 @@
-"""Everything a report says, as plain dicts and lists: the page, Markdown and JSON are three views of it."""
+"""Everything that a report says, from the frames of a results folder."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+import pandas as pd
 
 import harness
 from harness import analysis
 from harness.analysis import Frames
 from harness.errors import UsageError
-from harness.report import machine, series, standing, words
+from harness.report import machine, ranking_view, series, words
 from harness.report.arms import Arms, constants, described, failures, filters, number
-from harness.report.folder import narrowed
+from harness.report.model import (
+    ArmView,
+    ClockView,
+    CompletenessView,
+    CurveView,
+    FailureRow,
+    Heading,
+    Methods,
+    Pictures,
+    Report,
+    SweepRow,
+)
+from harness.report.selection import narrowed
 from harness.results import STATUSES
 from harness.wording import counted
 
@@ -19,8 +32,8 @@ SHOWN_ARMS = 12
 """How many arms the figures draw at first."""
 
 
-def content(frames: Frames, folder: Path, problems: Sequence[str], where: Sequence[str] = ()) -> dict[str, Any]:
-    """The whole report.
+def content(frames: Frames, folder: Path, problems: Sequence[str], where: Sequence[str] = ()) -> Report:
+    """Build the whole report.
 
     Args:
         frames: trials (all but config), curves and layers.
@@ -32,79 +45,87 @@ def content(frames: Frames, folder: Path, problems: Sequence[str], where: Sequen
         UsageError: no trial has a target, or there is no such column or value.
     """
     whole, frames = frames, narrowed(frames, where)
-    by = analysis.arm_columns(frames.trials)
-    clocks = standing.clocks(frames, by)
-    found = clocks[0].rankings
-    if not found:
+    labels = analysis.label_arms(frames.trials)
+    clocks = ranking_view.clocks(frames, labels)
+    in_steps = clocks[0].rankings
+    if not in_steps:
         raise UsageError(f"{folder}: no trial has a target to rank by; run with train.targets=[0.5,0.9], say")
-    default = standing.chosen(found)
-    best = found[default].table
-    arms = number(frames.trials, by, best.loc[best["n"] > 0, "arm"].tolist())
-    rows = described(arms)
-    curves = series.curves(frames, arms)
-    shown_clocks = [_clock(clock, arms, rows, curves) for clock in clocks]
+    default = ranking_view.chosen(in_steps)
+    arms = number(frames.trials, labels, ranking_view.finished(in_steps[default]))
+    views, pictures, environments = described(arms), _pictures(frames, arms), machine.environments(arms)
+    return Report(
+        heading=_heading(folder, words.facts(frames.trials, len(arms.names), arms.by), where),
+        by=arms.by,
+        arms=views,
+        filters=filters(arms, views),
+        statuses=list(STATUSES),
+        default_target=default,
+        top=SHOWN_ARMS,
+        clocks=[_clock(clock, arms, views, pictures.curves) for clock in clocks],
+        methods=Methods(words.METHOD, words.METHOD_LOGRANK, words.METHOD_PROFILE),
+        left_out=words.left_out(arms, in_steps[default].target),
+        pictures=pictures,
+        throughput=machine.throughput(arms),
+        completeness=_completeness(frames, whole, problems, failures(arms)),
+        environments=environments,
+        environment_note=machine.environment_note(environments),
+        packages=machine.packages(arms),
+        constants=constants(arms),
+    )
+
+
+def _heading(folder: Path, facts: str, where: Sequence[str]) -> Heading:
+    return Heading(
+        version=harness.__version__,
+        made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        title=folder.resolve().name or str(folder),
+        facts="; ".join([facts, *(f"only {part}" for part in where)]),
+    )
+
+
+def _pictures(frames: Frames, arms: Arms) -> Pictures:
     heat, heat_range = series.heat(frames, arms)
-    environments = machine.environments(arms)
-    return {
-        "version": harness.__version__,
-        "made_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "title": folder.resolve().name or str(folder),
-        "facts": "; ".join([words.facts(frames.trials, len(arms.names), by), *(f"only {part}" for part in where)]),
-        "by": list(by),
-        "arms": rows,
-        "filters": filters(arms, rows),
-        "statuses": list(STATUSES),
-        "default_target": default,
-        "top": SHOWN_ARMS,
-        "ranking": shown_clocks[0]["ranking"],
-        "clocks": shown_clocks,
-        "method": words.METHOD,
-        "method_logrank": words.METHOD_LOGRANK,
-        "method_profile": words.METHOD_PROFILE,
-        "left_out": words.left_out(arms, found[default].target),
-        "curves": curves,
-        "thinned": "Evaluated steps are thinned for this page." if series.is_thinned(frames, arms) else "",
-        "heat": heat,
-        "heat_range": list(heat_range),
-        "signals": series.signals(frames, arms),
-        "throughput": machine.throughput(arms),
-        "completeness": _completeness(frames, whole, problems, failures(arms)),
-        "environments": environments,
-        "environment_note": machine.environment_note(environments),
-        "packages": machine.packages(arms),
-        "constants": constants(arms),
-    }
+    return Pictures(
+        metrics=series.METRICS,
+        curves=series.curves(frames, arms),
+        thinned="Evaluated steps are thinned for this page." if series.is_thinned(frames, arms) else "",
+        heat=heat,
+        heat_range=heat_range,
+        signals=series.signals(frames, arms),
+    )
 
 
-def _clock(
-    clock: standing.Clock, arms: Arms, described_arms: Sequence[dict[str, Any]], curves: dict[int, dict[str, Any]]
-) -> dict[str, Any]:
+def _clock(clock: ranking_view.Clock, arms: Arms, views: Sequence[ArmView], curves: dict[int, CurveView]) -> ClockView:
     """Ranking, survival curves and profiles by one measure of time."""
-    return {
-        "label": clock.label,
-        "unit": clock.unit,
-        "where": clock.where,
-        "ranking": standing.entries(clock, arms, described_arms),
-        "survival": [series.survival(clock.frames, arms, entry.target, clock.unit) for entry in clock.rankings],
-        "profile": series.profile(clock.frames, arms, clock.unit),
-        "seconds": series.seconds(clock.frames, arms, curves) if clock.unit == "seconds" else {},
-    }
+    return ClockView(
+        label=clock.label,
+        unit=clock.unit,
+        where=clock.where,
+        ranking=ranking_view.entries(clock, arms, views),
+        survival=[series.survival(timed, arms) for timed in clock.timed],
+        profile=series.profile(clock.timed, arms),
+        seconds=series.seconds(clock.frames, arms, curves) if clock.unit == "seconds" else {},
+    )
 
 
-def _completeness(frames: Frames, whole: Frames, problems: Sequence[str], bad: list[dict[str, Any]]) -> dict[str, Any]:
-    found, planned = analysis.completeness(frames.trials), analysis.completeness(whole.trials)
-    failed = sum(row["n"] for row in bad)
-    return {
-        "notes": words.planned(planned, whole=frames is whole),
-        "statuses": found.statuses,
-        "sweeps": [
-            {
-                name: (None if name == "sweep_id" and not isinstance(value, str) else value)
-                for name, value in row.items()
-            }
-            for row in planned.sweeps.astype(object).to_dict("records")
-        ],
-        "problems": list(problems),
-        "failures": bad,
-        "failures_caption": f"{counted(failed, 'trial')} did not end ok: which, and why.",
-    }
+def _completeness(frames: Frames, whole: Frames, problems: Sequence[str], bad: list[FailureRow]) -> CompletenessView:
+    planned = analysis.completeness(whole.trials)
+    failed = sum(row.n for row in bad)
+    return CompletenessView(
+        notes=words.planned(planned, whole=frames is whole),
+        statuses=analysis.completeness(frames.trials).statuses,
+        sweeps=_sweeps(planned.sweeps),
+        problems=list(problems),
+        failures=bad,
+        failures_caption=f"{counted(failed, 'trial')} did not end ok: which, and why.",
+    )
+
+
+def _sweeps(sweeps: pd.DataFrame) -> list[SweepRow]:
+    return [
+        SweepRow(
+            sweep_id=row["sweep_id"] if isinstance(row["sweep_id"], str) else None,
+            **{name: int(row[name]) for name in ("planned", "recorded", "ok", "failed", "missing")},
+        )
+        for row in sweeps.astype(object).to_dict("records")
+    ]

@@ -8,8 +8,10 @@ import pandas as pd
 
 from harness import analysis
 from harness.report.arms import Arms
-from harness.report.numbers import kept, shown, spread
-from harness.results import ENVIRONMENT, SPEED, WORK, text_of
+from harness.report.conditions import condition
+from harness.report.model import ArmSpeed, EnvironmentRow, Quartiles, SpeedGroup, SpeedRow, ThroughputView
+from harness.report.numbers import Number, kept, shown, spread
+from harness.results import ENVIRONMENT, EXECUTION, SPEED, WORK, is_missing, text_of
 from harness.wording import counted
 
 _ALWAYS = ("device", "kernel")
@@ -27,101 +29,109 @@ def _group_columns(trials: pd.DataFrame) -> list[str]:
 
 
 def _label(values: Sequence[Any], columns: Sequence[str]) -> str:
-    named = {"batch_size": "batch {}", "threads": "{} threads", "tf32": "tf32 {}", "deterministic": "deterministic {}"}
-    return " ".join(named.get(name, "{}").format(text_of(value)) for name, value in zip(columns, values, strict=True))
+    """Device and kernel, and the other conditions by their names."""
+    named = zip(columns, values, strict=True)
+    return " ".join(text_of(value) if name in _ALWAYS else condition(name, value) for name, value in named)
 
 
-def _rates(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """For each row ``images`` and ``share``: (q25, median, q75), None where it was not measured."""
-    kinds = {}
-    for name, column in (("images", "images_per_s"), ("share", "matmul_share")):
-        parts = [kept(table[f"{column}_{part}"]) for part in _QUARTILES]
-        kinds[name] = [None if row[1] is None else list(row) for row in zip(*parts, strict=True)]
-    return [{"images": images, "share": share} for images, share in zip(kinds["images"], kinds["share"], strict=True)]
+def _quartiles(table: pd.DataFrame, column: str) -> list[Quartiles | None]:
+    """For each row its three quartiles; None where it was not measured."""
+    parts = [kept(table[f"{column}_{part}"]) for part in _QUARTILES]
+    return [None if row[1] is None else list(row) for row in zip(*parts, strict=True)]
 
 
-def throughput(arms: Arms) -> dict[str, Any]:
-    """Quartiles of images/s and of the share of the matmul rate, by device and kernel, and within each by arm.
+def _keys(table: pd.DataFrame, columns: Sequence[str]) -> "pd.Series[str]":
+    """One text a row of what it is grouped by."""
+    return table[list(columns)].map(text_of).agg("\t".join, axis=1)
 
-    Returns:
-        ``groups`` and ``arms`` for the figure, ``table`` for the reader.
-    """
+
+def throughput(arms: Arms) -> ThroughputView:
+    """Quartiles of images/s and of the share of the matmul rate, by conditions of speed, and within each by arm."""
     timed = _timed(arms)
     if timed.empty:
-        return {"groups": [], "arms": [], "table": []}
+        return ThroughputView([], [], [])
     columns = _group_columns(timed)
-    groups = analysis.throughput(timed, by=columns)
-    keys = timed[columns].map(text_of).agg("\t".join, axis=1)
-    by_arm = analysis.throughput(timed.assign(arm=timed["arm"]), by=[*columns, "arm"])
-    numbers = {key: index for index, key in enumerate(groups[columns].map(text_of).agg("\t".join, axis=1))}
-    found, table = [], []
-    for key, (_, row), rates in zip(numbers, groups.iterrows(), _rates(groups), strict=True):
-        members = timed[keys == key]
-        group = _group(numbers[key], row, columns, members) | rates
-        found.append(group)
-        table.append(_table_row(group, members))
-    by_arm = by_arm.assign(group=by_arm[columns].map(text_of).agg("\t".join, axis=1).map(numbers))
-    places = by_arm[["arm", "group", "n"]].astype(int).to_dict("records")
-    points = [place | rates for place, rates in zip(places, _rates(by_arm), strict=True)]
-    return {"groups": found, "arms": points, "table": table}
+    pooled = analysis.throughput(timed, by=columns)
+    members = [timed[_keys(timed, columns) == key] for key in _keys(pooled, columns)]
+    groups = _groups(pooled, members, columns)
+    by_arm = analysis.throughput(timed, by=[*columns, "arm"])
+    numbers = {key: place for place, key in enumerate(_keys(pooled, columns))}
+    points = _points(by_arm, _keys(by_arm, columns).map(numbers).tolist())
+    return ThroughputView(groups, points, [_table_row(group, own) for group, own in zip(groups, members, strict=True)])
 
 
-def _group(index: int, row: pd.Series, columns: Sequence[str], members: pd.DataFrame) -> dict[str, Any]:
-    return {
-        "id": index,
-        "label": _label([row[name] for name in columns], columns),
-        "n": int(row["n"]),
-        "arms": sorted({int(arm) for arm in members["arm"]}),
-    }
+def _groups(pooled: pd.DataFrame, members: Sequence[pd.DataFrame], columns: Sequence[str]) -> list[SpeedGroup]:
+    images, share = _quartiles(pooled, "images_per_s"), _quartiles(pooled, "matmul_share")
+    rows = zip(*(pooled[name] for name in columns), strict=True)
+    return [
+        SpeedGroup(
+            id=place,
+            label=_label(row, columns),
+            n=len(own),
+            arms=sorted({int(arm) for arm in own["arm"]}),
+            images=images[place],
+            share=share[place],
+        )
+        for place, (row, own) in enumerate(zip(rows, members, strict=True))
+    ]
 
 
-def _table_row(group: dict[str, Any], members: pd.DataFrame) -> dict[str, Any]:
-    share = group["share"]
-    return {
-        "label": group["label"],
-        "hardware": ", ".join(sorted(members["device_model"].dropna().unique())) or "-",
-        "n": group["n"],
-        "arms": group["arms"],
-        "images": spread(group["images"]) if group["images"] else "-",
-        "share": f"{spread([100 * value for value in share])} %" if share else "-",
-        "matmul": shown(members["matmul_flops_per_s"].median() / _GIGA),
-        "memory": shown(members["peak_memory_bytes"].max() / _GIGA),
-    }
+def _points(by_arm: pd.DataFrame, groups: Sequence[int]) -> list[ArmSpeed]:
+    images, share = _quartiles(by_arm, "images_per_s"), _quartiles(by_arm, "matmul_share")
+    rows = zip(by_arm["arm"].tolist(), groups, by_arm["n"].tolist(), images, share, strict=True)
+    return [ArmSpeed(int(arm), int(group), int(n), rate, part) for arm, group, n, rate, part in rows]
+
+
+def _table_row(group: SpeedGroup, members: pd.DataFrame) -> SpeedRow:
+    return SpeedRow(
+        label=group.label,
+        hardware=", ".join(sorted(members["device_model"].dropna().unique())) or "-",
+        n=group.n,
+        arms=group.arms,
+        images=spread(group.images) if group.images else "-",
+        share=f"{spread([_percent(value) for value in group.share])} %" if group.share else "-",
+        matmul=shown(members["matmul_flops_per_s"].median() / _GIGA),
+        memory=shown(members["peak_memory_bytes"].max() / _GIGA),
+    )
+
+
+def _percent(share: Number) -> Number:
+    return None if share is None else 100 * share
 
 
 _ENVIRONMENT = (*SPEED, *ENVIRONMENT)
+_SHOWN_APART = ("device", "threads")
+"""Conditions of execution that the table of environments has in columns of their own."""
 
 
-def environments(arms: Arms) -> list[dict[str, Any]]:
+def environments(arms: Arms) -> list[EnvironmentRow]:
     """Every combination of hardware, settings and versions, the commonest first; trials that never got there apart."""
     known = arms.trials[arms.trials["cpu_model"].notna()]
     rows = [
         _environment(dict(zip(_ENVIRONMENT, values, strict=True)), group)
         for values, group in known.groupby(list(_ENVIRONMENT), dropna=False)
     ]
-    return sorted(rows, key=lambda row: -row["n"])
+    return sorted(rows, key=lambda row: -row.n)
 
 
-def _environment(values: dict[str, Any], group: pd.DataFrame) -> dict[str, Any]:
-    said = {name: text_of(value) for name, value in values.items()}
-    driver = "" if said["gpu_driver"] == "none" else f", driver {said['gpu_driver']}"
-    settings = [said["memory_format"], f"tf32 {'on' if said['tf32'] == 'True' else 'off'}"]
-    if said["deterministic"] == "True":
-        settings.append("deterministic")
-    if said["kernel"] != "torch":
-        settings.append(f"kernel {said['kernel']} {said['kernel_precision']}")
-    commit = "an installed package" if said["git_commit"] == "none" else said["git_commit"][:10]
-    return {
-        "n": len(group),
-        "arms": sorted({int(arm) for arm in group["arm"]}),
-        "device": said["device_model"] + driver,
-        "cpu": said["cpu_model"],
-        "threads": said["threads"],
-        "settings": ", ".join(settings),
-        "torch": said["torch_version"],
-        "platform": f"{said['python_version']}, {said['platform']}",
-        "commit": commit + (", with changes" if said["git_dirty"] == "True" else ""),
-    }
+def _environment(values: dict[str, Any], group: pd.DataFrame) -> EnvironmentRow:
+    texts = {name: text_of(value) for name, value in values.items()}
+    settings = [
+        condition(name, values[name]) for name in EXECUTION if name not in _SHOWN_APART and not is_missing(values[name])
+    ]
+    driver = "" if is_missing(values["gpu_driver"]) else f", driver {texts['gpu_driver']}"
+    commit = "an installed package" if is_missing(values["git_commit"]) else texts["git_commit"][:10]
+    return EnvironmentRow(
+        n=len(group),
+        arms=sorted({int(arm) for arm in group["arm"]}),
+        device=texts["device_model"] + driver,
+        cpu=texts["cpu_model"],
+        threads=texts["threads"],
+        settings=", ".join(settings),
+        torch=texts["torch_version"],
+        platform=f"{texts['python_version']}, {texts['platform']}",
+        commit=commit + (", with changes" if texts["git_dirty"] == "True" else ""),
+    )
 
 
 def packages(arms: Arms) -> list[tuple[str, str]]:
@@ -130,10 +140,10 @@ def packages(arms: Arms) -> list[tuple[str, str]]:
     for text in arms.trials["package_versions"].dropna().unique():
         for name, version in json.loads(text).items():
             versions.setdefault(name, set()).add(str(version))
-    return [(name, ", ".join(sorted(found))) for name, found in sorted(versions.items())]
+    return [(name, ", ".join(sorted(own))) for name, own in sorted(versions.items())]
 
 
-def environment_note(rows: Sequence[dict[str, Any]]) -> str:
+def environment_note(rows: Sequence[EnvironmentRow]) -> str:
     """A warning where seconds and rates of unlike environments stand side by side; "" where there is one."""
     if len(rows) < 2:
         return ""

@@ -1,54 +1,54 @@
 """The page: template, style, script, plotly and the numbers in one file."""
 
 import json
+from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from harness.report.model import Report, as_dict
+
 # nothing may be fetched, whatever a name in the results holds
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
 )
-_DRAWN = (
-    *("arms", "filters", "statuses", "default_target", "top", "clocks", "curves", "heat", "heat_range"),
-    *("signals", "throughput"),
+_NOT_DRAWN = (
+    *("heading", "by", "methods", "left_out", "pictures"),
+    *("completeness", "environments", "environment_note", "packages", "constants"),
 )
+"""Fields of a report that stand in the page as text, and so not in the data of its script."""
+
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
-def html(report: dict[str, Any]) -> str:
-    """The report as one HTML document."""
+def html(report: Report) -> str:
+    """Return the report as one HTML document."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(_own("page.html.j2"))
     return template.render(
-        report=report | {"conclusion": report["ranking"][report["default_target"]]["conclusion"]},
+        report=report,
         policy=POLICY,
         css=Markup(_own("report.css")),  # noqa: S704 - our own file
-        blob=Markup(blob({name: report[name] for name in _DRAWN} | {"clocks": _short(report["clocks"])})),  # noqa: S704 - blob escapes
+        blob=Markup(blob(as_dict(report, without=_NOT_DRAWN) | as_dict(report.pictures))),  # noqa: S704 - blob escapes
         plotly=Markup(_plotly()),  # noqa: S704 - the package's own file
         script=Markup(_own("charts.js") + _own("page.js")),  # noqa: S704 - our own files
     )
 
 
-def _short(clocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The clocks without what a row of a ranking lacks: there may be thousands of rows, several times."""
-    empty = {"few": False, "why": ""}
-
-    def short(row: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in row.items() if value is not None and empty.get(name) != value}
-
-    return [
-        clock | {"ranking": [entry | {"rows": [short(row) for row in entry["rows"]]} for entry in clock["ranking"]]}
-        for clock in clocks
-    ]
+def _short(view: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass of the report
+    """A view without fields that are as their default: there may be thousands of rows of rankings, several times."""
+    defaults = {field.name: field.default for field in fields(view)}
+    return {
+        name: value for name, value in as_dict(view).items() if value is not defaults[name] and value != defaults[name]
+    }
 
 
-def blob(value: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
-    """JSON that is safe inside a script element: no name in it can end the element."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+def blob(value: Any) -> str:  # noqa: ANN401 - whatever JSON can hold, and views
+    """Return JSON that is safe inside a script element: no name in it can end the element."""
+    text = json.dumps(value, default=_short, separators=(",", ":"), allow_nan=False)
     for character, escape in _ESCAPES.items():
         text = text.replace(character, escape)
     return text

@@ -9,12 +9,19 @@ import numpy as np
 import pandas as pd
 
 from harness import analysis
-from harness.analysis import Frames
-from harness.analysis.grouping import Unit
+from harness.analysis import Frames, TimedArms
 from harness.report.arms import Arms
-from harness.report.numbers import kept
+from harness.report.model import CurveView, HeatMap, LayerSignals, ProfileView, SignalView, StepCurve
+from harness.report.numbers import Number, kept
 
-METRICS = ("test_accuracy", "train_accuracy", "test_loss", "train_loss")
+METRICS = {
+    "test_accuracy": "test accuracy (share of images)",
+    "train_accuracy": "train accuracy (share of images)",
+    "test_loss": "test loss (nats)",
+    "train_loss": "train loss (nats)",
+}
+"""Columns of the curves that the page draws, and their titles; the first is shown at first."""
+
 _CURVE_POINTS, _HEAT_CELLS = 60_000, 400_000
 _SIGNALS = {"moment": "output_moment", "gain": "gradient_gain"}
 _LOWEST_POWER, _HIGHEST_POWER = -10, 3
@@ -34,28 +41,28 @@ def curve_points(arms: int) -> int:
     return min(240, max(24, _CURVE_POINTS // max(arms, 1)))
 
 
-def curves(frames: Frames, arms: Arms) -> dict[int, dict[str, Any]]:
-    """Arm -> step, n, and per metric (q25, median, q75), each a list over steps."""
+def curves(frames: Frames, arms: Arms) -> dict[int, CurveView]:
+    """Arm -> the quartiles of every metric at its evaluated steps."""
     wide = pd.concat({name: _bands(frames, arms, name) for name in METRICS}, axis=1).sort_index()
     most = curve_points(len(arms.detailed))
     columns = {name: wide[name].to_numpy(float) for name in wide}
     steps = wide.index.get_level_values("step").to_numpy()
-    found = {}
+    views = {}
     for arm, places in wide.groupby(level="arm", sort=True).indices.items():
         at = places[np.array(thinned(range(len(places)), most))]
-        found[int(str(arm))] = {
-            "step": steps[at].tolist(),
-            "n": kept(np.nan_to_num(columns["test_accuracy", "n"][at])),
-            **{name: [kept(columns[name, part][at]) for part in ("q25", "median", "q75")] for name in METRICS},
-        }
-    return found
+        views[int(str(arm))] = CurveView(
+            step=steps[at].tolist(),
+            n=kept(np.nan_to_num(columns["test_accuracy", "n"][at])),
+            bands={name: [kept(columns[name, part][at]) for part in ("q25", "median", "q75")] for name in METRICS},
+        )
+    return views
 
 
-def seconds(frames: Frames, arms: Arms, drawn: dict[int, dict[str, Any]]) -> dict[int, list[Any]]:
+def seconds(frames: Frames, arms: Arms, drawn: dict[int, CurveView]) -> dict[int, list[Number]]:
     """Arm -> the median training seconds of its trials in ``frames`` at each step of its curve."""
     medians = _bands(frames, arms, "train_time_s")["median"]
     return {
-        int(str(arm)): kept(own.droplevel("arm").reindex(drawn[int(str(arm))]["step"]))
+        int(str(arm)): kept(own.droplevel("arm").reindex(drawn[int(str(arm))].step))
         for arm, own in medians.groupby(level="arm", sort=True)
         if int(str(arm)) in drawn
     }
@@ -63,7 +70,7 @@ def seconds(frames: Frames, arms: Arms, drawn: dict[int, dict[str, Any]]) -> dic
 
 def _bands(frames: Frames, arms: Arms, metric: str) -> pd.DataFrame:
     """Quartiles and n by (arm, step); where a metric is not finite it has no row."""
-    table = analysis.curve_bands(frames, metric, by=arms.by)
+    table = analysis.curve_bands(frames, metric, by=arms.labels)
     table = table.assign(arm=table["arm"].astype(str).map(arms.numbers).astype(int))
     return table[table["arm"].isin(arms.detailed)].set_index(["arm", "step"])[["n", "q25", "median", "q75"]]
 
@@ -73,26 +80,23 @@ def is_thinned(frames: Frames, arms: Arms) -> bool:
     return int(frames.curves["step"].nunique()) > curve_points(len(arms.detailed))
 
 
-def survival(frames: Frames, arms: Arms, target: float, unit: Unit) -> dict[int, dict[str, Any]]:
-    """Arm -> the corners (x, y) of its Kaplan-Meier curve."""
-    wanted = {arms.names[arm] for arm in arms.detailed}
-    table = analysis.survival_curves(frames, target=target, unit=unit, by=arms.by, labels=wanted)
+def survival(timed: TimedArms, arms: Arms) -> dict[int, StepCurve]:
+    """Arm -> the corners of its Kaplan-Meier curve."""
+    table = analysis.survival_of(timed, {arms.names[arm] for arm in arms.detailed})
     times, shares = kept(table["time"]), kept(table["share"])
     return {
-        arms.numbers[label]: {"x": times[start:stop], "y": shares[start:stop]}
+        arms.numbers[label]: StepCurve(times[start:stop], shares[start:stop])
         for label, start, stop in _runs(table["arm"].tolist())
     }
 
 
-def profile(frames: Frames, arms: Arms, unit: Unit) -> dict[str, Any]:
-    """Performance profiles: ``factors``, and in ``shares`` arm -> share of its tasks done within each."""
-    table = analysis.profiles(frames, unit=unit, by=arms.by, factors=_FACTORS)
+def profile(timed: Sequence[TimedArms], arms: Arms) -> ProfileView:
+    """Performance profiles over all targets."""
+    table = analysis.profiles_of(timed, _FACTORS)
     shares = table["share"].to_numpy(float).reshape(-1, len(_FACTORS))
     numbers = [arms.numbers[label] for label in table["arm"].iloc[:: len(_FACTORS)]]
-    return {
-        "factors": kept(_FACTORS),
-        "shares": {arm: kept(own, 3) for arm, own in zip(numbers, shares, strict=True) if arm in arms.detailed},
-    }
+    drawn = {arm: kept(own, 3) for arm, own in zip(numbers, shares, strict=True) if arm in arms.detailed}
+    return ProfileView(kept(_FACTORS), drawn)
 
 
 def _runs(labels: Sequence[str]) -> Iterator[tuple[str, int, int]]:
@@ -110,13 +114,12 @@ def _layers_of(frames: Frames, arms: Arms) -> pd.DataFrame:
     return layers[arm.isin(arms.detailed)]
 
 
-def heat(frames: Frames, arms: Arms) -> tuple[dict[int, dict[str, Any]], tuple[int, int]]:
+def heat(frames: Frames, arms: Arms) -> tuple[dict[int, HeatMap], tuple[int, int]]:
     """How far each tensor is from its initial value.
 
     Returns:
-        arm -> parameters, steps, n, ``strength`` (parameters x steps: log10 of the median of update_norm / weight_norm
-        over the trials where it moved; None: in none), ``equal`` (parameters x steps: trials where it is bit-equal);
-        and the range of the powers of ten.
+        arm -> its map, of the median of update_norm / weight_norm over the trials where a tensor moved; and the range
+        of the powers of ten.
     """
     layers = _layers_of(frames, arms)
     layers = layers[layers["step"] > 0]
@@ -132,13 +135,15 @@ def heat(frames: Frames, arms: Arms) -> tuple[dict[int, dict[str, Any]], tuple[i
     with np.errstate(divide="ignore"):
         powers = np.log10(cells["ratio"].to_numpy()).clip(_LOWEST_POWER, _HIGHEST_POWER)
     cells = cells.assign(power=powers)
-    finite = powers[np.isfinite(powers)]
-    span = (
-        (math.floor(finite.min()), max(math.ceil(finite.max()), math.floor(finite.min()) + 1))
-        if len(finite)
-        else (-1, 0)
-    )
-    return {arm: _heat_of(rows) for arm, rows in _by_arm(cells)}, span
+    return {arm: _heat_of(rows) for arm, rows in _by_arm(cells)}, _span(powers[np.isfinite(powers)])
+
+
+def _span(powers: "np.ndarray[Any, np.dtype[np.float64]]") -> tuple[int, int]:
+    """Whole powers of ten around all of these; two different ones in any case."""
+    if not len(powers):
+        return -1, 0
+    low = math.floor(powers.min())
+    return low, max(math.ceil(powers.max()), low + 1)
 
 
 def _by_arm(cells: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
@@ -146,23 +151,23 @@ def _by_arm(cells: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
         yield int(str(arm)), rows.droplevel("arm")
 
 
-def _heat_of(rows: pd.DataFrame) -> dict[str, Any]:
+def _heat_of(rows: pd.DataFrame) -> HeatMap:
     parameters = list(dict.fromkeys(rows.index.get_level_values("parameter")))
     steps = sorted(set(rows.index.get_level_values("step")))
     grid = pd.MultiIndex.from_product([parameters, steps])
     full, shape = rows.reindex(grid), (len(parameters), len(steps))
     equal = full["equal"].fillna(0).to_numpy(int).reshape(shape)
-    return {
-        "parameters": parameters,
-        "steps": [int(step) for step in steps],
-        "n": int(rows["n"].max()),
-        "strength": [kept(row, 3) for row in full["power"].to_numpy().reshape(shape)],
-        "equal": equal.tolist(),
-    }
+    return HeatMap(
+        parameters=parameters,
+        steps=[int(step) for step in steps],
+        n=int(rows["n"].max()),
+        strength=[kept(row, 3) for row in full["power"].to_numpy().reshape(shape)],
+        equal=equal.tolist(),
+    )
 
 
-def signals(frames: Frames, arms: Arms) -> dict[int, dict[str, Any]]:
-    """Arm -> ``first`` and ``last`` recorded step -> layers and, measured and by theory, medians over trials."""
+def signals(frames: Frames, arms: Arms) -> dict[int, SignalView]:
+    """Arm -> its signals at the first and the last recorded step."""
     layers = _layers_of(frames, arms)
     if layers.empty:
         return {}
@@ -170,18 +175,20 @@ def signals(frames: Frames, arms: Arms) -> dict[int, dict[str, Any]]:
     # a layer's signals stand in the rows of all of its parameters
     layers = layers[~layers.duplicated(["trial_id", "step", "layer"])]
     ends = layers.groupby("arm")["step"].agg(["min", "max"])
+    first, last = (
+        {arm: _signals_of(rows) for arm, rows in _by_arm(_medians(layers[layers["step"] == layers["arm"].map(at)]))}
+        for at in (ends["min"], ends["max"])
+    )
+    return {arm: SignalView(first[arm], last[arm]) for arm in first}
+
+
+def _medians(layers: pd.DataFrame) -> pd.DataFrame:
     columns = [f"{column}{kind}" for column in _SIGNALS.values() for kind in ("", "_theory")]
-    found: dict[int, dict[str, Any]] = {}
-    for when, end in (("first", "min"), ("last", "max")):
-        at = layers[layers["step"] == layers["arm"].map(ends[end])]
-        medians = at.groupby(["arm", "layer"], sort=False)[columns].median()
-        for arm, rows in _by_arm(medians):
-            found.setdefault(arm, {})[when] = _signals_of(rows)
-    return found
+    return layers.groupby(["arm", "layer"], sort=False)[columns].median()
 
 
-def _signals_of(rows: pd.DataFrame) -> dict[str, Any]:
+def _signals_of(rows: pd.DataFrame) -> LayerSignals:
     values = {
         f"{name}{kind}": kept(rows[f"{column}{kind}"]) for name, column in _SIGNALS.items() for kind in ("", "_theory")
     }
-    return {"layers": list(rows.index), **values}
+    return LayerSignals(layers=list(rows.index), **values)

@@ -92,3 +92,45 @@ def _follows(columns: Mapping[str, Sequence[Any]], name: str, other: str) -> boo
     decided: dict[Any, Any] = {}
     pairs = zip(columns[other], columns[name], strict=True)
     return all(decided.setdefault(value, own) == own for value, own in pairs if not is_missing(own))
+
+
+def arm_columns(columns: Mapping[str, Sequence[Any]], arm_keys: Sequence[str]) -> list[str]:
+    """Return the columns that tell arms apart: the choices that vary among them, or ``init`` if none does.
+
+    ``arm_key`` is added where these do not tell all arms apart, because options without a column of their own may not.
+
+    Args:
+        columns: choice -> its values, one for each trial or arm.
+        arm_keys: the ``arm_key`` of each, in the same order.
+    """
+    own = _one_each(columns, arm_keys)
+    names = varying(own) or ["init"]
+    texts = _labels({name: own[name] for name in names})
+    return names if len(set(texts)) == len(texts) else [*names, "arm_key"]
+
+
+def arm_names(columns: Mapping[str, Sequence[Any]], arm_keys: Sequence[str]) -> dict[str, str]:
+    """Return the name of each ``arm_key``, such as ``init=zero lr=0.1``; no two arms have the same name.
+
+    The values are those of the first trial with the key. The arguments are those of :func:`arm_columns`.
+    """
+    own = {**_one_each(columns, arm_keys), "arm_key": list(dict.fromkeys(arm_keys))}
+    texts = _labels({name: own[name] for name in arm_columns(columns, arm_keys)})
+    return dict(zip(own["arm_key"], texts, strict=True))
+
+
+def label_of(values: Mapping[str, str]) -> str:
+    """Return names and texts of an arm's values as one label."""
+    return " ".join(f"{name}={text}" for name, text in values.items())
+
+
+def _one_each(columns: Mapping[str, Sequence[Any]], arm_keys: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of the first trial of each arm."""
+    first: dict[str, int] = {}
+    for place, key in enumerate(arm_keys):
+        first.setdefault(key, place)
+    return {name: [values[place] for place in first.values()] for name, values in columns.items()}
+
+
+def _labels(columns: Mapping[str, Sequence[Any]]) -> list[str]:
+    return [label_of(dict(zip(columns, map(text_of, row), strict=True))) for row in zip(*columns.values(), strict=True)]

@@ -169,7 +169,7 @@ class _Parts:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
-        self._folder, self._schema = folder, schema.arrow_schema(folder.name, schema.SCHEMA_VERSION)
+        self._folder, self._schema = folder, schema.arrow_schema(folder.name)
         self._waiting: list[pa.Table] = []
         self._writer: pq.ParquetWriter | None = None
         self._path = folder

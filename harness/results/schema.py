@@ -300,9 +300,16 @@ COLUMNS: dict[str, list[Column]] = {"trials": _TRIALS, "curves": _CURVES, "layer
 """Table -> its columns."""
 
 
+def arrow_schema(table: str, version: int | None = None) -> pa.Schema:
+    """Return the Arrow schema of a table in a version of the schema; None: the present one.
+
+    Its metadata, which stands in each file's footer, holds the version and the description of each column.
+    """
+    return _arrow_schema(table, SCHEMA_VERSION if version is None else version)
+
+
 @cache
-def arrow_schema(table: str, version: int = SCHEMA_VERSION) -> pa.Schema:
-    """The Arrow schema of a table in a version; its metadata (in each file's footer) holds version and descriptions."""
+def _arrow_schema(table: str, version: int) -> pa.Schema:
     columns = [column for column in COLUMNS[table] if column.since <= version]
     fields = [pa.field(column.name, column.type, nullable=not column.required) for column in columns]
     metadata = {

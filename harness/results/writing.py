@@ -60,7 +60,7 @@ def write_table(folder: Path, table: str, trial_id: str, rows: Sequence[Row]) ->
 
 def arrow_rows(table: str, rows: Sequence[Row]) -> pa.Table:
     """The rows in the columns of the present schema version."""
-    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema.arrow_schema(table, schema.SCHEMA_VERSION))
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema.arrow_schema(table))
 
 
 class Running:

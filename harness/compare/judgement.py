@@ -1,13 +1,43 @@
-"""By which rules a comparison judges, and what it found."""
+"""By which rules a comparison judges, what its verdicts mean, and what came out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from harness.analysis.intervals import Interval
 from harness.compare.measures import KINDS, thresholds_with
 
 OK, REGRESSION, ERROR, INCONCLUSIVE = 0, 1, 2, 3
 """The exit codes."""
+
+Verdict = Literal["regression", "inconclusive", "improvement", "ok", "not judged"]
+"""What is said of one arm and measure."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What follows from a verdict.
+
+    Attributes:
+        exit_code: of a comparison in which no verdict is graver.
+        junit: the element that its test case gets; "" for one that passes.
+    """
+
+    exit_code: int
+    junit: Literal["failure", "skipped", ""]
+
+
+VERDICTS: dict[Verdict, Meaning] = {
+    "regression": Meaning(REGRESSION, "failure"),
+    "inconclusive": Meaning(INCONCLUSIVE, "skipped"),
+    "improvement": Meaning(OK, ""),
+    "ok": Meaning(OK, ""),
+    "not judged": Meaning(INCONCLUSIVE, "skipped"),
+}
+"""Verdict -> what follows from it, the gravest first; if nothing was judged the whole is inconclusive."""
+
+GRAVITY = {verdict: place for place, verdict in enumerate(VERDICTS)}
+"""Verdict -> its place in that order."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +93,7 @@ class Comparison:
     p_holm: float
     threshold: float
     detectable: float
-    verdict: str
+    verdict: Verdict
     why: str
 
 
@@ -77,7 +107,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class GateResult:
     """All that a comparison found.
 
     Attributes:
@@ -105,11 +135,10 @@ class Outcome:
         """0 ok, 1 regression, 2 error, 3 inconclusive (also if nothing was judged); a regression outweighs."""
         if self.errors:
             return ERROR
-        verdicts = {comparison.verdict for comparison in self.comparisons}
-        if self.failures or "regression" in verdicts:
+        if self.failures:
             return REGRESSION
-        judged = verdicts - {"not judged"}
-        return INCONCLUSIVE if not judged or "inconclusive" in verdicts else OK
+        verdicts = [comparison.verdict for comparison in self.comparisons]
+        return VERDICTS[min(verdicts, key=GRAVITY.__getitem__, default="not judged")].exit_code
 
     @property
     def verdict(self) -> str:

@@ -1,4 +1,4 @@
-"""A results folder read for a report, with a line for each thing in it that could not be used or needs care."""
+"""Which trials a report is on: those of a folder that can be read, narrowed by ``--where``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from harness.results import CHOICES, Frames, arrow_schema, load_quietly, text_of
 
 _CHOICES = (*CHOICES, "seed", "status")
 _MOST_NAMED = 20
-_CURVES = ("trial_id", "step", "train_time_s", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+# of the layers, the largest table, only what the figures are made of
 _LAYERS = (
     *("trial_id", "parameter", "step", "weight_norm", "update_norm", "bit_equal"),
     *("output_moment", "output_moment_theory", "gradient_gain", "gradient_gain_theory"),
@@ -24,7 +24,7 @@ def read(folder: Path) -> tuple[Frames, list[str]]:
     if not folder.exists():
         raise UsageError(f"{folder}: no such folder; give the results.dir of a run")
     trials = [name for name in arrow_schema("trials").names if name != "config"]
-    columns = {"trials": trials, "curves": _CURVES, "layers": _LAYERS}
+    columns = {"trials": trials, "curves": arrow_schema("curves").names, "layers": _LAYERS}
     frames, lines, versions = load_quietly(folder, columns=columns, categories=True)
     problems = [" ".join(line.split()) for line in lines]
     if frames.trials.empty:

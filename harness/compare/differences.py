@@ -1,19 +1,20 @@
 """The values of an arm's pairs for each measure, and their independent differences: what is judged."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from harness.analysis.intervals import Array
+from harness.compare.judgement import Rules
 from harness.compare.measures import SCALES, Measure, measures
-from harness.compare.outcome import Rules
-from harness.compare.pairs import Pair, Pairing, Unit
+from harness.compare.pairs import Pair
+from harness.compare.preparation import Prepared, sides_of
 
 
 @dataclass(frozen=True)
-class Draft:
+class MeasureDifferences:
     """One arm and measure before it is judged.
 
     Attributes:
@@ -44,46 +45,43 @@ class Draft:
         return not self.skip and not self.exact and bool(self.differences.any())
 
 
-def drafts(pairing: Pairing, named: Mapping[str, str], rules: Rules, *, other_machines: Collection[str]) -> list[Draft]:
-    """One per arm and measure, in the order of the labels.
+def measure_differences(prepared: Prepared, rules: Rules) -> list[MeasureDifferences]:
+    """Return one per arm and measure, in the order of the arms' names.
 
     Args:
-        pairing: of the two sides.
-        named: arm -> label.
+        prepared: the two sides.
         rules: what is judged.
-        other_machines: devices that are other hardware on one side than on the other.
     """
     arms: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairing.pairs:
-        if pair.base.measured and pair.candidate.measured:
-            arms[pair.base.arm].append(pair)
-    found = []
-    for arm, pairs in sorted(arms.items(), key=lambda item: named[item[0]]):
-        targets = frozenset.union(*(unit.targets for pair in pairs for unit in (pair.base, pair.candidate)))
+    for pair in prepared.measured:
+        arms[pair.base.arm].append(pair)
+    every = []
+    for arm, pairs in sorted(arms.items(), key=lambda item: prepared.arms[item[0]]):
+        targets = frozenset.union(*(result.targets for pair in pairs for result in (pair.base, pair.candidate)))
         for measure in measures(sorted(targets)):
-            skip = _why_not(measure, pairs, rules, other_machines)
-            found.append(draft(named[arm], measure, pairs, skip))
-    return found
+            skip = _why_not(measure, pairs, rules, other_machines=prepared.hardware.keys())
+            every.append(_differences(prepared.arms[arm], measure, pairs, skip))
+    return every
 
 
-def _why_not(measure: Measure, pairs: Sequence[Pair], rules: Rules, other_machines: Collection[str]) -> str:
+def _why_not(measure: Measure, pairs: Sequence[Pair], rules: Rules, *, other_machines: Collection[str]) -> str:
     if measure.kind.name not in rules.judged:
         return "not asked for"
     if not measure.kind.learning and pairs[0].base.device in other_machines:
         return "different hardware"
-    every = [unit for pair in pairs for unit in (pair.base, pair.candidate)]
+    every = [result for pair in pairs for result in (pair.base, pair.candidate)]
     if measure.target is None:
         return ""
-    if not all(measure.target in unit.targets for unit in every):
+    if not all(measure.target in result.targets for result in every):
         return "not a target of every trial on both sides"
-    return "" if any(measure.target in unit.reached for unit in every) else "no run of either side reaches it"
+    return "" if any(measure.target in result.reached for result in every) else "no run of either side reaches it"
 
 
-def draft(arm: str, measure: Measure, pairs: Sequence[Pair], skip: str) -> Draft:
+def _differences(arm: str, measure: Measure, pairs: Sequence[Pair], skip: str) -> MeasureDifferences:
     """The values of the pairs that have this measure on both sides, and their independent differences."""
     both = [p for p in pairs if measure.name in p.base.values and measure.name in p.candidate.values]
     lacking = sum(_lacks(pair, measure) for pair in pairs)
-    base, candidate = (np.array([unit.values[measure.name] for unit in side]) for side in _sides(both))
+    base, candidate = (np.array([result.values[measure.name] for result in side]) for side in sides_of(both))
     if both and not skip and measure.kind.scale != "absolute" and not (base.mean() > 0 and (candidate >= 0).all()):
         skip = "the base's mean is 0: no relative change"
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -92,18 +90,14 @@ def draft(arm: str, measure: Measure, pairs: Sequence[Pair], skip: str) -> Draft
     if measure.kind.learning:
         kept = _independent(both)
         exact = len(kept) == 1 and len(both) > 1
-        return Draft(arm, measure, base, candidate, differences[kept], same, lacking, exact, skip)
-    return Draft(arm, measure, base, candidate, differences, 0, lacking, exact=False, skip=skip)
+        return MeasureDifferences(arm, measure, base, candidate, differences[kept], same, lacking, exact, skip)
+    return MeasureDifferences(arm, measure, base, candidate, differences, 0, lacking, exact=False, skip=skip)
 
 
 def _lacks(pair: Pair, measure: Measure) -> bool:
     """A run that diverged has no speed either, which says nothing of the speed."""
     there = measure.kind.learning or pair.candidate.status == "ok"
     return there and measure.name in pair.base.values and measure.name not in pair.candidate.values
-
-
-def _sides(pairs: Sequence[Pair]) -> tuple[list[Unit], list[Unit]]:
-    return [pair.base for pair in pairs], [pair.candidate for pair in pairs]
 
 
 def _identical(pair: Pair, measure: str) -> bool:
