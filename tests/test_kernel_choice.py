@@ -28,6 +28,7 @@ def pool_relu(*arguments: torch.Tensor, **settings: object) -> torch.Tensor:
     return F.relu(F.max_pool2d(F.conv2d(*arguments, **settings), 2))
 
 
+CUDA = torch.device("cuda")
 TORCH_FUSED = Kernel(F.conv2d, relu, pool_relu)
 """Right by construction: torch's own composition in place of fused kernels."""
 
@@ -220,12 +221,14 @@ def test_a_back_end_is_one_entry(configure: Configure, monkeypatch: pytest.Monke
     monkeypatch.setitem(KERNELS, "mine", one_entry(("ieee",)))
     row = harness.run_trial(configure("kernel.name=mine")).trial
     assert (row["status"], row["kernel"], row["kernel_precision"]) == ("ok", "mine", "ieee")
-    assert row["memory_format"] == "channels_last"
     assert 0 < row["kernel_error"] < 1e-5
+    # on a CPU every kernel gets channels last
+    formats = [kernel_choice.memory_format(configure(f"kernel.name={name}"), CUDA) for name in ("mine", "torch")]
+    assert formats == [torch.channels_last, torch.contiguous_format]
     with pytest.raises(
         UsageError, match="kernel=mine device=cuda: runs on a CPU only; use device=cpu; or use kernel=torch"
     ):
-        kernel_choice.check(configure("kernel.name=mine"), torch.device("cuda"))
+        kernel_choice.check(configure("kernel.name=mine"), CUDA)
 
 
 @pytest.mark.parametrize(
