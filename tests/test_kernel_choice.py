@@ -190,13 +190,6 @@ def test_the_precision_follows_tf32_unless_said(configure: Configure) -> None:
     assert found == ["ieee", "tf32", "tf32x3"]
 
 
-def test_keys_from_before_the_choice_of_precision_hold(configure: Configure) -> None:
-    plain = configure()
-    assert "precision" in plain.as_dict()["kernel"]
-    keys = {configure(*more).trial_key for more in ((), ("kernel=triton",), ("kernel=triton", "kernel.precision=tf32"))}
-    assert len(keys) == 3
-
-
 def test_a_precision_for_torch_is_refused(command: Command) -> None:
     done = command("kernel.precision=tf32", "device=cpu")
     assert done.returncode == 2

@@ -16,7 +16,7 @@ METHOD = (
     "Mean: the restricted mean time to the target, in which a run that never gets there counts with the whole budget. "
     "Its 95 % interval is the wider of Student's t and Hall's corrected for skewness, at each end. In simulations it "
     "holds the true mean in at least 93 % of samples of 5, 10 or 30 runs; in fewer where long times are too rare to be "
-    "in every sample: 83 to 89 % with 5 runs and 92 % with 10, if the times are very skewed (lognormal, sigma 1) or one "
+    "in every sample: 83 to 89 % with 5 runs and 92 % with 10, if times are very skewed (lognormal, sigma 1) or one "
     "run in five never gets there and the budget is long. "
     "Verdicts and p: two-sided exact Mann-Whitney tests of every other arm against the best. Because the data chose "
     "the best, Holm's steps count all pairs of arms and not only those tested, so the chance of any false better or "
