@@ -36,10 +36,10 @@ def kaplan_meier(times: Numbers, reached: npt.ArrayLike) -> Curve:
     when, done = np.asarray(times, dtype=float), np.asarray(reached, dtype=bool)
     if len(when) == 0 or not done.any():
         return Curve(np.zeros(1), np.ones(1))
-    found = stats.ecdf(stats.CensoredData(uncensored=when[done], right=when[~done])).sf
-    at = np.isin(found.quantiles, when[done])
+    survival = stats.ecdf(stats.CensoredData(uncensored=when[done], right=when[~done])).sf
+    at = np.isin(survival.quantiles, when[done])
     return Curve(
-        np.concatenate([[0.0], found.quantiles[at]]), np.concatenate([[1.0], np.asarray(found.probabilities)[at]])
+        np.concatenate([[0.0], survival.quantiles[at]]), np.concatenate([[1.0], np.asarray(survival.probabilities)[at]])
     )
 
 
@@ -107,6 +107,6 @@ def logrank(a: Numbers, b: Numbers, budget: float) -> float:
     if all(sample.num_censored() == len(sample) for sample in samples):
         return 1.0
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = stats.logrank(*samples).pvalue
+        p = stats.logrank(*samples).pvalue
     # everyone reaches it at one and the same time: no variance, no difference
-    return 1.0 if np.isnan(found) else float(found)
+    return 1.0 if np.isnan(p) else float(p)

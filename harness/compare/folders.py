@@ -49,13 +49,13 @@ def trials_of(folder: Path) -> Trials:
     """
     require_results(folder)
     try:
-        found = read(folder, "trials", COLUMNS)
+        content = read(folder, "trials", COLUMNS)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be read ({error.strerror})") from error
-    if not found.problems and len(found.rows) == 0:
+    if not content.problems and len(content.rows) == 0:
         raise UsageError(f"{folder}: no trial in it; give the results.dir of a run that has ended")
-    problems = [f"{problem}; remove the file, or measure its trial again" for problem in found.problems]
-    return Trials(to_frame(found.rows), problems, found.remarks, found.versions)
+    problems = [f"{problem}; remove the file, or measure its trial again" for problem in content.problems]
+    return Trials(to_frame(content.rows), problems, content.remarks, content.versions)
 
 
 def resolve(given: str, baselines: Path) -> Path:

@@ -90,9 +90,9 @@ function drawCurves(arms) {
   const metric = byId("metric").value;
   const traces = [];
   const steps = clock().unit === "steps";
-  const found = arms.filter((arm) => DATA.curves[arm.id] && (steps || clock().seconds[arm.id]));
-  const alpha = found.length > 5 ? 0.08 : 0.15;
-  for (const arm of found) {
+  const drawn = arms.filter((arm) => DATA.curves[arm.id] && (steps || clock().seconds[arm.id]));
+  const alpha = drawn.length > 5 ? 0.08 : 0.15;
+  for (const arm of drawn) {
     const curve = DATA.curves[arm.id], look = style(arm), x = steps ? curve.step : clock().seconds[arm.id];
     const [low, middle, high] = curve.bands[metric];
     const edge = { x, mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
@@ -117,7 +117,7 @@ function drawCurves(arms) {
     axis(DATA.metrics[metric], { type: byId("log-y").checked ? "log" : "linear" }), aimed,
   );
   draw("curves", traces, plan);
-  legend("curves-legend", found);
+  legend("curves-legend", drawn);
 }
 
 function drawSurvival(arms, all) {
@@ -156,8 +156,8 @@ function drawSurvival(arms, all) {
 
 function drawProfile(arms) {
   const { factors, shares } = clock().profile;
-  const found = arms.filter((arm) => shares[arm.id]);
-  const traces = found.map((arm) => {
+  const drawn = arms.filter((arm) => shares[arm.id]);
+  const traces = drawn.map((arm) => {
     const look = style(arm);
     return {
       x: factors, y: shares[arm.id], mode: "lines+markers", name: escaped(arm.name),
@@ -170,7 +170,7 @@ function drawProfile(arms) {
     axis("times the soonest arm's time", { type: "log", tickvals: [1, 2, 4, 8, 16], range: [-0.02, Math.log10(17)] }),
     axis("share of tasks done", { range: [-0.04, 1.06], tickformat: ".0%" }),
   ));
-  legend("profile-legend", found);
+  legend("profile-legend", drawn);
 }
 
 function drawThroughput(arms) {
@@ -287,12 +287,12 @@ function decades(traces, zero) {
 }
 
 function drawSignals(arms) {
-  const when = byId("when").value, found = arms.filter((arm) => DATA.signals[arm.id]);
+  const when = byId("when").value, drawn = arms.filter((arm) => DATA.signals[arm.id]);
   for (const [name, title] of [["moment", "second moment of the output"], ["gain", "gradient gain through the layer"]]) {
-    const { traces, zero } = signalTraces(found, name, when);
+    const { traces, zero } = signalTraces(drawn, name, when);
     draw(`signal-${name}`, traces, layout(axis("layer", { type: "category" }), axis(title, { type: "log", ...decades(traces, zero) })));
   }
-  legend("signal-legend", found);
+  legend("signal-legend", drawn);
 }
 
 function drawFigures(arms, selected) {
