@@ -121,6 +121,15 @@ def test_arms_that_are_as_soon_share_the_first_place(report: Report, tmp_path: P
     assert "init=b is as soon." in entry["conclusion"]
 
 
+def test_an_arm_that_arrives_at_the_last_step_is_sooner_than_one_that_never_does(
+    report: Report, tmp_path: Path
+) -> None:
+    made_results.write(tmp_path / "r", *made_results.arms_reaching({"late": [100, 100], "stuck": [None, None]}))
+    entry = read_json(report, tmp_path / "r")["ranking"][0]
+    assert "as soon" not in entry["conclusion"]
+    assert "Never there: init=stuck." in entry["conclusion"]
+
+
 def test_curves_with_values_that_are_not_finite(tmp_path: Path) -> None:
     """A diverged arm has accuracies where its losses are no numbers, and another arm has none at all."""
     trials, curves = made_results.arms_reaching({"a": [10, 20], "b": [20, 10]})

@@ -102,7 +102,10 @@ def _winner(entry: Ranking, where: str) -> str:
 
 def _shared(entry: Ranking, best: "pd.Series[Any]") -> str:
     """The arms that are as soon to the last digit: which of them is named first is the alphabet's choice."""
-    others = entry.table.loc[(entry.table["rmst"] == best["rmst"]) & (entry.table["arm"] != entry.reference), "arm"]
+    table = entry.table
+    # a run that gets there in the last step has the mean of one that never does
+    same = (table["rmst"] == best["rmst"]) & (table["successes"] > 0)
+    others = table.loc[same & (table["arm"] != entry.reference), "arm"]
     return f" {listed(others.tolist())} {'is' if len(others) == 1 else 'are'} as soon." if len(others) else ""
 
 
