@@ -326,7 +326,7 @@ def test_aims_are_met_by_a_whole_run_alone(bench: SimpleNamespace) -> None:
     assert [aim.met for aim in bench.report.aims([], None, expected)] == [None] * 4
     aims = bench.report.aims(results[1:], ceilings, expected)
     assert [aim.met for aim in aims[:3]] == [None, True, True]
-    assert "2 of 36 not measured" in aims[0].found
+    assert "2 of 36 not measured" in aims[0].outcome
 
 
 @pytest.mark.parametrize(("aim", "index", "factor"), [(0, 0, 1.4), (1, -1, 2.1), (2, 24, 1.3), (3, -1, 1.4)])
@@ -338,7 +338,7 @@ def test_one_slow_cell_misses_its_aim(bench: SimpleNamespace, aim: int, index: i
     slow.us["cold"] = [factor * value for value in slow.us["cold"]]
     found = bench.report.aims(results, ceilings, expected)
     assert found[aim].met is False
-    assert str(expected[place]) in found[aim].found
+    assert str(expected[place]) in found[aim].outcome
 
 
 def test_table_and_file_have_medians_quartiles_and_shares(bench: SimpleNamespace, tmp_path: Path) -> None:
