@@ -57,7 +57,7 @@ def _trial(index: int, steps: int) -> dict[str, Any]:
     blank = {pa.string(): "x", pa.int64(): 1, pa.float64(): 1.0, pa.bool_(): True}
     row = {column.name: blank.get(column.type) if column.required else None for column in COLUMNS["trials"]}
     arm = index // SEEDS
-    own = {
+    values = {
         "trial_id": f"20260101T000000-{index:08x}",
         "trial_key": f"{index:016x}",
         "arm_key": f"{arm:016x}",
@@ -79,7 +79,7 @@ def _trial(index: int, steps: int) -> dict[str, Any]:
         "step_ms_median": 10.0,
         "device_model": "made up",
     }
-    return row | own
+    return row | values
 
 
 def _curve(index: int, evaluations: int) -> list[dict[str, Any]]:
@@ -107,8 +107,8 @@ def _make(folder: Path, indices: Sequence[int], evaluations: int) -> None:
     name, steps = f"part-{indices[0]:08x}", 10 * (evaluations - 1)
     curves = [row for index in indices for row in _curve(index, evaluations)]
     rows = {"curves": curves, "layers": [], "trials": [_trial(index, steps) for index in indices]}
-    for table, own in rows.items():
-        results.write_table(folder, table, name, own)
+    for table, table_rows in rows.items():
+        results.write_table(folder, table, name, table_rows)
 
 
 def make(folder: Path, trials: int, evaluations: int, *, part: int) -> None:
@@ -122,13 +122,13 @@ def make(folder: Path, trials: int, evaluations: int, *, part: int) -> None:
 
 def analyse(folder: Path) -> dict[str, float]:
     """Seconds of each part of the analysis and the peak memory of this process; run in a process of its own."""
-    found = {}
+    seconds = {}
     start = time.perf_counter()
 
     def lap(name: str, work: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it returns
         before = time.perf_counter()
         done = work()
-        found[name] = time.perf_counter() - before
+        seconds[name] = time.perf_counter() - before
         return done
 
     frames = lap("read", lambda: analysis.read(folder))
@@ -136,9 +136,9 @@ def analyse(folder: Path) -> dict[str, float]:
     rankings = lap("rank", lambda: [analysis.ranking(frames, target=target) for target in TARGETS])
     lap("tables", lambda: (analysis.throughput(frames.trials), analysis.completeness(frames.trials)))
     assert "torch" not in sys.modules
-    found["whole"] = time.perf_counter() - start
+    seconds["whole"] = time.perf_counter() - start
     sizes = {"trials": len(frames.trials), "curve_rows": len(frames.curves), "arms": len(rankings[0].table)}
-    return {**found, "peak_gb": _peak_bytes() / 1e9, **sizes}
+    return {**seconds, "peak_gb": _peak_bytes() / 1e9, **sizes}
 
 
 def _peak_bytes() -> int:
@@ -148,9 +148,9 @@ def _peak_bytes() -> int:
     results.
     """
     if platform.system() == "Linux":
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        assert found is not None
-        return int(found[1]) * 1024
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        assert match is not None
+        return int(match[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -166,8 +166,8 @@ def _apart(work: str, folder: Path) -> dict[str, float]:
     command = [sys.executable, __file__, "--inside", work, str(folder)]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return {**found, "process": time.perf_counter() - start}
+    measured: dict[str, float] = json.loads(done.stdout)
+    return {**measured, "process": time.perf_counter() - start}
 
 
 def measure(effort: AnalysisWorkload, folder: Path) -> Iterator[BenchmarkFigure]:
@@ -175,17 +175,17 @@ def measure(effort: AnalysisWorkload, folder: Path) -> Iterator[BenchmarkFigure]
     parts, merged, single = folder / "parts", folder / "merged", folder / "single"
     make(parts, effort.trials, effort.evaluations, part=_PART)
     results.compact(parts, merged)
-    found = _apart("analyse", merged)
-    assert found["trials"] == effort.trials
-    yield BenchmarkFigure("trials", f"{found['trials']:,.0f}")
-    yield BenchmarkFigure("curve rows", f"{found['curve_rows']:,.0f}")
-    yield BenchmarkFigure("arms", f"{found['arms']:,.0f}")
-    yield BenchmarkFigure("read, s", f"{found['read']:.1f}")
-    yield BenchmarkFigure(f"times to {len(TARGETS)} targets, s", f"{found['times']:.1f}")
-    yield BenchmarkFigure(f"{len(TARGETS)} rankings with intervals, s", f"{found['rank']:.1f}")
-    yield BenchmarkFigure("throughput and completeness, s", f"{found['tables']:.1f}")
-    yield BenchmarkFigure("analysis in all, s", f"{found['whole']:.1f}")
-    whole, peak = found["process"], found["peak_gb"]
+    measured = _apart("analyse", merged)
+    assert measured["trials"] == effort.trials
+    yield BenchmarkFigure("trials", f"{measured['trials']:,.0f}")
+    yield BenchmarkFigure("curve rows", f"{measured['curve_rows']:,.0f}")
+    yield BenchmarkFigure("arms", f"{measured['arms']:,.0f}")
+    yield BenchmarkFigure("read, s", f"{measured['read']:.1f}")
+    yield BenchmarkFigure(f"times to {len(TARGETS)} targets, s", f"{measured['times']:.1f}")
+    yield BenchmarkFigure(f"{len(TARGETS)} rankings with intervals, s", f"{measured['rank']:.1f}")
+    yield BenchmarkFigure("throughput and completeness, s", f"{measured['tables']:.1f}")
+    yield BenchmarkFigure("analysis in all, s", f"{measured['whole']:.1f}")
+    whole, peak = measured["process"], measured["peak_gb"]
     name = "its process, from start to end, s"
     yield BenchmarkFigure(name, f"{whole:.1f}", f"under {MOST_ANALYSIS_S:g}", whole < MOST_ANALYSIS_S)
     yield BenchmarkFigure("its peak memory, GB", f"{peak:.2f}", f"under {MOST_MEMORY_GB:g}", peak < MOST_MEMORY_GB)
@@ -215,18 +215,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = script_parser("bench_analysis", __doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test of seconds; its numbers mean nothing")
     parser.add_argument("--inside", nargs=2, metavar=("WORK", "DIR"), help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
-    if given.inside:
-        work, folder = given.inside
+    options = parser.parse_args(arguments)
+    if options.inside:
+        work, folder = options.inside
         print(json.dumps({"analyse": analyse, "load_all": load_all}[work](Path(folder))))
         return 0
     with tempfile.TemporaryDirectory(prefix="initbench-") as scratch:
-        figures = list(measure(QUICK if given.quick else FULL, Path(scratch)))
+        figures = list(measure(QUICK if options.quick else FULL, Path(scratch)))
     header = (
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, pandas {pd.__version__},\n"
         f"pyarrow {pa.__version__}; n = 1 each; results made up, {SEEDS} seeds an arm"
     )
-    return report(figures, header=header, quick=given.quick)
+    return report(figures, header=header, quick=options.quick)
 
 
 if __name__ == "__main__":

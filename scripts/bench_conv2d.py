@@ -95,15 +95,15 @@ def gated(cell: "BenchmarkCell", run: BenchmarkRun) -> "tuple[dict[str, Convolut
     import bench_conv2d_arms as ways
     import bench_conv2d_gate as gate
 
-    given = gate.random_inputs(cell, run.device, whole_numbers=True)
-    taken, wanted = gate.exact(cell, given)
+    tensors = gate.random_inputs(cell, run.device, whole_numbers=True)
+    taken, wanted = gate.exact(cell, tensors)
     wrong = {
         name: gate.fault(partial(gate.exactness_fault, cell, arm, taken, wanted))
-        for name, arm in ways.ours(cell, given).items()
+        for name, arm in ways.ours(cell, tensors).items()
     }
-    given = gate.random_inputs(cell, run.device, whole_numbers=False)
-    taken, wanted = gate.exact(cell, given)
-    ours, others = ways.ours(cell, given), ways.others(cell, given, backend=run.plan.backend)
+    tensors = gate.random_inputs(cell, run.device, whole_numbers=False)
+    taken, wanted = gate.exact(cell, tensors)
+    ours, others = ways.ours(cell, tensors), ways.others(cell, tensors, backend=run.plan.backend)
     arms = ours | others
     for name, arm in arms.items():
         check = partial(gate.rounding_fault, cell, arm, taken, wanted, is_ours=name in ours)
@@ -123,7 +123,7 @@ def measure_all(
     """Every cell that fits into the memory, until time is up or the device fails; and what was left out, by reason."""
     from bench_conv2d_cells import fits
 
-    found, left_out = [], dict[str, "list[BenchmarkCell]"]()
+    results, left_out = [], dict[str, "list[BenchmarkCell]"]()
     for index, cell in enumerate(wanted, start=1):
         if now() > until_s:
             left_out.setdefault("no time left", []).append(cell)
@@ -133,14 +133,14 @@ def measure_all(
             if sys.stderr.isatty():
                 print(f"\033[K{index} of {len(wanted)}: {cell}", end="\r", file=sys.stderr, flush=True)
             try:
-                found.append(measure(run, cell))
+                results.append(measure(run, cell))
             except torch.OutOfMemoryError:
                 left_out.setdefault("did not fit into the memory", []).append(cell)
             except torch.AcceleratorError as error:
                 left_out[f"{_FAILED}: {str(error).splitlines()[0]}"] = list(wanted[index - 1 :])
                 break
             release(run.device)
-    return found, left_out
+    return results, left_out
 
 
 def release(device: torch.device) -> None:
@@ -157,15 +157,15 @@ def about(run: BenchmarkRun, ceilings: "MeasuredCeilings | None") -> dict[str, s
 
     from harness import device
 
-    found = device.environment(run.device)
+    environment = device.environment(run.device)
     lines = {
-        "device": str(found["device_model"]),
-        "driver": str(found["gpu_driver"] or "none"),
+        "device": str(environment["device_model"]),
+        "driver": str(environment["gpu_driver"] or "none"),
         "torch": torch.__version__,
         "triton": triton.__version__,
         "cuda": torch.version.cuda or "none",
         "cudnn": str(torch.backends.cudnn.version() or "none"),  # type: ignore[no-untyped-call]
-        "commit": str(found["git_commit"]) + (" and changes" if found["git_dirty"] else ""),
+        "commit": str(environment["git_commit"]) + (" and changes" if environment["git_dirty"] else ""),
     }
     if ceilings is not None:
         lines["n"] = f"{_LEAST_ROUNDS} to {run.plan.rounds} interleaved rounds, in the table; medians (quartiles)"
@@ -196,7 +196,7 @@ def tell(
     expected = [cell for cell in cells(BATCHES, STACKS, PRECISIONS) if cell not in no_room]
     reached = aims(results, ceilings, expected)
     for aim in reached:
-        print(f"aim: {aim.name}: {aim.found}: { {True: 'met', False: 'NOT MET', None: 'not measured'}[aim.met] }")
+        print(f"aim: {aim.name}: {aim.outcome}: { {True: 'met', False: 'NOT MET', None: 'not measured'}[aim.met] }")
     faults = [f"{result.cell}, {arm}: {fault}" for result in results for arm, fault in result.faults.items()]
     for fault in faults:
         print(f"wrong result, no speed: {fault}", file=sys.stderr)
@@ -204,7 +204,7 @@ def tell(
     return not (faults or has_failed) and all(aim.met is not False for aim in reached)
 
 
-def refusal(given: argparse.Namespace) -> str | None:
+def refusal(options: argparse.Namespace) -> str | None:
     """Why this cannot run here, or None."""
     import importlib.util
 
@@ -212,11 +212,11 @@ def refusal(given: argparse.Namespace) -> str | None:
         return "Triton is not installed; it is there for Linux only: pip install triton"
     from kernels import triton_kernels
 
-    if given.dry_run and not triton_kernels.INTERPRETED:
+    if options.dry_run and not triton_kernels.INTERPRETED:
         return "--dry-run runs the kernels on the processor: set TRITON_INTERPRET=1 before Python starts"
-    if not given.dry_run and triton_kernels.INTERPRETED:
+    if not options.dry_run and triton_kernels.INTERPRETED:
         return "TRITON_INTERPRET is set, and an interpreted kernel has no speed; unset it, or add --dry-run"
-    if not given.dry_run and not torch.cuda.is_available():
+    if not options.dry_run and not torch.cuda.is_available():
         return "no GPU that torch can use; TRITON_INTERPRET=1 with --dry-run runs all but the clocks without one"
     return None
 
@@ -228,38 +228,38 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="gates on the processor at batch 2, no times")
     parser.add_argument("--output", type=file_to_write, metavar="FILE", help="a row for each arm and clock, as Parquet")
     parser.add_argument("--minutes", type=float, default=7.0, help="begin no cell after so long (default: 7)")
-    given = parser.parse_args(arguments)
-    if not given.minutes > 0:
-        parser.error(f"--minutes {given.minutes:g}: give a number above 0")
-    return given
+    options = parser.parse_args(arguments)
+    if not options.minutes > 0:
+        parser.error(f"--minutes {options.minutes:g}: give a number above 0")
+    return options
 
 
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write, tell; returns the exit code."""
     begun_s = time.perf_counter()
-    given = parse(arguments)
-    if (reason := refusal(given)) is not None:
+    options = parse(arguments)
+    if (reason := refusal(options)) is not None:
         raise UsageError(reason)
     from bench_conv2d_cells import cells
     from bench_conv2d_clock import GpuClock, NoClock
     from bench_conv2d_report import write
 
-    plan = PLANS[given.dry_run, given.quick]
-    device = torch.device("cpu" if given.dry_run else "cuda")
-    run = BenchmarkRun(device, NoClock() if given.dry_run else GpuClock(device), plan)
-    memory_bytes = float("inf") if given.dry_run else torch.cuda.mem_get_info(device)[0]
+    plan = PLANS[options.dry_run, options.quick]
+    device = torch.device("cpu" if options.dry_run else "cuda")
+    run = BenchmarkRun(device, NoClock() if options.dry_run else GpuClock(device), plan)
+    memory_bytes = float("inf") if options.dry_run else torch.cuda.mem_get_info(device)[0]
     ceilings = run.clock.ceilings()
-    if given.dry_run:
+    if options.dry_run:
         print("DRY RUN on the processor: it shows that every arm is right and this script works, and nothing of speed")
     lines = about(run, ceilings)
     print("\n".join(f"{name}: {value}" for name, value in lines.items()) + "\n", flush=True)
     wanted = cells(plan.batches, plan.stacks, plan.precisions)
-    until_s = begun_s + 60 * given.minutes
+    until_s = begun_s + 60 * options.minutes
     results, left_out = measure_all(wanted, run, until_s=until_s, memory_bytes=memory_bytes, now=time.perf_counter)
     is_well = tell(results, left_out, ceilings)
-    if given.output is not None:
-        write(given.output, results, ceilings, lines)
+    if options.output is not None:
+        write(options.output, results, ceilings, lines)
     return 0 if is_well else 1
 
 

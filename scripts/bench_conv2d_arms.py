@@ -84,36 +84,38 @@ def block(layer_pools: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:  # n
     return pooled if layer_pools else plain
 
 
-def ours(cell: BenchmarkCell, given: ConvolutionInputs) -> dict[str, ConvolutionArm]:
+def ours(cell: BenchmarkCell, tensors: ConvolutionInputs) -> dict[str, ConvolutionArm]:
     """Our arms: what the gate holds to exactness."""
     stacked = cell.operation == STACKED
     return {
-        name: _our_block(cell, given, last=last) if cell.is_block else _our_pass(cell, given, last=last)
+        name: _our_block(cell, tensors, last=last) if cell.is_block else _our_pass(cell, tensors, last=last)
         for name, last in zip(OURS, (False, True), strict=True)
         # a stack is one launch whatever the layout; channels last is what its kernels read in one piece
         if last or not stacked
     }
 
 
-def others(cell: BenchmarkCell, given: ConvolutionInputs, *, backend: str) -> dict[str, ConvolutionArm]:
+def others(cell: BenchmarkCell, tensors: ConvolutionInputs, *, backend: str) -> dict[str, ConvolutionArm]:
     """Torch's arms.
 
     Args:
         cell: what to do.
-        given: from these tensors.
+        tensors: the inputs and the gradient of the output that every arm works on.
         backend: of torch.compile.
     """
     function = block(cell.layer.pools)
     if cell.operation == STACKED:
-        arms = {name: _grouped(cell, given, last=last) for name, last in zip(GROUPED, (False, True), strict=True)}
-        return {VMAP: _trained(cell, torch.func.vmap(function), given), LOOP: _loop(cell, given)} | arms
+        arms = {name: _grouped(cell, tensors, last=last) for name, last in zip(GROUPED, (False, True), strict=True)}
+        return {VMAP: _trained(cell, torch.func.vmap(function), tensors), LOOP: _loop(cell, tensors)} | arms
     arms = {
-        name: _torch_block(cell, function, given, last=last) if cell.is_block else _torch_pass(cell, given, last=last)
+        name: _torch_block(cell, function, tensors, last=last)
+        if cell.is_block
+        else _torch_pass(cell, tensors, last=last)
         for name, last in zip(CUDNN, (False, True), strict=True)
     }
     if cell.is_block:
         compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=backend)
-        arms[COMPILED] = _torch_block(cell, compiled, given, last=False)
+        arms[COMPILED] = _torch_block(cell, compiled, tensors, last=False)
     return arms
 
 
@@ -147,43 +149,43 @@ def _training(function: Callable[..., Tensor], leaves: Sequence[Tensor], dy: Ten
 
 
 def _trained(
-    cell: BenchmarkCell, function: Callable[..., Tensor], given: ConvolutionInputs, *, last: bool = False
+    cell: BenchmarkCell, function: Callable[..., Tensor], tensors: ConvolutionInputs, *, last: bool = False
 ) -> ConvolutionArm:
     """A function of stacked tensors, trained."""
-    x, weight, dy = (_laid_out(tensor, last=last) for tensor in (given.x, given.weight, given.dy))
-    return ConvolutionArm(_training(function, _leaves(cell, x, weight, given.bias), dy), list)
+    x, weight, dy = (_laid_out(tensor, last=last) for tensor in (tensors.x, tensors.weight, tensors.dy))
+    return ConvolutionArm(_training(function, _leaves(cell, x, weight, tensors.bias), dy), list)
 
 
-def _our_block(cell: BenchmarkCell, given: ConvolutionInputs, *, last: bool) -> ConvolutionArm:
+def _our_block(cell: BenchmarkCell, tensors: ConvolutionInputs, *, last: bool) -> ConvolutionArm:
     precision, epilogue = _products(cell), cell.epilogue
 
     def stacked(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return kernels.conv2d_stacked(x, weight, bias, padding=PADDING, precision=precision, epilogue=epilogue)
 
     if cell.operation == STACKED:
-        return _trained(cell, stacked, given, last=last)
+        return _trained(cell, stacked, tensors, last=last)
     fused = {"relu": kernels.conv2d_relu, "pool_relu": kernels.conv2d_pool_relu}[epilogue]
 
     def single(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return fused(x, weight, bias, padding=PADDING, precision=precision)
 
-    return _torch_block(cell, single, given, last=last)
+    return _torch_block(cell, single, tensors, last=last)
 
 
 def _torch_block(
-    cell: BenchmarkCell, function: Callable[..., Tensor], given: ConvolutionInputs, *, last: bool
+    cell: BenchmarkCell, function: Callable[..., Tensor], tensors: ConvolutionInputs, *, last: bool
 ) -> ConvolutionArm:
     """A function of one model's tensors, trained."""
-    x, weight, dy = (_laid_out(tensor[0], last=last) for tensor in (given.x, given.weight, given.dy))
-    return ConvolutionArm(_training(function, _leaves(cell, x, weight, given.bias[0]), dy), _as_one_model)
+    x, weight, dy = (_laid_out(tensor[0], last=last) for tensor in (tensors.x, tensors.weight, tensors.dy))
+    return ConvolutionArm(_training(function, _leaves(cell, x, weight, tensors.bias[0]), dy), _as_one_model)
 
 
-def _our_pass(cell: BenchmarkCell, given: ConvolutionInputs, *, last: bool) -> ConvolutionArm:
+def _our_pass(cell: BenchmarkCell, tensors: ConvolutionInputs, *, last: bool) -> ConvolutionArm:
     """Forward, or one gradient."""
-    precision, image, filters = _products(cell), list(given.x.shape[3:]), list(given.weight.shape[1:])
+    precision, image, filters = _products(cell), list(tensors.x.shape[3:]), list(tensors.weight.shape[1:])
     if cell.operation == "forward":
-        return _forward(given, functools.partial(kernels.conv2d, precision=precision), last=last)
-    x, weight, dy = (_laid_out(tensor, last=last) for tensor in (given.x, given.weight, given.dy))
+        return _forward(tensors, functools.partial(kernels.conv2d, precision=precision), last=last)
+    x, weight, dy = (_laid_out(tensor, last=last) for tensor in (tensors.x, tensors.weight, tensors.dy))
     settings = (*_WINDOW, precision, launch.EPILOGUES["none"])
     works: dict[str, Work] = {
         "input gradient": lambda: [operators.input_gradient(dy, None, weight, image, False, last, *settings)],
@@ -192,20 +194,20 @@ def _our_pass(cell: BenchmarkCell, given: ConvolutionInputs, *, last: bool) -> C
     return ConvolutionArm(works[cell.operation], list)
 
 
-def _forward(given: ConvolutionInputs, function: Callable[..., Tensor], *, last: bool) -> ConvolutionArm:
-    x, weight = (_laid_out(tensor[0], last=last) for tensor in (given.x, given.weight))
-    return ConvolutionArm(lambda: [function(x, weight, given.bias[0], padding=PADDING)], _as_one_model)
+def _forward(tensors: ConvolutionInputs, function: Callable[..., Tensor], *, last: bool) -> ConvolutionArm:
+    x, weight = (_laid_out(tensor[0], last=last) for tensor in (tensors.x, tensors.weight))
+    return ConvolutionArm(lambda: [function(x, weight, tensors.bias[0], padding=PADDING)], _as_one_model)
 
 
-def _torch_pass(cell: BenchmarkCell, given: ConvolutionInputs, *, last: bool) -> ConvolutionArm:
+def _torch_pass(cell: BenchmarkCell, tensors: ConvolutionInputs, *, last: bool) -> ConvolutionArm:
     if cell.operation == "forward":
-        return _forward(given, F.conv2d, last=last)
-    x, weight, dy = (_laid_out(tensor[0], last=last) for tensor in (given.x, given.weight, given.dy))
+        return _forward(tensors, F.conv2d, last=last)
+    x, weight, dy = (_laid_out(tensor[0], last=last) for tensor in (tensors.x, tensors.weight, tensors.dy))
 
     def backward(*, of_input: bool) -> list[Tensor]:
         settings = ([1, 1], [PADDING] * 2, [1, 1], False, [0, 0], 1, [of_input, not of_input, not of_input])
-        found = torch.ops.aten.convolution_backward(dy, x, weight, [cell.layer.k], *settings)
-        return [tensor for tensor in found if tensor is not None]
+        gradients = torch.ops.aten.convolution_backward(dy, x, weight, [cell.layer.k], *settings)
+        return [tensor for tensor in gradients if tensor is not None]
 
     works: dict[str, Work] = {
         "input gradient": lambda: backward(of_input=True),
@@ -214,11 +216,11 @@ def _torch_pass(cell: BenchmarkCell, given: ConvolutionInputs, *, last: bool) ->
     return ConvolutionArm(works[cell.operation], _as_one_model)
 
 
-def _grouped(cell: BenchmarkCell, given: ConvolutionInputs, *, last: bool) -> ConvolutionArm:
+def _grouped(cell: BenchmarkCell, tensors: ConvolutionInputs, *, last: bool) -> ConvolutionArm:
     """Models side by side as channels: x (N, M*C, H, W), weight (M*K, C, R, S), dy (N, M*K, P, P)."""
     models = cell.models
-    x, dy = (_laid_out(tensor.transpose(0, 1).flatten(1, 2), last=last) for tensor in (given.x, given.dy))
-    weight = _laid_out(given.weight.flatten(0, 1), last=last)
+    x, dy = (_laid_out(tensor.transpose(0, 1).flatten(1, 2), last=last) for tensor in (tensors.x, tensors.dy))
+    weight = _laid_out(tensors.weight.flatten(0, 1), last=last)
 
     def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         y = F.conv2d(x, weight, bias, padding=PADDING, groups=models)
@@ -230,7 +232,7 @@ def _grouped(cell: BenchmarkCell, given: ConvolutionInputs, *, last: bool) -> Co
         apart = [_split(tensor, 1, models).transpose(0, 1) for tensor in results[:images]]
         return [*apart, *(_split(tensor, 0, models) for tensor in results[images:])]
 
-    return ConvolutionArm(_training(function, _leaves(cell, x, weight, given.bias.flatten()), dy), common)
+    return ConvolutionArm(_training(function, _leaves(cell, x, weight, tensors.bias.flatten()), dy), common)
 
 
 def _split(tensor: Tensor, axis: int, models: int) -> Tensor:
@@ -238,12 +240,12 @@ def _split(tensor: Tensor, axis: int, models: int) -> Tensor:
     return tensor.reshape(*tensor.shape[:axis], models, -1, *tensor.shape[axis + 1 :])
 
 
-def _loop(cell: BenchmarkCell, given: ConvolutionInputs) -> ConvolutionArm:
+def _loop(cell: BenchmarkCell, tensors: ConvolutionInputs) -> ConvolutionArm:
     """Channels last, as cuDNN's matrix units read."""
     one = BenchmarkCell(cell.operation, cell.layer, cell.images, cell.precision)
     parts = [
         _torch_block(
-            one, block(cell.layer.pools), ConvolutionInputs(*(t[m : m + 1] for t in vars(given).values())), last=True
+            one, block(cell.layer.pools), ConvolutionInputs(*(t[m : m + 1] for t in vars(tensors).values())), last=True
         )
         for m in range(cell.models)
     ]

@@ -56,15 +56,15 @@ def interleaved(
         limit_s: no further round is begun after so many seconds.
         now: the clock that this goes by.
     """
-    found: dict[tuple[str, str], list[float]] = {name: [] for name in samples}
+    taken: dict[tuple[str, str], list[float]] = {name: [] for name in samples}
     names, begun_s = list(samples), now()
     for index in range(rounds):
         if index >= least and now() - begun_s > limit_s:
             break
         turn = index % max(1, len(names))
         for name in names[turn:] + names[:turn]:
-            found[name].append(samples[name]())
-    return found
+            taken[name].append(samples[name]())
+    return taken
 
 
 @contextlib.contextmanager
@@ -97,18 +97,18 @@ class GpuClock:
 
     def times(self, works: Mapping[str, Work], *, rounds: int, least: int, limit_s: float) -> dict[str, ArmTimes]:
         """Both clocks of each work, interleaved. A work that a graph cannot hold is timed cold alone."""
-        found = {name: ArmTimes() for name in works}
+        arm_times = {name: ArmTimes() for name in works}
         samples: dict[tuple[str, str], Sample] = {}
         # one pool for all graphs: results are dropped, so the next may write over them
         pool = torch.cuda.graph_pool_handle()
         for name, work in works.items():
             self._warm_up(work)
-            found[name].host_us = self._host_us(work)
-            samples[name, "cold"] = self._cold(work, found[name].host_us or 0.0)
+            arm_times[name].host_us = self._host_us(work)
+            samples[name, "cold"] = self._cold(work, arm_times[name].host_us or 0.0)
             try:
                 samples[name, "graph"] = self._graph(work, samples[name, "cold"](), pool)
             except RuntimeError as error:
-                found[name].without["graph"] = _first_cause(error)
+                arm_times[name].without["graph"] = _first_cause(error)
                 # raises if it was the device that failed, not the capture
                 torch.cuda.synchronize(self.device)
                 # what a failed capture leaves of its pool takes no further one
@@ -118,8 +118,8 @@ class GpuClock:
             sample()
         taken = interleaved(samples, rounds=rounds, least=least, limit_s=limit_s, now=time.perf_counter)
         for (name, clock), us in taken.items():
-            found[name].us[clock] = us
-        return found
+            arm_times[name].us[clock] = us
+        return arm_times
 
     def _elapsed_us(self, call: Callable[[], object]) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
@@ -143,15 +143,15 @@ class GpuClock:
 
     def _host_us(self, work: Work) -> float:
         """The median of a few calls, each begun with an idle device, so that no full queue holds it up."""
-        found: list[float] = []
+        calls_us: list[float] = []
         until_s = time.perf_counter() + _HOST_LIMIT_S
-        while len(found) < _HOST_CALLS and (len(found) < _LEAST_HOST_CALLS or time.perf_counter() < until_s):
+        while len(calls_us) < _HOST_CALLS and (len(calls_us) < _LEAST_HOST_CALLS or time.perf_counter() < until_s):
             torch.cuda.synchronize(self.device)
             begun_s = time.perf_counter()
             work()
-            found.append(1e6 * (time.perf_counter() - begun_s))
+            calls_us.append(1e6 * (time.perf_counter() - begun_s))
         torch.cuda.synchronize(self.device)
-        return sorted(found)[len(found) // 2]
+        return sorted(calls_us)[len(calls_us) // 2]
 
     def _cold(self, work: Work, host_us: float) -> Sample:
         flushes = max(1, math.ceil(2 * host_us / self._flush_us))

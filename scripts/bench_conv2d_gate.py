@@ -45,11 +45,11 @@ def random_inputs(cell: BenchmarkCell, device: torch.device, *, whole_numbers: b
     return inputs(cell, lambda shape: draw(shape, random))
 
 
-def exact(cell: BenchmarkCell, given: ConvolutionInputs) -> tuple[list[int], Names]:
+def exact(cell: BenchmarkCell, tensors: ConvolutionInputs) -> tuple[list[int], Names]:
     """The cell's results by torch in float64: the models that were taken (first, middle, last), and their tensors."""
     taken = sorted({0, cell.models // 2, cell.models - 1})[:_MODELS_CHECKED]
-    found = [_exact_one(cell, *(tensor[model].double() for tensor in vars(given).values())) for model in taken]
-    return taken, {name: torch.stack([one[name] for one in found]) for name in found[0]}
+    by_model = [_exact_one(cell, *(tensor[model].double() for tensor in vars(tensors).values())) for model in taken]
+    return taken, {name: torch.stack([one[name] for one in by_model]) for name in by_model[0]}
 
 
 def _exact_one(cell: BenchmarkCell, x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor) -> Names:
@@ -76,8 +76,8 @@ def result_names(cell: BenchmarkCell) -> list[str]:
 
 def results(cell: BenchmarkCell, arm: ConvolutionArm, taken: Sequence[int]) -> Names:
     """What an arm gives for these models."""
-    found = arm.common(arm.work())
-    return {name: tensor[list(taken)] for name, tensor in zip(result_names(cell), found, strict=True)}
+    arm_tensors = arm.common(arm.work())
+    return {name: tensor[list(taken)] for name, tensor in zip(result_names(cell), arm_tensors, strict=True)}
 
 
 def fault(check: Callable[[], str | None]) -> str | None:
@@ -126,9 +126,9 @@ def rounding_fault(
     cell: BenchmarkCell, arm: ConvolutionArm, taken: Sequence[int], wanted: Names, *, is_ours: bool
 ) -> str | None:
     """What is wrong with the arm's results on normal numbers, or None."""
-    found = results(cell, arm, taken)
+    arm_results = results(cell, arm, taken)
     for name, tensor in wanted.items():
-        error = float((found[name].double() - tensor).norm() / tensor.norm())
+        error = float((arm_results[name].double() - tensor).norm() / tensor.norm())
         allowed = _allowed(cell, name, is_ours=is_ours)
         # not error > allowed: a NaN is wrong
         if not error <= allowed:

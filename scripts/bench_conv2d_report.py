@@ -57,8 +57,8 @@ class CellResult:
 
     def best(self, arms: Sequence[str], clock: str) -> tuple[str, Quartiles] | None:
         """The quickest of these arms by its median; None if none was timed."""
-        found = {arm: quartiles(self.times[arm].us.get(clock, [])) for arm in arms if arm in self.times}
-        timed = [(arm, value) for arm, value in found.items() if value is not None]
+        spreads = {arm: quartiles(self.times[arm].us.get(clock, [])) for arm in arms if arm in self.times}
+        timed = [(arm, value) for arm, value in spreads.items() if value is not None]
         return min(timed, key=lambda pair: pair[1].median, default=None)
 
     def ratio(self, arms: Sequence[str], clock: str) -> float | None:
@@ -77,7 +77,7 @@ class SpeedAim:
     """What was aimed at; ``met`` is None where it was not measured."""
 
     name: str
-    found: str
+    outcome: str
     met: bool | None
 
 
@@ -115,9 +115,11 @@ def _row(result: CellResult, arm: str, clock: str, ceilings: MeasuredCeilings | 
     }
 
 
-def write(path: Path, found: Sequence[CellResult], ceilings: MeasuredCeilings | None, about: Mapping[str, str]) -> None:
+def write(
+    path: Path, results: Sequence[CellResult], ceilings: MeasuredCeilings | None, about: Mapping[str, str]
+) -> None:
     """The Parquet file; ``about`` (card, versions, ceilings) goes into its footer."""
-    table = pa.Table.from_pylist(list(rows(found, ceilings)), schema=SCHEMA)
+    table = pa.Table.from_pylist(list(rows(results, ceilings)), schema=SCHEMA)
     partial = path.with_name(path.name + ".partial")
     pq.write_table(table.replace_schema_metadata(dict(about)), partial)
     partial.replace(path)
@@ -153,8 +155,8 @@ def _line(result: CellResult, clock: str, ceilings: MeasuredCeilings | None) -> 
     )
 
 
-def _spread(found: tuple[str, Quartiles] | None) -> str:
-    return "-" if found is None else f"{found[1].median:,.1f} ({found[1].q25:,.1f} to {found[1].q75:,.1f})"
+def _spread(best: tuple[str, Quartiles] | None) -> str:
+    return "-" if best is None else f"{best[1].median:,.1f} ({best[1].q25:,.1f} to {best[1].q75:,.1f})"
 
 
 def aims(
@@ -176,11 +178,11 @@ def aims(
         ("64 stacked blocks, batch 50: at least 4 times as fast as vmap", stack, (VMAP,), 4.0),
     )
     by_cell = {result.cell: result for result in results}
-    found = [
+    speed_aims = [
         _aim(name, [(cell, clock, _ratio(by_cell.get(cell), arms, clock)) for cell in cells for clock in CLOCKS], least)
         for name, cells, arms, least in ratios
     ]
-    return [*found, _memory_aim(by_cell, ceilings, expected)]
+    return [*speed_aims, _memory_aim(by_cell, ceilings, expected)]
 
 
 def _ratio(result: CellResult | None, arms: Sequence[str], clock: str) -> float | None:

@@ -35,9 +35,9 @@ def report(title: str, times: dict[str, list[float]]) -> None:
     """A line per initializer: median and quartiles in milliseconds."""
     print(f"\n{title}")
     for name, values in sorted(times.items(), key=lambda item: -median(item[1])):
-        found = quartiles(values)
-        assert found is not None
-        print(f"  {name:<28}{found.median:>10.1f} ms   ({found.q25:.1f} to {found.q75:.1f}, n={len(values)})")
+        spread = quartiles(values)
+        assert spread is not None
+        print(f"  {name:<28}{spread.median:>10.1f} ms   ({spread.q25:.1f} to {spread.q75:.1f}, n={len(values)})")
 
 
 def fill_interleaved(configs: dict[str, TrialConfig], setup: trial.TrialSetup, rounds: int) -> dict[str, list[float]]:
@@ -61,8 +61,10 @@ def main(typed: Sequence[str] | None = None) -> int:
     configs = {name: harness.load_config([f"init={name}", "device=cpu", "data.scaling=unit"]) for name in names}
     adapting = {name: config for name, config in configs.items() if config.init.adapt != "none"}
     drawn = {name: config for name, config in configs.items() if name not in adapting}
-    found = device.environment(torch.device("cpu"))
-    print(f"{found['cpu_model']}, {torch.get_num_threads()} threads, torch {torch.__version__}; the article's network")
+    machine = device.environment(torch.device("cpu"))
+    print(
+        f"{machine['cpu_model']}, {torch.get_num_threads()} threads, torch {torch.__version__}; the article's network"
+    )
     setup = trial.assemble(configs["glorot"], torch.device("cpu"))
     trial.initialise(configs["glorot"], setup)
     drawn_ms = fill_interleaved(drawn, setup, rounds)

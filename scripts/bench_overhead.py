@@ -53,9 +53,9 @@ def seconds(work: Callable[[], object]) -> float:
 
 def spread(values: Sequence[float], *, digits: int) -> str:
     """Median and quartiles."""
-    found = quartiles(values)
-    assert found is not None
-    return f"{found.median:,.{digits}f} ({found.q25:,.{digits}f} to {found.q75:,.{digits}f})"
+    summary = quartiles(values)
+    assert summary is not None
+    return f"{summary.median:,.{digits}f} ({summary.q25:,.{digits}f} to {summary.q75:,.{digits}f})"
 
 
 def throughput(arms: dict[str, TrainingArm], task: TrainingTask, rounds: int) -> Iterator[BenchmarkFigure]:
@@ -130,9 +130,9 @@ def start_up(effort: OverheadWorkload, folder: Path) -> Iterator[BenchmarkFigure
     """Seconds until --help and --cfg job have answered, and whether they load torch."""
     for arguments in (["--help"], ["--cfg", "job"]):
         line = ["-m", "harness.run", *arguments]
-        found = [seconds(partial(command, *line, folder=folder)) for _ in range(effort.starts)]
+        times_s = [seconds(partial(command, *line, folder=folder)) for _ in range(effort.starts)]
         name = f"{' '.join(arguments)}: s, median of {effort.starts}"
-        yield BenchmarkFigure(name, f"{median(found):.2f}", f"under {MOST_START_S}", median(found) < MOST_START_S)
+        yield BenchmarkFigure(name, f"{median(times_s):.2f}", f"under {MOST_START_S}", median(times_s) < MOST_START_S)
         imports = command("-X", "importtime", *line, folder=folder).stderr.splitlines()
         loaded = any(text.rpartition("|")[2].strip() == "torch" for text in imports)
         yield BenchmarkFigure(f"{' '.join(arguments)}: loads torch", "yes" if loaded else "no", "no", not loaded)

@@ -33,10 +33,10 @@ def lines_of(function: Function) -> int:
 
 def too_long(path: Path) -> Iterator[str]:
     """Yield a line for each function of a file that is too long, in the form of a compiler's message."""
-    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    file = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, Function) and (lines := lines_of(node)) > MOST_LINES:
-            yield f"{shown}:{node.lineno}: {node.name} has {lines} lines, at most {MOST_LINES} are allowed; split it"
+            yield f"{file}:{node.lineno}: {node.name} has {lines} lines, at most {MOST_LINES} are allowed; split it"
 
 
 @one_line_errors

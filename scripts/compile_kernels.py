@@ -151,28 +151,28 @@ class CompiledKernel:
     @property
     def faults(self) -> list[str]:
         """What is wrong with it, in words."""
-        found = []
+        texts = []
         if self.spilled_bytes:
-            found.append(f"spills {self.spilled_bytes} bytes")
+            texts.append(f"spills {self.spilled_bytes} bytes")
         if self.shared_bytes > SHARED_LIMIT_BYTES[self.target]:
-            found.append(
+            texts.append(
                 f"takes {self.shared_bytes} bytes of shared memory, {self.target} has {SHARED_LIMIT_BYTES[self.target]}"
             )
         if self.launch.kind in (tiles.TF32, tiles.TF32X3, tiles.HALF) and not self.matrix:
-            found.append("uses no matrix instruction")
-        return found
+            texts.append("uses no matrix instruction")
+        return texts
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[KernelLaunch]]:
     """Within, launches are noted and not made; tensors may be without data."""
-    found: list[KernelLaunch] = []
+    noted: list[KernelLaunch] = []
 
     def note(kernel: Any, _programs: int, choice: tiles.TileChoice, *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
-        found.append(_launch(kernel, choice, arguments, constants))
+        noted.append(_launch(kernel, choice, arguments, constants))
 
     with mock.patch.object(launch, "_start", note), mock.patch.object(launch, "require_device", return_value=None):
-        yield found
+        yield noted
 
 
 def _launch(
@@ -206,10 +206,10 @@ def _kind(kernel: str, dtype: torch.dtype, precision: str) -> str:
 
 def launches(layers: Sequence[RecordedConvolution]) -> list[KernelLaunch]:
     """Every different launch that training these layers makes, in every arithmetic, with every epilogue."""
-    with recorded() as found:
+    with recorded() as noted:
         for layer, (dtype, precision), epilogue in itertools.product(layers, _ARITHMETIC, launch.EPILOGUES.values()):
             _train(layer, dtype, precision, epilogue)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(noted))
 
 
 def _train(layer: RecordedConvolution, dtype: torch.dtype, precision: str, epilogue: int) -> None:
@@ -246,8 +246,8 @@ def cover() -> list[KernelLaunch]:
     compiled with pooling.
     """
     # of equals the first, which is the article's, or a special case
-    found = sorted(launches(all_layers()), key=lambda one: one.appetite, reverse=True)
-    hungriest = {one.configuration: one for one in reversed(found)}
+    by_appetite = sorted(launches(all_layers()), key=lambda one: one.appetite, reverse=True)
+    hungriest = {one.configuration: one for one in reversed(by_appetite)}
     special = [one for one in launches(SPECIAL) if dict(one.constants).get("EPILOGUE", 2) == 2]
     return list(dict.fromkeys([*launches(ARTICLE), *hungriest.values(), *special]))
 
@@ -272,18 +272,18 @@ def compile_one(task: tuple[KernelLaunch, str]) -> CompiledKernel | str | None:
     log = io.StringIO()
     try:
         with contextlib.redirect_stdout(log):
-            found = triton.compile(source, target=TARGETS[target], options=options)
+            compiled = triton.compile(source, target=TARGETS[target], options=options)
     except Exception as error:  # noqa: BLE001 - the compiler raises all sorts; each is a line of the report
         cause = error.__cause__ or error
         return f"{_describe(wanted)} on {target}: {type(cause).__name__}: {str(cause).splitlines()[-1][:200]}"
     if TARGETS[target].backend == "cuda":
-        text = found.asm["ptx"]
+        text = compiled.asm["ptx"]
         registers, spilled_bytes = _measure_cuda(log.getvalue())
     else:
-        text = found.asm["amdgcn"]
+        text = compiled.asm["amdgcn"]
         registers, spilled_bytes = _measure_hip(text)
     matrix = next((name for name in _MATRIX_INSTRUCTIONS if name in text), "")
-    return CompiledKernel(wanted, target, registers, spilled_bytes, found.metadata.shared, matrix)
+    return CompiledKernel(wanted, target, registers, spilled_bytes, compiled.metadata.shared, matrix)
 
 
 def _measure_cuda(log: str) -> tuple[int, int]:
@@ -299,9 +299,9 @@ def _measure_hip(assembly: str) -> tuple[int, int]:
     """Registers and spilled bytes from the code object's metadata."""
 
     def metadata(key: str) -> int:
-        found = re.search(rf"\.{key}: +(\d+)", assembly)
-        assert found is not None
-        return int(found[1])
+        match = re.search(rf"\.{key}: +(\d+)", assembly)
+        assert match is not None
+        return int(match[1])
 
     # scalar registers are spilled to lanes of vector registers, which costs no memory
     return metadata("vgpr_count"), 4 * metadata("vgpr_spill_count")
@@ -326,13 +326,13 @@ def compile_all(
         mock.patch.dict(os.environ, {"TRITON_CACHE_DIR": cache, "TRITON_DUMP_PTXAS_LOG": "1"}),
         ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
-        for count, found in enumerate(pool.map(compile_one, tasks, chunksize=4), start=1):
+        for count, outcome in enumerate(pool.map(compile_one, tasks, chunksize=4), start=1):
             if sys.stderr.isatty():
                 print(f"{count} of {len(tasks)}", end="\r", file=sys.stderr, flush=True)
-            if isinstance(found, str):
-                complaints.append(found)
-            elif found is not None:
-                outcomes.append(found)
+            if isinstance(outcome, str):
+                complaints.append(outcome)
+            elif outcome is not None:
+                outcomes.append(outcome)
     return outcomes, complaints
 
 
@@ -365,13 +365,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="the article's network only")
     parser.add_argument("--targets", default=",".join(TARGETS), help=f"some of {','.join(TARGETS)}")
     parser.add_argument("--markdown", type=file_to_write, metavar="FILE", help="write the table to this file too")
-    given = parser.parse_args(arguments)
-    targets = given.targets.split(",")
+    options = parser.parse_args(arguments)
+    targets = options.targets.split(",")
     if unknown := [name for name in targets if name not in TARGETS]:
         parser.error(f"--targets: {', '.join(unknown)} given; choose from {', '.join(TARGETS)}")
     if triton_kernels.INTERPRETED:
         raise UsageError("TRITON_INTERPRET is set, and an interpreted kernel cannot be compiled; unset it")
-    wanted = launches(ARTICLE) if given.quick else cover()
+    wanted = launches(ARTICLE) if options.quick else cover()
     outcomes, complaints = compile_all(wanted, targets, processes=os.cpu_count() or 1)
     lines = [
         f"Triton {triton.__version__}, torch {torch.__version__}; {len(outcomes)} kernels compiled",
@@ -381,8 +381,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table(outcomes),
     ]
     print("\n".join(lines))
-    if given.markdown:
-        given.markdown.write_text("\n".join(lines) + "\n")
+    if options.markdown:
+        options.markdown.write_text("\n".join(lines) + "\n")
     faults = [f"{_describe(o.launch)} on {o.target}: {fault}" for o in outcomes for fault in o.faults] + complaints
     for fault in dict.fromkeys(faults):
         print(f"fault: {fault}", file=sys.stderr)

@@ -164,18 +164,18 @@ def read(folder: Path, plan: AcceptancePlan) -> AcceptanceTrials | None:
     """The trials in the order they ran in; None unless they are as many as expected and all ok."""
     trials = harness.load(folder).trials.sort_values("measured_at")
     trials = trials[trials["status"] == "ok"]
-    found = {
+    rows = {
         (init, kernel, place): row
         for init, kernel in plan.expected
         for place, (_, row) in enumerate(trials[(trials["init"] == init) & (trials["kernel"] == kernel)].iterrows())
     }
     expected = {(*key, place) for key, count in plan.expected.items() for place in range(count)}
-    return AcceptanceTrials(found) if set(found) == expected else None
+    return AcceptanceTrials(rows) if set(rows) == expected else None
 
 
-def close(name: str, found: float, expected: float, rtol: float) -> AcceptanceCheck:
+def close(name: str, value: float, expected: float, rtol: float) -> AcceptanceCheck:
     """A relative difference and its bound."""
-    error = abs(found - expected) / abs(expected)
+    error = abs(value - expected) / abs(expected)
     return AcceptanceCheck(name, f"{error:.1e} (at most {rtol:g})", error <= rtol)
 
 
@@ -189,15 +189,15 @@ def check_same_start(outcome: AcceptanceTrials, device: str) -> Iterator[Accepta
             f"{init}: initial weights, sha256", " ".join(h[:8] for h in hashes), len(set(hashes)) == 1
         )
     config = harness.load_config(["data.batches=random", "data.scaling=standardised", "train.steps=20"])
-    found = []
+    batches = []
     for target in (torch.device(device), torch.device("cpu")):
         digits = data.to_device(data.load(config.data), config.data, target)
         drawn = data.batch_indices(config.data, steps=20, batch_size=50, seed=0)
         assert drawn is not None
         batch = batch_source(digits.train_images, digits.train_labels, drawn.to(target), 50)
-        found.append([tensor.cpu() for step in range(20) for tensor in batch(step)])
-    same = sum(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
-    yield AcceptanceCheck("random batches, bit-equal tensors", f"{same} of {len(found[0])}", same == len(found[0]))
+        batches.append([tensor.cpu() for step in range(20) for tensor in batch(step)])
+    same = sum(torch.equal(ours, theirs) for ours, theirs in zip(*batches, strict=True))
+    yield AcceptanceCheck("random batches, bit-equal tensors", f"{same} of {len(batches[0])}", same == len(batches[0]))
     first = [row["train_loss_first"] for row in outcome.pair("glorot")]
     yield close("glorot: first loss, device to CPU, relative", first[0], first[1], FIRST_LOSS_RTOL)
 
@@ -214,7 +214,9 @@ def check_zero_run(outcome: AcceptanceTrials) -> Iterator[AcceptanceCheck]:
         )
         last = row["train_loss_last"]
         yield close(f"{name}: last loss to closed form, relative", last, exact.losses[-1], LOSS_RTOL)
-        worst = max(abs(-found - bias) for found, bias in zip(row["last_bias_difference"], exact.bias, strict=True))
+        worst = max(
+            abs(-difference - bias) for difference, bias in zip(row["last_bias_difference"], exact.bias, strict=True)
+        )
         value = f"{worst:.1e} (at most {BIAS_ATOL:g})"
         yield AcceptanceCheck(f"{name}: fc2.bias to closed form, absolute", value, worst <= BIAS_ATOL)
     last_losses = [row["train_loss_last"] for row in outcome.pair("zero")]
@@ -265,8 +267,8 @@ def measured(outcome: AcceptanceTrials) -> tuple[tuple[str, ...], list[tuple[str
         energy = row["energy_j"]
         no_energy = energy is None or energy != energy  # noqa: PLR0124 - NaN alone differs from itself
         share, memory = f"{row['matmul_share']:.3f}", f"{row['peak_memory_bytes'] / 1e6:,.0f}"
-        shown = "no counter" if no_energy else f"{energy:,.1f}"
-        lines.append((init, kernel, row["device"], rate, str(row["timing_windows"]), share, memory, shown))
+        energy_text = "no counter" if no_energy else f"{energy:,.1f}"
+        lines.append((init, kernel, row["device"], rate, str(row["timing_windows"]), share, memory, energy_text))
     return head, lines
 
 

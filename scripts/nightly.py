@@ -132,7 +132,7 @@ def run(night: NightlyJob) -> int:
         codes["report"] = report(night)
     summarise(night, codes)
     code = verdict(codes)
-    print(f"nightly: {', '.join(f'{step} {found}' for step, found in codes.items())}: exit code {code}")
+    print(f"nightly: {', '.join(f'{step} {step_code}' for step, step_code in codes.items())}: exit code {code}")
     return code
 
 
@@ -145,14 +145,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("outputs/nightly"), help="default: outputs/nightly")
     parser.add_argument("--baselines", type=Path, default=Path("outputs/baselines"), help="default: outputs/baselines")
     parser.add_argument("--name", help="of the baseline (default: nightly-DEVICE-SIZE)")
-    given = parser.parse_args(arguments)
-    folder = given.folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    options = parser.parse_args(arguments)
+    folder = options.folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise UsageError(f"--folder {given.folder}: cannot be made ({error.strerror}); name another one") from error
-    name = given.name or f"nightly-{given.device}-{given.size}"
-    return run(NightlyJob(given.device, given.size, folder, given.baselines, name))
+        raise UsageError(f"--folder {options.folder}: cannot be made ({error.strerror}); name another one") from error
+    name = options.name or f"nightly-{options.device}-{options.size}"
+    return run(NightlyJob(options.device, options.size, folder, options.baselines, name))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def open_page(chrome: webdriver.Chrome, page: Path, *, width: int, height: int, 
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme_})
     chrome.get(page.resolve().as_uri())
     WebDriverWait(chrome, 60).until(
-        lambda shown: shown.execute_script("return document.documentElement.dataset.ready === 'yes'")
+        lambda driver: driver.execute_script("return document.documentElement.dataset.ready === 'yes'")
     )
 
 
@@ -75,17 +75,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--width", type=positive, default=1280, help="pixels (1280)")
     parser.add_argument("--height", type=int, default=1600, help="pixels (1600); 0: the whole page")
     parser.add_argument("--scheme", choices=("light", "dark"), default="light", help="light")
-    given = parser.parse_args(arguments)
-    if not given.report.is_file():
-        raise UsageError(f"{given.report}: no such file; make it with python -m harness.report")
+    options = parser.parse_args(arguments)
+    if not options.report.is_file():
+        raise UsageError(f"{options.report}: no such file; make it with python -m harness.report")
     with tempfile.TemporaryDirectory() as profile:
         try:
             chrome = browser(Path(profile))
         except (FileNotFoundError, WebDriverException) as error:
             raise UsageError(f"no browser: {str(error).splitlines()[0]}") from error
         try:
-            open_page(chrome, given.report, width=given.width, height=given.height or 1600, scheme=given.scheme)
-            picture(chrome, given.out, whole=given.height == 0)
+            open_page(chrome, options.report, width=options.width, height=options.height or 1600, scheme=options.scheme)
+            picture(chrome, options.out, whole=options.height == 0)
         finally:
             chrome.quit()
     return 0

@@ -192,8 +192,8 @@ def _copied(tools: Tools) -> None:
         shutil.copy(file, file.with_stem("copy"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = [len(frame) for frame in reading.load(folder)]
-    assert found == expected
+        lengths = [len(frame) for frame in reading.load(folder)]
+    assert lengths == expected
 
 
 ANALYSIS_MUTANTS = {

@@ -67,7 +67,7 @@ def write(folder: Path, trials: Sequence[Row], curves: Sequence[Row] = (), layer
     """A results folder with one file per trial and table."""
     results.prepare(folder)
     for row in trials:
-        own = row["trial_id"]
+        trial_id = row["trial_id"]
         for table, rows in (("curves", curves), ("layers", layers)):
-            results.write_table(folder, table, own, [found for found in rows if found["trial_id"] == own])
-        results.write_table(folder, "trials", own, [row])
+            results.write_table(folder, table, trial_id, [point for point in rows if point["trial_id"] == trial_id])
+        results.write_table(folder, "trials", trial_id, [row])

@@ -27,9 +27,9 @@ NUMBERS = st.lists(st.integers(-20, 20).map(float), min_size=2, max_size=12)
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (1, 3), (7, 10), (10, 10), (29, 30), (500, 1000)])
 @pytest.mark.parametrize("level", [0.9, 0.95])
 def test_wilson_is_that_of_statsmodels(successes: int, n: int, level: float) -> None:
-    found = intervals.wilson(successes, n, level)
+    interval = intervals.wilson(successes, n, level)
     expected = proportion_confint(successes, n, alpha=1 - level, method="wilson")
-    assert (found.low, found.high) == pytest.approx(expected, abs=1e-12)
+    assert (interval.low, interval.high) == pytest.approx(expected, abs=1e-12)
 
 
 def test_wilson_of_none_of_ten_by_hand() -> None:
@@ -42,10 +42,10 @@ def test_wilson_of_none_of_ten_by_hand() -> None:
 @quick
 def test_wilson_holds_the_share_and_mirrors(n: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(0, n))
-    found, mirrored = intervals.wilson(k, n), intervals.wilson(n - k, n)
-    assert 0 <= found.low <= k / n <= found.high <= 1
-    assert found.low < found.high
-    assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((found.low, found.high))
+    interval, mirrored = intervals.wilson(k, n), intervals.wilson(n - k, n)
+    assert 0 <= interval.low <= k / n <= interval.high <= 1
+    assert interval.low < interval.high
+    assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((interval.low, interval.high))
 
 
 @pytest.mark.parametrize("n", [10, 30])
@@ -121,8 +121,8 @@ def test_median_is_where_the_survival_curve_comes_down_to_a_half(times: list[flo
 def test_restricted_mean_by_hand_and_from_the_curve() -> None:
     """(10 + 30 + 100 + 100) / 4, which is the area below Kaplan and Meier's curve."""
     times = np.array([10, 30, inf, 200])
-    found = survival.rmst(times, 100)
-    assert (found.value, found.n) == (60, 4)
+    mean = survival.rmst(times, 100)
+    assert (mean.value, mean.n) == (60, 4)
     reached = times <= 100
     curve = survival.kaplan_meier(np.minimum(times, 100), reached)
     assert (np.diff([*curve.times, 100]) * curve.shares).sum() == pytest.approx(60)
@@ -138,16 +138,16 @@ def test_restricted_mean_refuses_what_hides_a_run() -> None:
 @given(times=TIMES, factor=st.sampled_from([0.5, 3.0]), seed=st.integers(0, 5))
 @quick
 def test_restricted_mean_scales_and_ignores_order(times: list[float], factor: float, seed: int) -> None:
-    found = survival.rmst(times, 35)
+    mean = survival.rmst(times, 35)
     scaled = survival.rmst([factor * time for time in times], factor * 35)
     shuffled = survival.rmst(np.random.default_rng(seed).permutation(times), 35)
-    assert scaled.value == pytest.approx(factor * found.value)
-    assert shuffled.value == pytest.approx(found.value)
-    if found.interval is not None:
-        assert found.interval.low <= found.value <= found.interval.high
+    assert scaled.value == pytest.approx(factor * mean.value)
+    assert shuffled.value == pytest.approx(mean.value)
+    if mean.interval is not None:
+        assert mean.interval.low <= mean.value <= mean.interval.high
         assert scaled.interval is not None
         assert (scaled.interval.low, scaled.interval.high) == pytest.approx(
-            (factor * found.interval.low, factor * found.interval.high)
+            (factor * mean.interval.low, factor * mean.interval.high)
         )
 
 
@@ -236,8 +236,8 @@ def test_logrank_is_that_of_statsmodels(a: list[float], b: list[float]) -> None:
     status = (np.array(a + b) <= 35).astype(int)
     with np.errstate(all="ignore"):
         expected = survdiff(times, status, np.repeat([0, 1], [len(a), len(b)]))[1] if len({*a, *b}) > 1 else nan
-    found = survival.logrank(a, b, 35)
-    assert found == pytest.approx(1.0 if isnan(expected) else expected, abs=1e-9)
+    p = survival.logrank(a, b, 35)
+    assert p == pytest.approx(1.0 if isnan(expected) else expected, abs=1e-9)
 
 
 def test_two_arms_that_never_reach_do_not_differ() -> None:
@@ -249,24 +249,24 @@ def test_two_arms_that_never_reach_do_not_differ() -> None:
 
 def test_improvement_by_hand() -> None:
     """Of the six pairs a wins two, and one is a tie."""
-    found = comparison.probability_of_improvement([1, 3], [2, 3, 0])
-    assert found.probability == pytest.approx(2.5 / 6)
-    assert (found.m, found.n) == (2, 3)
+    improvement = comparison.probability_of_improvement([1, 3], [2, 3, 0])
+    assert improvement.probability == pytest.approx(2.5 / 6)
+    assert (improvement.m, improvement.n) == (2, 3)
 
 
 @given(a=TIMES, b=TIMES)
 @quick
 def test_improvement_counts_pairs_and_turns_round(a: list[float], b: list[float]) -> None:
-    found, turned = comparison.probability_of_improvement(a, b), comparison.probability_of_improvement(b, a)
+    improvement, turned = comparison.probability_of_improvement(a, b), comparison.probability_of_improvement(b, a)
     wins = [Fraction(int(x < y)) + Fraction(int(x == y), 2) for x, y in product(a, b)]
-    assert found.probability == pytest.approx(float(sum(wins) / len(wins)), abs=1e-12)
-    assert turned.probability == pytest.approx(1 - found.probability)
-    assert turned.p == pytest.approx(found.p)
-    assert found.interval is not None
+    assert improvement.probability == pytest.approx(float(sum(wins) / len(wins)), abs=1e-12)
+    assert turned.probability == pytest.approx(1 - improvement.probability)
+    assert turned.p == pytest.approx(improvement.p)
+    assert improvement.interval is not None
     assert turned.interval is not None
-    assert found.interval.low <= found.probability <= found.interval.high
+    assert improvement.interval.low <= improvement.probability <= improvement.interval.high
     assert (1 - turned.interval.high, 1 - turned.interval.low) == pytest.approx(
-        (found.interval.low, found.interval.high), abs=1e-9
+        (improvement.interval.low, improvement.interval.high), abs=1e-9
     )
 
 
@@ -408,8 +408,8 @@ def test_holm_of_some_chosen_comparisons_is_at_least_that_of_all(p_values: list[
 def test_performance_profile_by_hand() -> None:
     """Three tasks: the first arm is best in one, fails one and did not run the third."""
     scores = [[10, inf, nan], [20, 30, inf]]
-    found = comparison.performance_profile(scores, [1, 2])
-    assert found.tolist() == pytest.approx(np.array([[1 / 2, 1 / 2], [1 / 3, 2 / 3]]))
+    profile = comparison.performance_profile(scores, [1, 2])
+    assert profile.tolist() == pytest.approx(np.array([[1 / 2, 1 / 2], [1 / 3, 2 / 3]]))
 
 
 @given(scores=st.lists(st.lists(st.sampled_from([0.0, 1, 2, 5, inf, nan]), min_size=3, max_size=3), min_size=1))

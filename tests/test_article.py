@@ -28,10 +28,10 @@ Outcome = tuple["subprocess.CompletedProcess[str]", Frames]
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """What `make run` gives: its arguments are read from the Makefile."""
-    found = re.search(r"^RUN_ARGS \?= (.+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    assert found is not None
+    run_args = re.search(r"^RUN_ARGS \?= (.+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert run_args is not None
     folder = tmp_path_factory.mktemp("article")
-    done = run_command("-m", *found[1].split(), "device=cpu", cwd=folder)
+    done = run_command("-m", *run_args[1].split(), "device=cpu", cwd=folder)
     assert done.returncode == 0, done.stderr
     return done, harness.load(folder / "outputs/results")
 
@@ -154,11 +154,11 @@ def test_closed_form_holds_at_every_one_of_1000_steps(configure: Configure) -> N
     losses = torch.full((1000,), torch.nan)
     bias = network.get_parameter("fc2.bias")
     window_ends = train(network, optimizer_for(network, config.optimizer), batch, config.train, losses)
-    found = np.array([bias.detach().double().numpy().copy() for _ in window_ends])
+    biases = np.array([bias.detach().double().numpy().copy() for _ in window_ends])
     exact = article.trajectory(article.CLASS_COUNTS, lr=1e-4, steps=1000)
     np.testing.assert_allclose(losses.double().numpy(), exact.losses[:-1], rtol=1e-6)
     expected = [article.trajectory(article.CLASS_COUNTS, lr=1e-4, steps=step).bias for step in range(0, 1001, 50)]
-    np.testing.assert_allclose(found[::50], expected, atol=1e-7, rtol=0)
+    np.testing.assert_allclose(biases[::50], expected, atol=1e-7, rtol=0)
 
 
 def test_article_draws_its_test_images_with_replacement(configure: Configure) -> None:

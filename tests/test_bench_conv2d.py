@@ -79,12 +79,12 @@ def check_dry_run(precisions: set[str], folder: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert done.stdout.startswith("DRY RUN")
     assert done.stderr == ""
-    found = pd.read_parquet(file)
+    table = pd.read_parquet(file)
     speeds = ["median_us", "q25_us", "q75_us", "host_us", "floor_us", "roofline_share"]
-    assert found[speeds].isna().all(axis=None)
-    assert found["fault"].isna().all()
-    assert set(found["precision"]) == precisions
-    arms = found.groupby("operation")["arm"].agg(set).to_dict()
+    assert table[speeds].isna().all(axis=None)
+    assert table["fault"].isna().all()
+    assert set(table["precision"]) == precisions
+    arms = table.groupby("operation")["arm"].agg(set).to_dict()
     plain = {"triton NCHW", "triton channels-last", "cudnn NCHW", "cudnn channels-last"}
     stacked = {"triton channels-last", "vmap", "loop", "grouped NCHW", "grouped channels-last"}
     assert arms == {
@@ -95,7 +95,7 @@ def check_dry_run(precisions: set[str], folder: Path, *arguments: str) -> None:
         "stacked block": stacked,
     }
     # 2 layers and 2 clocks
-    assert len(found) == 4 * len(precisions) * sum(map(len, arms.values()))
+    assert len(table) == 4 * len(precisions) * sum(map(len, arms.values()))
     aims = [line for line in done.stdout.splitlines() if line.startswith("aim: ")]
     assert len(aims) == 4
     assert all(line.endswith("not measured") for line in aims)
@@ -117,8 +117,8 @@ import bench_conv2d, bench_conv2d_cells
 from kernels import launch
 right = launch._geometry
 def one_pixel_off(*shapes):
-    found = right(*shapes)
-    return found._replace(PAD_W=found.PAD_W + 1)
+    geometry = right(*shapes)
+    return geometry._replace(PAD_W=geometry.PAD_W + 1)
 launch._geometry = one_pixel_off
 bench_conv2d_cells.OPERATIONS = ("forward",)
 bench_conv2d.PLANS[True, True] = dataclasses.replace(bench_conv2d.DRY, precisions=("ieee",))
@@ -184,11 +184,11 @@ WRONG = {
 def block_fault(bench: SimpleNamespace, function: Callable[..., torch.Tensor]) -> str | None:
     """What the gate says of a block by this function, held to exactness."""
     one = cell(bench)
-    given = bench.gate.random_inputs(one, torch.device("cpu"), whole_numbers=True)
-    taken, wanted = bench.gate.exact(one, given)
-    leaves = [given.x[0], given.weight[0], given.bias[0]]
+    inputs = bench.gate.random_inputs(one, torch.device("cpu"), whole_numbers=True)
+    taken, wanted = bench.gate.exact(one, inputs)
+    leaves = [inputs.x[0], inputs.weight[0], inputs.bias[0]]
     arm = bench.arms.ConvolutionArm(
-        lambda: trained(function)(leaves, given.dy[0]), lambda found: [tensor.unsqueeze(0) for tensor in found]
+        lambda: trained(function)(leaves, inputs.dy[0]), lambda results: [tensor.unsqueeze(0) for tensor in results]
     )
     return bench.gate.exactness_fault(one, arm, taken, wanted)
 
@@ -297,11 +297,11 @@ def test_rounds_are_interleaved_and_end_in_time(bench: SimpleNamespace) -> None:
         return call
 
     samples = {("a", "cold"): sample("a"), ("b", "cold"): sample("b")}
-    found = bench.clock.interleaved(samples, rounds=9, least=2, limit_s=5.0, now=lambda: now_s)
+    taken = bench.clock.interleaved(samples, rounds=9, least=2, limit_s=5.0, now=lambda: now_s)
     assert order == ["a", "b", "b", "a", "a", "b"]
-    assert {name: len(values) for name, values in found.items()} == {("a", "cold"): 3, ("b", "cold"): 3}
-    found = bench.clock.interleaved(samples, rounds=9, least=2, limit_s=0.0, now=lambda: now_s)
-    assert len(found["a", "cold"]) == 2
+    assert {name: len(values) for name, values in taken.items()} == {("a", "cold"): 3, ("b", "cold"): 3}
+    taken = bench.clock.interleaved(samples, rounds=9, least=2, limit_s=0.0, now=lambda: now_s)
+    assert len(taken["a", "cold"]) == 2
 
 
 def times(bench: SimpleNamespace, us: float) -> object:
@@ -326,7 +326,7 @@ def test_aims_are_met_by_a_whole_run_alone(bench: SimpleNamespace) -> None:
     assert [aim.met for aim in bench.report.aims([], None, expected)] == [None] * 4
     aims = bench.report.aims(results[1:], ceilings, expected)
     assert [aim.met for aim in aims[:3]] == [None, True, True]
-    assert "2 of 36 not measured" in aims[0].found
+    assert "2 of 36 not measured" in aims[0].outcome
 
 
 @pytest.mark.parametrize(("aim", "index", "factor"), [(0, 0, 1.4), (1, -1, 2.1), (2, 24, 1.3), (3, -1, 1.4)])
@@ -336,9 +336,9 @@ def test_one_slow_cell_misses_its_aim(bench: SimpleNamespace, aim: int, index: i
     place = index if index >= 0 else blocks[0]
     slow = results[place].times["triton channels-last"]
     slow.us["cold"] = [factor * value for value in slow.us["cold"]]
-    found = bench.report.aims(results, ceilings, expected)
-    assert found[aim].met is False
-    assert str(expected[place]) in found[aim].found
+    aims = bench.report.aims(results, ceilings, expected)
+    assert aims[aim].met is False
+    assert str(expected[place]) in aims[aim].outcome
 
 
 def test_table_and_file_have_medians_quartiles_and_shares(bench: SimpleNamespace, tmp_path: Path) -> None:
@@ -353,11 +353,11 @@ def test_table_and_file_have_medians_quartiles_and_shares(bench: SimpleNamespace
     assert head.count("|") == cold.count("|")
     path = tmp_path / "bench.parquet"
     bench.report.write(path, [result], ceilings, {"device": "a card"})
-    found = pd.read_parquet(path)
-    assert list(found.columns) == bench.report.SCHEMA.names
-    assert found.loc[found["arm"] == "triton NCHW", "median_us"].tolist() == [101.0, 101.0]
-    assert found.loc[found["arm"] == "triton NCHW", "roofline_share"].iloc[0] == pytest.approx(50.213 / 101, abs=1e-4)
-    assert found.loc[found["fault"] == "wrong", "median_us"].isna().all()
+    table = pd.read_parquet(path)
+    assert list(table.columns) == bench.report.SCHEMA.names
+    assert table.loc[table["arm"] == "triton NCHW", "median_us"].tolist() == [101.0, 101.0]
+    assert table.loc[table["arm"] == "triton NCHW", "roofline_share"].iloc[0] == pytest.approx(50.213 / 101, abs=1e-4)
+    assert table.loc[table["fault"] == "wrong", "median_us"].isna().all()
     assert [file.name for file in tmp_path.iterdir()] == ["bench.parquet"]
 
 
@@ -368,10 +368,10 @@ def test_what_was_left_out_is_said(
     clock_s = iter((0.0, 1.0, 2.0, 3.0))
     monkeypatch.setattr(bench.main, "measure", lambda _, one: bench.report.CellResult(one, {}))
     run = bench.main.BenchmarkRun(torch.device("cpu"), bench.clock.NoClock(), bench.main.DRY)
-    found, left_out = bench.main.measure_all(wanted, run, until_s=2.5, memory_bytes=8e10, now=lambda: next(clock_s))
-    assert [result.cell for result in found] == [wanted[0], wanted[2]]
+    results, left_out = bench.main.measure_all(wanted, run, until_s=2.5, memory_bytes=8e10, now=lambda: next(clock_s))
+    assert [result.cell for result in results] == [wanted[0], wanted[2]]
     assert left_out == {"would not fit into the memory": [wanted[1]], "no time left": [wanted[3]]}
-    bench.main.tell(found, left_out, None)
+    bench.main.tell(results, left_out, None)
     said = capsys.readouterr().out
     assert "left out, no time left: block, conv2-4, batch 3, bf16" in said
     assert "left out, would not fit into the memory: block, conv2-4, batch 1000000000, ieee" in said
@@ -389,11 +389,11 @@ def test_a_device_that_fails_ends_the_run_and_loses_nothing(
 
     monkeypatch.setattr(bench.main, "measure", measure)
     run = bench.main.BenchmarkRun(torch.device("cpu"), bench.clock.NoClock(), bench.main.DRY)
-    found, left_out = bench.main.measure_all(wanted, run, until_s=1.0, memory_bytes=8e10, now=lambda: 0.0)
-    assert [result.cell for result in found] == wanted[:1]
+    results, left_out = bench.main.measure_all(wanted, run, until_s=1.0, memory_bytes=8e10, now=lambda: 0.0)
+    assert [result.cell for result in results] == wanted[:1]
     reason = "the device failed: CUDA error: an illegal memory access was encountered"
     assert left_out == {reason: wanted[1:]}
-    assert not bench.main.tell(found, left_out, None)
+    assert not bench.main.tell(results, left_out, None)
     assert f"left out, {reason}: block, conv2-4, batch 3, tf32; " in capsys.readouterr().out
 
 
@@ -510,9 +510,9 @@ class FakeCapture:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    found = FakeCuda()
-    found.install(monkeypatch)
-    return found
+    cuda = FakeCuda()
+    cuda.install(monkeypatch)
+    return cuda
 
 
 def test_clocks_of_a_gpu(bench: SimpleNamespace, fake: FakeCuda) -> None:
@@ -532,16 +532,16 @@ def test_clocks_of_a_gpu(bench: SimpleNamespace, fake: FakeCuda) -> None:
         return []
 
     works = {"first": takes(40.0), "waits": waits, "last": takes(500.0)}
-    found = bench.clock.GpuClock(torch.device("meta")).times(works, rounds=4, least=3, limit_s=60.0)
+    arm_times = bench.clock.GpuClock(torch.device("meta")).times(works, rounds=4, least=3, limit_s=60.0)
     # an event takes a microsecond here
-    assert found["first"].us == {"cold": pytest.approx([41.0] * 4), "graph": pytest.approx([40.2] * 4)}
-    assert found["last"].us == {"cold": pytest.approx([501.0] * 4), "graph": pytest.approx([501.0] * 4)}
-    assert found["waits"].us == {"cold": pytest.approx([31.0] * 4)}
-    assert found["waits"].without == {"graph": "operation not permitted when stream is capturing"}
+    assert arm_times["first"].us == {"cold": pytest.approx([41.0] * 4), "graph": pytest.approx([40.2] * 4)}
+    assert arm_times["last"].us == {"cold": pytest.approx([501.0] * 4), "graph": pytest.approx([501.0] * 4)}
+    assert arm_times["waits"].us == {"cold": pytest.approx([31.0] * 4)}
+    assert arm_times["waits"].without == {"graph": "operation not permitted when stream is capturing"}
     assert len(fake.pools) == 3
     assert fake.pools[0] is fake.pools[1] is not fake.pools[2]
     assert fake.current == "default"
-    row = bench.report._row(bench.report.CellResult(cell(bench), found), "waits", "graph", None)
+    row = bench.report._row(bench.report.CellResult(cell(bench), arm_times), "waits", "graph", None)
     assert (row["median_us"], row["fault"]) == (None, "operation not permitted when stream is capturing")
 
 

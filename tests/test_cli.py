@@ -61,7 +61,7 @@ def test_every_initializer_runs_in_one_sweep(command: Command, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_order_of_a_sweep_does_not_matter(tmp_path: Path) -> None:
-    found = []
+    outcomes = []
     for index, inits in enumerate(("zero,he,torch_default", "torch_default,zero,he")):
         folder = tmp_path / str(index)
         folder.mkdir()
@@ -70,13 +70,13 @@ def test_order_of_a_sweep_does_not_matter(tmp_path: Path) -> None:
         frames = harness.load(folder / "outputs/results")
         trials = frames.trials.set_index("init").sort_index()
         curves = frames.curves.merge(frames.trials[["trial_id", "init"]]).sort_values(["init", "step"])
-        found.append(
+        outcomes.append(
             (
                 trials["final_weights_sha256"].to_dict(),
                 curves[["init", "step", "train_loss", "test_loss"]].to_numpy().tolist(),
             )
         )
-    assert found[0] == found[1]
+    assert outcomes[0] == outcomes[1]
 
 
 def test_single_trial_runs_without_m(command: Command, tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def compared(base: Sequence[Row], candidate: Sequence[Row], rules: Rules = LOSS,
 
 
 def only(outcome: GateResult, measure: str = "test loss") -> Comparison:
-    (found,) = [one for one in outcome.comparisons if one.measure == measure]
-    return found
+    (comparison,) = [one for one in outcome.comparisons if one.measure == measure]
+    return comparison
 
 
 def test_worse_by_more_than_the_threshold_and_separated_is_a_regression() -> None:
@@ -85,9 +85,9 @@ def test_direction_of_each_measure(kind: str, column: str, base: float, factor: 
 def test_accuracy_is_better_when_larger(change: float) -> None:
     ours = [trial(seed, test_accuracy_last=0.8) for seed in range(8)]
     theirs = [trial(seed, test_accuracy_last=0.8 + change + NOISE[seed] / 10) for seed in range(8)]
-    found = only(compared(ours, theirs, Rules(judged=("test_accuracy",))), "test accuracy")
-    assert found.verdict == ("improvement" if change > 0 else "regression")
-    assert found.change == pytest.approx(change, abs=0.002)
+    comparison = only(compared(ours, theirs, Rules(judged=("test_accuracy",))), "test accuracy")
+    assert comparison.verdict == ("improvement" if change > 0 else "regression")
+    assert comparison.change == pytest.approx(change, abs=0.002)
 
 
 @pytest.mark.parametrize("later", [-100, 100])
@@ -113,8 +113,8 @@ def test_targets_that_nobody_reaches_are_never_ok() -> None:
 def test_a_target_that_one_side_lacks_is_shown_as_not_judged() -> None:
     ours = [trial(seed) for seed in range(8)]
     theirs = [{**row, "targets": [0.5], "steps_to_target": [300]} for row in ours]
-    found = only(compared(ours, theirs, Rules()), "steps to 0.8")
-    assert (found.verdict, found.why) == ("not judged", "not a target of every trial on both sides")
+    comparison = only(compared(ours, theirs, Rules()), "steps to 0.8")
+    assert (comparison.verdict, comparison.why) == ("not judged", "not a target of every trial on both sides")
 
 
 @pytest.mark.parametrize("loss", [0.5, 0.2])
@@ -195,9 +195,9 @@ def test_the_same_settings_on_another_device_or_with_other_threads_are_no_partne
 def test_repetitions_are_averaged_within_the_pair_and_add_no_pairs() -> None:
     ours = [trial(seed, test_loss_last=loss) for seed in range(8) for loss in (0.4, 0.8)]
     theirs = [trial(seed, test_loss_last=0.6) for seed in range(8)]
-    found = only(compared(ours, theirs))
-    assert (found.n, found.base) == (8, pytest.approx(0.6))
-    assert found.change == pytest.approx(0, abs=1e-12)
+    comparison = only(compared(ours, theirs))
+    assert (comparison.n, comparison.base) == (8, pytest.approx(0.6))
+    assert comparison.change == pytest.approx(0, abs=1e-12)
 
 
 def test_throughput_of_repetitions_is_their_median() -> None:
@@ -207,8 +207,8 @@ def test_throughput_of_repetitions_is_their_median() -> None:
 
 def test_throughput_is_a_ratio() -> None:
     ours, theirs = sides(8, "images_per_s_median", lambda _: -0.5, base=1000.0)
-    found = only(compared(ours, theirs, SPEED), "images/s")
-    assert found.change == pytest.approx(-0.5)
+    comparison = only(compared(ours, theirs, SPEED), "images/s")
+    assert comparison.change == pytest.approx(-0.5)
 
 
 def test_the_same_bits_are_ok_with_any_number_of_seeds() -> None:
@@ -241,10 +241,10 @@ def test_what_differs_between_repetitions_is_not_deterministic() -> None:
 def test_weights_that_no_seed_changes_are_one_run_in_effect() -> None:
     ours = [trial(seed, final_weights_sha256="a", test_loss_last=0.5) for seed in range(10)]
     theirs = [trial(seed, final_weights_sha256="b", test_loss_last=0.8) for seed in range(10)]
-    found = only(compared(ours, theirs))
-    assert (found.n, found.effective, found.interval, found.verdict) == (10, 1, None, "regression")
-    assert math.isnan(found.p)
-    assert "n = 1 in effect" in found.why
+    comparison = only(compared(ours, theirs))
+    assert (comparison.n, comparison.effective, comparison.interval, comparison.verdict) == (10, 1, None, "regression")
+    assert math.isnan(comparison.p)
+    assert "n = 1 in effect" in comparison.why
     nearly = [{**row, "test_loss_last": 0.51} for row in theirs]
     assert only(compared(ours, nearly)).verdict == "ok"
 

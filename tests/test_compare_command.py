@@ -66,8 +66,8 @@ def test_exit_codes_and_the_last_line(compare: Compare, base: Path, again: Path,
     few = folder(tmp_path / "few", losses(1.0, 3))
     for candidate, code, verdict in ((worse, 1, "regression"), (again, 0, "ok"), (few, 3, "inconclusive")):
         options = ("--allow-missing",) if candidate == few else ()
-        found, out, err = compare(base, candidate, *JUDGED, *options)
-        assert (found, err) == (code, "")
+        exit_code, out, err = compare(base, candidate, *JUDGED, *options)
+        assert (exit_code, err) == (code, "")
         assert out.splitlines()[-1].startswith(f"{verdict}: {candidate} against {base}: ")
         assert "judged: steps to 0.5 (1 arm), steps to 0.8 (1 arm), test loss (1 arm), test accuracy (1 arm)\n" in out
     assert compare(worse, base, *JUDGED)[0] == 0

@@ -133,9 +133,9 @@ def test_without_a_gpu_the_night_ends_with_an_error(tmp_path: Path, monkeypatch:
 def test_the_sweep_has_seeds_enough_to_be_judged(nightly: ModuleType, device: str, size: str) -> None:
     """Convergence repeats bit by bit until the program changes; then all of it counts."""
     line = [*nightly.SWEEPS[size], nightly.KERNELS[device]]
-    found = dict(part.split("=", 1) for part in line)
-    seeds = len(eval(found["seed"]))  # noqa: S307 - range(a, b), of the file beside this one
-    arms = len(found["init"].split(",")) * len(found["kernel"].split(","))
+    choices = dict(part.split("=", 1) for part in line)
+    seeds = len(eval(choices["seed"]))  # noqa: S307 - range(a, b), of the file beside this one
+    arms = len(choices["init"].split(",")) * len(choices["kernel"].split(","))
     one = [part for part in line if part.startswith(("train.", "model="))]
     targets = harness.load_config(["experiment=nightly", *one]).train.targets
     assert seeds >= fewest_pairs(arms * len(measures(targets)), 0.05)
@@ -182,8 +182,8 @@ def test_the_small_night_judges_convergence_and_a_worse_program_is_red(
     steps = ", ".join(f"steps to {target} (1 arm)" for target in (0.5, 0.7, 0.8))
     assert f"judged: {steps}, test loss (1 arm), test accuracy (1 arm), images/s (1 arm)\n" in capfd.readouterr().out
     assert night(2, lambda *arguments: int(real("-c", WORSE, *arguments[2:]))) == 1
-    found = json.loads((tmp_path / "night2/comparison.json").read_text())["comparisons"]
-    worse = {one["measure"] for one in found if one["verdict"] == "regression"}
+    comparisons = json.loads((tmp_path / "night2/comparison.json").read_text())["comparisons"]
+    worse = {one["measure"] for one in comparisons if one["verdict"] == "regression"}
     assert {"steps to 0.7", "steps to 0.8", "test loss", "test accuracy"} <= worse
 
 

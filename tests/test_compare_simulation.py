@@ -101,22 +101,22 @@ def test_power_at_the_stated_effect() -> None:
 
 def test_a_regression_of_the_threshold_is_seldom_passed() -> None:
     """One of 0.9 standard errors above it, which is Student's 80% point, as the rule in the package's text says."""
-    found = list(verdicts_at(np.log1p(0.05) + 0.9 * NOISE / np.sqrt(SEEDS), 14, draws=100))
-    assert found.count("ok") <= (1 - POWER) * len(found)
+    verdicts = list(verdicts_at(np.log1p(0.05) + 0.9 * NOISE / np.sqrt(SEEDS), 14, draws=100))
+    assert verdicts.count("ok") <= (1 - POWER) * len(verdicts)
 
 
 def test_calibration_measures_the_noise_that_is_there() -> None:
     sides = draw(np.random.default_rng(15), arms=INITS[:2])
-    found = calibrate(sides, ["A1", "A2"], SPEED, {"images_per_s": 0.2})
-    assert found.family == 2
-    for noise in found.noise:
+    calibration = calibrate(sides, ["A1", "A2"], SPEED, {"images_per_s": 0.2})
+    assert calibration.family == 2
+    for noise in calibration.noise:
         # a sample deviation of 10 pairs lies within these of the true one but for 1 in 1,000
         low, high = (np.sqrt(stats.chi2.ppf(q, SEEDS - 1) / (SEEDS - 1)) for q in (0.0005, 0.9995))
         assert low * NOISE <= noise.deviation <= high * NOISE
         assert noise.pairs is not None
-        assert found.thresholds["images_per_s"] >= noise.floor
+        assert calibration.thresholds["images_per_s"] >= noise.floor
         common = {"comparisons": 2, "alpha": ALPHA, "power": POWER}
-        threshold = np.log1p(found.thresholds["images_per_s"])
+        threshold = np.log1p(calibration.thresholds["images_per_s"])
         kind = KINDS["images_per_s"]
         assert noise.detectable == for_people(kind, reported(noise.deviation, SEEDS, threshold=threshold, **common))
 
@@ -124,8 +124,8 @@ def test_calibration_measures_the_noise_that_is_there() -> None:
 def test_thresholds_of_a_calibration_pass_the_runs_it_measured() -> None:
     generator = np.random.default_rng(16)
     sides = draw(generator)
-    found = calibrate(sides, ["A1", "A2"], Rules(), {})
-    rules = Rules(thresholds=found.thresholds)
+    calibration = calibrate(sides, ["A1", "A2"], Rules(), {})
+    rules = Rules(thresholds=calibration.thresholds)
     assert compare_trials(*sides, rules).exit_code == 0
 
 

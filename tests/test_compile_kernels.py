@@ -101,20 +101,20 @@ def test_a_tile_that_is_too_large_is_noticed(script: ModuleType) -> None:
     (launch, *_) = [one for one in few(script) if one.kernel == "input_gradient_kernel" and one.kind == tiles.TF32]
     large = tiles.TileChoice(tiles.Tile(256, 32, 128), 4, 4)
     constants = tuple((name, large.tile if name == "TILE" else value) for name, value in launch.constants)
-    found = faults(script, [dataclasses.replace(launch, choice=large, constants=constants)], ["sm_80"])
-    assert any("spills" in fault for fault in found), found
+    complaints = faults(script, [dataclasses.replace(launch, choice=large, constants=constants)], ["sm_80"])
+    assert any("spills" in fault for fault in complaints), complaints
 
 
 def test_unused_matrix_units_are_noticed(script: ModuleType) -> None:
     (launch, *_) = [one for one in few(script) if one.kernel == "forward_kernel" and one.kind == tiles.TF32]
     exact = tuple((name, "ieee" if name == "PRECISION" else value) for name, value in launch.constants)
-    found = faults(script, [dataclasses.replace(launch, constants=exact)], ["sm_90"])
-    assert any("matrix" in fault for fault in found), found
+    complaints = faults(script, [dataclasses.replace(launch, constants=exact)], ["sm_90"])
+    assert any("matrix" in fault for fault in complaints), complaints
 
 
 def test_docs_show_what_is_compiled_now(script: ModuleType) -> None:
     """A changed tile, or a kernel more, makes the table in the docs stale."""
     lines = (ROOT / "docs/kernels.md").read_text().splitlines()
     kernels = r"\| ((?:forward|input_gradient|weight_gradient|add_parts)_kernel [^|]+) \|"
-    shown = {found[1] for line in lines if (found := re.match(kernels, line))}
-    assert shown == {script._describe(one) for one in script.launches(script.ARTICLE)}
+    documented = {row[1] for line in lines if (row := re.match(kernels, line))}
+    assert documented == {script._describe(one) for one in script.launches(script.ARTICLE)}

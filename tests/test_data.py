@@ -51,9 +51,9 @@ def embedded() -> Digits:
     return data.load(DataConfig())
 
 
-def same(found: Digits, expected: Digits) -> bool:
+def same(digits: Digits, expected: Digits) -> bool:
     return all(
-        torch.equal(getattr(found, name), getattr(expected, name)) and getattr(found, name).dtype == values.dtype
+        torch.equal(getattr(digits, name), getattr(expected, name)) and getattr(digits, name).dtype == values.dtype
         for name, values in vars(expected).items()
     )
 
@@ -122,10 +122,12 @@ def test_scaling_is_the_formula(name: str, scaling: str, scale: Callable[[torch.
     """Against the same formula in float64, to float32's precision; ``raw`` is exact."""
     digits, tolerance = embedded(), 0 if scaling == "raw" else 1e-6
     scaled = data.to_device(digits, DataConfig(name=name, scaling=scaling), CPU)
-    for pixels, found in ((digits.train_images, scaled.train_images), (digits.test_images, scaled.test_images)):
-        assert found.dtype == torch.float32
-        assert found.shape == (len(pixels), 1, 28, 28)
-        torch.testing.assert_close(found.double(), scale(pixels.double()).unsqueeze(1), rtol=tolerance, atol=tolerance)
+    for pixels, scaled_pixels in ((digits.train_images, scaled.train_images), (digits.test_images, scaled.test_images)):
+        assert scaled_pixels.dtype == torch.float32
+        assert scaled_pixels.shape == (len(pixels), 1, 28, 28)
+        torch.testing.assert_close(
+            scaled_pixels.double(), scale(pixels.double()).unsqueeze(1), rtol=tolerance, atol=tolerance
+        )
     assert torch.equal(scaled.train_labels, digits.train_labels)
     assert torch.equal(scaled.test_labels, digits.test_labels)
 

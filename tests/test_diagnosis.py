@@ -67,21 +67,21 @@ def narrow(activation: str = "relu", *, zero: tuple[str, ...] = (), bias: float 
     return network
 
 
-def pattern(found: Diagnosis, step: int) -> str:
+def pattern(diagnosed: Diagnosis, step: int) -> str:
     """Which tensors have a gradient at a step: "00 11 ...", weight and bias of each layer."""
     return " ".join(
-        "".join(str(int(found.steps[step].has_gradient(f"{name}.{kind}"))) for kind in ("weight", "bias"))
+        "".join(str(int(diagnosed.steps[step].has_gradient(f"{name}.{kind}"))) for kind in ("weight", "bias"))
         for name in WEIGHTS
     )
 
 
 def patterns(network: Network, steps: int = 4) -> list[str]:
-    found = diagnosis.diagnose(network, batch(), SGD, steps=steps)
-    for step in found.steps:
+    diagnosed = diagnosis.diagnose(network, batch(), SGD, steps=steps)
+    for step in diagnosed.steps:
         assert step.moved <= {name for name in step.tensors if step.has_gradient(name)}, "plain SGD moves nothing else"
         large = {name for name, tensor in step.tensors.items() if tensor.gradient_norm > 1e-9}
         assert large <= step.moved, "what float64 does not round away"
-    return [pattern(found, step) for step in range(steps)]
+    return [pattern(diagnosed, step) for step in range(steps)]
 
 
 @pytest.mark.parametrize("activation", STUCK)
@@ -102,9 +102,9 @@ def test_zero_conv2_with_an_offset_at_zero_moves_what_follows_at_once(activation
 @pytest.mark.parametrize("activation", [name for name in (*STUCK, *LATE, *OFFSET) if name not in QUIET])
 def test_zero_last_layer_is_harmless(activation: str) -> None:
     network = narrow(activation, zero=("fc2",))
-    found = diagnosis.diagnose(network, batch(), SGD, steps=2)
-    assert [pattern(found, step) for step in (0, 1)] == ["00 00 00 00 00 11", ALL]
-    assert found.steps[0].signals.loss == pytest.approx(2.302585092994046, abs=1e-12), "ln 10"
+    diagnosed = diagnosis.diagnose(network, batch(), SGD, steps=2)
+    assert [pattern(diagnosed, step) for step in (0, 1)] == ["00 00 00 00 00 11", ALL]
+    assert diagnosed.steps[0].signals.loss == pytest.approx(2.302585092994046, abs=1e-12), "ln 10"
 
 
 @pytest.mark.parametrize("activation", [*STUCK, *LATE])
@@ -162,21 +162,21 @@ def test_negative_bias_does_not_kill_what_has_slope_there(activation: str) -> No
 )
 def test_constant_weights_never_break_the_symmetry(activation: str) -> None:
     network = network_of(NARROW, f"model.activation={activation}", "init=constant", "+init.options.value=0.03")
-    found = diagnosis.diagnose(network, batch(), SGD)
+    diagnosed = diagnosis.diagnose(network, batch(), SGD)
     # at step 0 equal rows of fc2 send back the sum of (softmax - label) over the classes, which is 0
-    for step in found.steps[1:]:
+    for step in diagnosed.steps[1:]:
         for name in WEIGHTS[:-1]:
             tensor = step.tensors[f"{name}.weight"]
             assert (tensor.distinct_rows, tensor.gradient_rank, tensor.distinct_gradient_rows) == (1, 1, 1)
-    assert {found.layers[name].kind for name in WEIGHTS[:-1]} == {"symmetric"}
-    assert found.network.kind == "symmetric"
+    assert {diagnosed.layers[name].kind for name in WEIGHTS[:-1]} == {"symmetric"}
+    assert diagnosed.network.kind == "symmetric"
 
 
 @pytest.mark.parametrize(("activation", "slope"), [("relu", 0.0), ("relu_half", 0.5), ("relu_one", 1.0)])
 def test_the_claim_hangs_on_the_slope_at_zero(activation: str, slope: float) -> None:
     z = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    (found,) = torch.autograd.grad(models.ACTIVATIONS[activation](z).sum(), z)
-    assert found.tolist() == [slope] * 3
+    (gradient,) = torch.autograd.grad(models.ACTIVATIONS[activation](z).sum(), z)
+    assert gradient.tolist() == [slope] * 3
     kind = diagnosis.diagnose(narrow(activation, zero=("conv2",)), batch(), SGD).network.kind
     assert kind == ("dead" if slope == 0 else "delayed")
 
@@ -204,8 +204,8 @@ def kinds(network: Network) -> dict[str, str]:
 
 def test_zero_last_layer_of_a_branch_trains() -> None:
     """One factor of the branch is zero and the skip carries the signal: only what lies before it is delayed."""
-    found = kinds(zero(residual(), "block1_conv2.weight", "block2_conv2.weight"))
-    assert found == {
+    kind_of_layer = kinds(zero(residual(), "block1_conv2.weight", "block2_conv2.weight"))
+    assert kind_of_layer == {
         "stem": "fine",
         "block1_conv1": "delayed",
         "block1_conv2": "fine",
@@ -216,37 +216,37 @@ def test_zero_last_layer_of_a_branch_trains() -> None:
 
 
 def test_zero_first_layer_of_a_relu_branch_kills_that_branch_alone() -> None:
-    found = kinds(zero(residual(), "block1_conv1.weight"))
-    assert [name for name, kind in found.items() if kind == "dead"] == ["block1_conv1", "block1_conv2"]
+    kind_of_layer = kinds(zero(residual(), "block1_conv1.weight"))
+    assert [name for name, kind in kind_of_layer.items() if kind == "dead"] == ["block1_conv1", "block1_conv2"]
 
 
 @pytest.mark.parametrize("init", ["skipinit", "rezero"])
 def test_branch_scaled_by_zero_begins_one_step_late(init: str) -> None:
     network = residual(f"init={init}")
-    found = diagnosis.diagnose(network, batch(), SGD)
-    assert found.network.kind == "delayed"
-    finding = found.layers["block1_conv1"]
+    diagnosed = diagnosis.diagnose(network, batch(), SGD)
+    assert diagnosed.network.kind == "delayed"
+    finding = diagnosed.layers["block1_conv1"]
     assert str(finding) == (
         "delayed: by 1 step; at first its gradient is blocked by block1: the scale of that branch is zero"
     )
-    assert found.layers["stem"].kind == found.layers["fc"].kind == "fine"
+    assert diagnosed.layers["stem"].kind == diagnosed.layers["fc"].kind == "fine"
 
 
 def test_scale_and_last_layer_both_zero_are_stuck() -> None:
     """Two zero factors on one path; biases zero too."""
     network = zero(residual("init=skipinit"), "block1_conv2.weight")
-    found = diagnosis.diagnose(network, batch(), SGD)
-    assert {name for name, finding in found.layers.items() if finding.kind == "dead"} == {
+    diagnosed = diagnosis.diagnose(network, batch(), SGD)
+    assert {name for name, finding in diagnosed.layers.items() if finding.kind == "dead"} == {
         "block1_conv1",
         "block1_conv2",
     }
-    assert not any(step.has_gradient("block1.scale") for step in found.steps)
+    assert not any(step.has_gradient("block1.scale") for step in diagnosed.steps)
 
 
 def test_fixup_trains_every_layer_within_three_steps() -> None:
-    found = diagnosis.diagnose(residual("init=fixup"), batch(), SGD)
-    assert all(found.steps[3].has_gradient(name) for name in found.steps[3].tensors)
-    assert found.network.kind == "delayed"
+    diagnosed = diagnosis.diagnose(residual("init=fixup"), batch(), SGD)
+    assert all(diagnosed.steps[3].has_gradient(name) for name in diagnosed.steps[3].tensors)
+    assert diagnosed.network.kind == "delayed"
 
 
 # findings on faults planted by hand
@@ -270,10 +270,10 @@ def test_zero_kernel_is_named_in_every_layers_reason(layer: str, words: str) -> 
 
 
 def test_network_finding_names_the_layer_to_blame() -> None:
-    found = diagnosis.diagnose(narrow(zero=("conv3",)), batch(), SGD).network
-    assert found.kind == "dead"
-    assert found.reason.startswith("the weights of 6 of 6 layers")
-    assert found.reason.endswith("because of conv3")
+    finding = diagnosis.diagnose(narrow(zero=("conv3",)), batch(), SGD).network
+    assert finding.kind == "dead"
+    assert finding.reason.startswith("the weights of 6 of 6 layers")
+    assert finding.reason.endswith("because of conv3")
 
 
 def test_dead_units_by_a_negative_bias_are_named() -> None:
@@ -295,10 +295,10 @@ def test_a_zero_weight_behind_blocks_by_its_weight() -> None:
 
 
 def test_delay_is_counted() -> None:
-    found = diagnosis.diagnose(narrow("tanh", zero=("conv2",)), batch(), SGD)
-    assert found.layers["conv2"].kind == "fine"
-    assert str(found.layers["conv1"]).startswith("delayed: by 1 step; at first its gradient is blocked by conv2")
-    assert str(found.layers["fc1"]).startswith("delayed: by 1 step; at first its input is zero")
+    diagnosed = diagnosis.diagnose(narrow("tanh", zero=("conv2",)), batch(), SGD)
+    assert diagnosed.layers["conv2"].kind == "fine"
+    assert str(diagnosed.layers["conv1"]).startswith("delayed: by 1 step; at first its gradient is blocked by conv2")
+    assert str(diagnosed.layers["fc1"]).startswith("delayed: by 1 step; at first its input is zero")
     unlocked = diagnosis.diagnose(narrow("sigmoid", zero=WEIGHTS, bias=None), batch(), SGD)
     assert str(unlocked.layers["conv1"]).startswith("delayed: by 5 steps; at first its gradient is blocked by fc2")
 
@@ -308,15 +308,17 @@ DEEP = ("model=deep", "model.depth=20", "model.width=8", "model.activation=tanh"
 
 @pytest.mark.parametrize(("gain", "kind"), [(0.3, "vanishing"), (1.0, "fine"), (6.0, "exploding")])
 def test_depth_with_a_wrong_gain_vanishes_or_explodes(gain: float, kind: str) -> None:
-    found = diagnosis.diagnose(network_of(*DEEP, "init=delta_orthogonal", f"init.gain={gain}"), batch(), SGD, steps=2)
-    assert found.network.kind == kind, found.network
+    diagnosed = diagnosis.diagnose(
+        network_of(*DEEP, "init=delta_orthogonal", f"init.gain={gain}"), batch(), SGD, steps=2
+    )
+    assert diagnosed.network.kind == kind, diagnosed.network
 
 
 def test_gradient_that_underflows_is_vanishing_and_not_dead() -> None:
     network = network_of(*DEEP, "model.depth=60", "init=delta_orthogonal", "init.gain=0.1").float()
-    found = diagnosis.diagnose(network, lambda _: tuple_of_float(batch()(0)), SGD, steps=2)
-    assert found.layers["conv1"].kind == "vanishing"
-    assert found.network.kind == "vanishing"
+    diagnosed = diagnosis.diagnose(network, lambda _: tuple_of_float(batch()(0)), SGD, steps=2)
+    assert diagnosed.layers["conv1"].kind == "vanishing"
+    assert diagnosed.network.kind == "vanishing"
 
 
 def tuple_of_float(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -337,9 +339,9 @@ def test_symmetry_of_one_layer_alone_is_no_symmetry() -> None:
     with torch.no_grad():
         weight = network.parametrised()["conv2"].weight
         weight.copy_(weight[:1].expand_as(weight).clone())
-    found = diagnosis.diagnose(network, batch(), SGD)
-    assert found.steps[0].tensors["conv2.weight"].distinct_rows == 1
-    assert found.layers["conv2"].kind == "fine"
+    diagnosed = diagnosis.diagnose(network, batch(), SGD)
+    assert diagnosed.steps[0].tensors["conv2.weight"].distinct_rows == 1
+    assert diagnosed.layers["conv2"].kind == "fine"
 
 
 def test_finding_does_not_ask_for_the_initializers_name() -> None:
@@ -354,8 +356,8 @@ def test_finding_does_not_ask_for_the_initializers_name() -> None:
         network = network_of(NARROW, "init.weight=half_zero")
     finally:
         del initializers.REGISTRY["half_zero"]
-    found = diagnosis.diagnose(network, batch(), SGD)
-    assert found.network.reason.endswith("because of fc1")
+    diagnosed = diagnosis.diagnose(network, batch(), SGD)
+    assert diagnosed.network.reason.endswith("because of fc1")
 
 
 HEALTHY = [
@@ -377,8 +379,8 @@ def test_no_false_alarm_on_healthy_networks(init: str, model: str, activation: s
     initializers.apply(config.init, network, seed=1, activation=activation)
     take = lambda _step: tuple_of_float(batch("unit", 10)(0))  # noqa: E731
     initializers.adapt(config.init, network, *take(0), seed=1)
-    found = diagnosis.diagnose(network, take, OptimizerConfig(lr=1e-3), steps=2)
-    assert found.network.kind == "fine", found.network
+    diagnosed = diagnosis.diagnose(network, take, OptimizerConfig(lr=1e-3), steps=2)
+    assert diagnosed.network.kind == "fine", diagnosed.network
 
 
 def test_network_that_was_diagnosed_is_as_before() -> None:
@@ -397,10 +399,10 @@ def trained_by(*overrides: str) -> Diagnosis:
 
 def test_network_that_blows_up_and_dies_after_its_first_steps_is_not_fine() -> None:
     """One huge update, and relu never wakes again."""
-    found = trained_by("data.scaling=raw", "optimizer.lr=1")
-    assert found.network.kind == "exploding"
-    assert found.network.reason.startswith("the loss goes from")
-    assert re.match(r"dead: from step \d on; its input is zero, for no unit of fc", str(found.layers["fc3"]))
+    diagnosed = trained_by("data.scaling=raw", "optimizer.lr=1")
+    assert diagnosed.network.kind == "exploding"
+    assert diagnosed.network.reason.startswith("the loss goes from")
+    assert re.match(r"dead: from step \d on; its input is zero, for no unit of fc", str(diagnosed.layers["fc3"]))
 
 
 def test_network_that_has_learned_its_batch_is_not_dead() -> None:
@@ -409,8 +411,8 @@ def test_network_that_has_learned_its_batch_is_not_dead() -> None:
 
 def test_weights_and_inputs_that_never_meet_block_and_do_not_underflow() -> None:
     """The identity: its last layer reads the first ten pixels, which are blank."""
-    found = trained_by("init=identity", "model=article")
-    assert not any("number format" in str(finding) for finding in found.layers.values())
+    diagnosed = trained_by("init=identity", "model=article")
+    assert not any("number format" in str(finding) for finding in diagnosed.layers.values())
 
 
 def test_raw_pixels_are_no_reason_to_call_a_bounded_network_vanishing() -> None:

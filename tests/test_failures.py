@@ -360,10 +360,10 @@ def started(folder: Path, *arguments: str) -> Iterator[Process]:
             process.kill()
 
 
-def wait_for(process: Process, found: Callable[[], bool]) -> None:
+def wait_for(process: Process, is_there: Callable[[], bool]) -> None:
     """Look until it is there."""
     deadline = time.monotonic() + 60
-    while not found():
+    while not is_there():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.0005)
@@ -463,9 +463,9 @@ def unfinished(folder: Path) -> set[str]:
 
 def noted(stdout: str) -> set[str]:
     """Trials that a run says it found killed."""
-    found = re.findall(r"^note: the trial (\S+) of an earlier run was killed outright", stdout, flags=re.MULTILINE)
-    assert len(found) == len(set(found))
-    return set(found)
+    trial_ids = re.findall(r"^note: the trial (\S+) of an earlier run was killed outright", stdout, flags=re.MULTILINE)
+    assert len(trial_ids) == len(set(trial_ids))
+    return set(trial_ids)
 
 
 def wait_for_new(folder: Path, process: Process, pattern: str) -> None:

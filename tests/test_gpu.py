@@ -41,10 +41,10 @@ def outstanding_work() -> torch.Tensor:
 
 @pytest.mark.parametrize("init", ["glorot", "zero", "torch_default"])
 def test_initial_weights_are_the_cpus(configure: Configure, init: str) -> None:
-    found = [harness.run_trial(configure(f"init={init}", f"device={name}")).trial for name in (NAME, "cpu")]
-    assert [row["status"] for row in found] == ["ok", "ok"]
-    assert [row["device"] for row in found] == [NAME, "cpu"]
-    assert found[0]["initial_weights_sha256"] == found[1]["initial_weights_sha256"]
+    trials = [harness.run_trial(configure(f"init={init}", f"device={name}")).trial for name in (NAME, "cpu")]
+    assert [row["status"] for row in trials] == ["ok", "ok"]
+    assert [row["device"] for row in trials] == [NAME, "cpu"]
+    assert trials[0]["initial_weights_sha256"] == trials[1]["initial_weights_sha256"]
 
 
 @pytest.mark.parametrize("scaling", ["raw", "unit", "standardised"])
@@ -58,14 +58,14 @@ def test_batches_are_the_cpus_bit_for_bit(configure: Configure, batches: str, sc
         return [tensor.cpu() for step in range(config.train.steps) for tensor in setup.batch(step)]
 
     choices = (f"data.batches={batches}", f"data.scaling={scaling}")
-    found = [batches_of(configure(f"device={name}", *choices)) for name in (NAME, "cpu")]
-    assert len(found[0]) == len(found[1]) == 12
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+    drawn = [batches_of(configure(f"device={name}", *choices)) for name in (NAME, "cpu")]
+    assert len(drawn[0]) == len(drawn[1]) == 12
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*drawn, strict=True))
 
 
 def test_first_loss_is_the_cpus_but_for_the_order_of_sums(configure: Configure) -> None:
-    found = [harness.run_trial(configure("init=glorot", f"device={name}")) for name in (NAME, "cpu")]
-    assert float(found[0].train_losses[0]) == pytest.approx(float(found[1].train_losses[0]), rel=1e-4)
+    outcomes = [harness.run_trial(configure("init=glorot", f"device={name}")) for name in (NAME, "cpu")]
+    assert float(outcomes[0].train_losses[0]) == pytest.approx(float(outcomes[1].train_losses[0]), rel=1e-4)
 
 
 def test_zero_kernel_leaves_all_but_the_last_bias_bit_equal(zero_run: TrialResult) -> None:
@@ -88,10 +88,10 @@ def test_zero_kernel_follows_the_closed_form(zero_run: TrialResult) -> None:
 def test_the_same_config_twice_ends_at_the_same_bits(configure: Configure, batches: str) -> None:
     choices = ("init=glorot", "data.scaling=standardised", "optimizer.lr=0.01", "train.steps=40")
     config = configure(f"device={NAME}", f"data.batches={batches}", *choices)
-    found = [harness.run_trial(config) for _ in range(2)]
-    assert found[0].trial["unmoved"] == []
-    assert found[0].trial["final_weights_sha256"] == found[1].trial["final_weights_sha256"]
-    assert torch.equal(found[0].train_losses, found[1].train_losses)
+    outcomes = [harness.run_trial(config) for _ in range(2)]
+    assert outcomes[0].trial["unmoved"] == []
+    assert outcomes[0].trial["final_weights_sha256"] == outcomes[1].trial["final_weights_sha256"]
+    assert torch.equal(outcomes[0].train_losses, outcomes[1].train_losses)
 
 
 def test_columns_of_the_gpu_are_filled(zero_run: TrialResult) -> None:
@@ -186,8 +186,8 @@ def test_tf32_changes_the_product_and_float32_is_the_default(configure: Configur
     left = torch.randn(1024, 1024, generator=random_streams.generator(0, "tf32"))
     x_NCHW, weight = left.view(4, 1024, 16, 16), left.view(-1)[: 32 * 1024 * 9].view(32, 1024, 3, 3)
 
-    def error(found: torch.Tensor, exact: torch.Tensor) -> float:
-        return float((found.cpu().double() - exact).norm() / exact.norm())
+    def error(product: torch.Tensor, exact: torch.Tensor) -> float:
+        return float((product.cpu().double() - exact).norm() / exact.norm())
 
     product, convolution = left.double() @ left.double(), F.conv2d(x_NCHW.double(), weight.double())
     errors = {}

@@ -71,9 +71,9 @@ def step(function: Function, tensors: Sequence[torch.Tensor], **settings: object
     return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
 
 
-def assert_same_bits(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> None:
+def assert_same_bits(ours: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> None:
     names = ("output", "input gradient", "weight gradient", "bias gradient")
-    for name, one, other in zip(names, found, wanted, strict=True):
+    for name, one, other in zip(names, ours, wanted, strict=True):
         assert torch.equal(one.cpu(), other.cpu()), name
 
 
@@ -139,10 +139,10 @@ def test_work_goes_into_the_current_stream(name: str) -> None:
         # about half a second
         torch.cuda._sleep(10**9)
         late.copy_(tensors[0])
-        found = step(function, [late, *others])
+        ours = step(function, [late, *others])
         assert not side.query(), "it was waited for, or the delay was too short for this test to show anything"
     side.synchronize()
-    assert_same_bits(found, wanted)
+    assert_same_bits(ours, wanted)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -150,11 +150,11 @@ def test_every_gpu_computes_whichever_is_current(name: str) -> None:
     """With one GPU, on that; with more, tensors of each while the first is current."""
     wanted = step(FUNCTIONS[name], drawn(name, seed=0))
     for index in range(torch.cuda.device_count()):
-        found = step(FUNCTIONS[name], drawn(name, seed=0, device=f"{DEVICE}:{index}"))
-        assert {tensor.device.index for tensor in found} == {index}
+        ours = step(FUNCTIONS[name], drawn(name, seed=0, device=f"{DEVICE}:{index}"))
+        assert {tensor.device.index for tensor in ours} == {index}
         assert torch.cuda.current_device() == 0
         if torch.cuda.get_device_capability(index) == torch.cuda.get_device_capability(0):
-            assert_same_bits(found, wanted)
+            assert_same_bits(ours, wanted)
 
 
 @pytest.mark.parametrize("moved", range(3))
@@ -175,16 +175,16 @@ def test_tf32_is_not_inherited_from_torch() -> None:
     """``precision`` alone says how float32 is multiplied."""
     tensors = drawn("conv2d", seed=0)
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    found = {}
+    by_flag = {}
     try:
         for flag in (False, True):
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = flag
-            found[flag] = step(conv2d, tensors, precision="ieee")
+            by_flag[flag] = step(conv2d, tensors, precision="ieee")
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-    assert_same_bits(found[True], found[False])
+    assert_same_bits(by_flag[True], by_flag[False])
     exact = F.conv2d(*(tensor.cpu().double() for tensor in tensors[:3]), padding=1)
-    assert float((found[True][0].cpu().double() - exact).norm() / exact.norm()) < 1e-6
+    assert float((by_flag[True][0].cpu().double() - exact).norm() / exact.norm()) < 1e-6
 
 
 def test_offsets_beyond_32_bits() -> None:
@@ -200,10 +200,10 @@ def test_offsets_beyond_32_bits() -> None:
     alone = conv2d(x[-1:], weight, padding=1)
     assert y.numel() > 2**31
     assert torch.equal(y[-1:], alone)
-    (found,) = torch.autograd.grad(y, weight, y.detach())
+    (gradient,) = torch.autograd.grad(y, weight, y.detach())
     (wanted,) = torch.autograd.grad(alone, weight, alone.detach())
     # all other images are zero and add nothing, but the sum is cut into other parts
-    torch.testing.assert_close(found, wanted, rtol=2e-3, atol=1e-2)
+    torch.testing.assert_close(gradient, wanted, rtol=2e-3, atol=1e-2)
     one = x[-1:].clone().requires_grad_()
     (dx,) = torch.autograd.grad(conv2d(x.requires_grad_(), weight, padding=1), x, y.detach())
     (dx_alone,) = torch.autograd.grad(conv2d(one, weight, padding=1), one, alone.detach())

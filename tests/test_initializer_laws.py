@@ -432,8 +432,8 @@ def test_sinusoidal_entries_by_hand() -> None:
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "dense 6272-128"])
 def test_sinusoidal_has_glorots_mean_square_exactly(shape: str) -> None:
-    found = float(draw("sinusoidal", shape, gain=1.5).double().square().mean())
-    assert found == pytest.approx(2.25 * 2 / sum(initializers.fans(torch.Size(SHAPES[shape]))), rel=1e-6)
+    mean_square = float(draw("sinusoidal", shape, gain=1.5).double().square().mean())
+    assert mean_square == pytest.approx(2.25 * 2 / sum(initializers.fans(torch.Size(SHAPES[shape]))), rel=1e-6)
 
 
 def test_sinusoidal_gives_every_unit_its_own_weights() -> None:
@@ -498,8 +498,8 @@ def test_second_moment_of_the_largest_of_four() -> None:
     """By simulation: 10^6 quadruples, 4 standard errors."""
     largest = torch.randn(1_000_000, 4, generator=generator(0, "z"), dtype=torch.float64).amax(1).mul(1.5).relu()
     error = float(largest.square().std()) / 1000
-    found = gains.gaussian_moments(F.relu, std=1.5, largest_of=4)[1]
-    assert found == pytest.approx(float(largest.square().mean()), abs=4 * error)
+    moment = gains.gaussian_moments(F.relu, std=1.5, largest_of=4)[1]
+    assert moment == pytest.approx(float(largest.square().mean()), abs=4 * error)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "gelu", "softplus", "selu"])
@@ -582,8 +582,8 @@ def test_lsuv_keeps_the_direction_of_every_weight() -> None:
     before = applied(NARROW, "init=lsuv")
     after = adapted(network_of(NARROW, "init=lsuv"), "init=lsuv").tensors()
     for name in ("conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight"):
-        found = after[name].detach()
-        torch.testing.assert_close(found, before[name] * (found.norm() / before[name].norm()))
+        weight = after[name].detach()
+        torch.testing.assert_close(weight, before[name] * (weight.norm() / before[name].norm()))
 
 
 @pytest.mark.parametrize("bias", ["zeros", "torch_default"])
@@ -629,10 +629,12 @@ def test_gradient_quotient_of_a_quadratic_by_hand() -> None:
     """For loss theta A theta / 2 the gradient is g = A theta and H g = A g: the mean of |A g / g|, nearly."""
     matrix = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
     theta = torch.tensor([1.0, -3.0], dtype=torch.float64, requires_grad=True)
-    found = adaptive._gradient_quotient(theta @ matrix @ theta / 2, [theta])
+    gradient_quotient = adaptive._gradient_quotient(theta @ matrix @ theta / 2, [theta])
     g = matrix @ theta.detach()
     near = g + 1e-5 * g.sign()
-    assert float(found.detach()) == pytest.approx(float(((g - matrix @ g) / near - 1).abs().mean()), rel=1e-12)
+    assert float(gradient_quotient.detach()) == pytest.approx(
+        float(((g - matrix @ g) / near - 1).abs().mean()), rel=1e-12
+    )
 
 
 def quotient(network: Network, seed: int) -> float:
@@ -672,8 +674,8 @@ def test_gradinit_lowers_the_loss_after_one_step() -> None:
 def test_gradinit_lowers_the_gradient_first_where_it_is_large() -> None:
     def norm(network: Network) -> float:
         x_NCHW, labels = images()
-        found = torch.autograd.grad(F.cross_entropy(network(x_NCHW), labels), list(network.parameters()))
-        return float(torch.cat([gradient.flatten() for gradient in found]).norm())
+        gradients = torch.autograd.grad(F.cross_entropy(network(x_NCHW), labels), list(network.parameters()))
+        return float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
 
     limited = (*GRADINIT, "+init.adapt_options.largest_gradient=0.001")
     assert norm(adapted(network_of(*limited), *limited)) < 0.5 * norm(network_of(*limited))

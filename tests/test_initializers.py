@@ -318,9 +318,9 @@ def test_a_layer_overrides_conv_and_conv_overrides_weight() -> None:
     filled = applied(
         NARROW, "init.weight=ones", "init.conv=zeros", "+init.layers.conv2=constant", "+init.layers.fc2=zeros"
     )
-    found = {name: value.unique().tolist() for name, value in filled.items() if name.endswith("weight")}
+    weights = {name: value.unique().tolist() for name, value in filled.items() if name.endswith("weight")}
     tenth = torch.tensor(0.1).item()
-    assert found == {"conv1.weight": [0.0], "conv2.weight": [tenth], "fc1.weight": [1.0], "fc2.weight": [0.0]}
+    assert weights == {"conv1.weight": [0.0], "conv2.weight": [tenth], "fc1.weight": [1.0], "fc2.weight": [0.0]}
 
 
 def test_a_numeric_gain_reaches_every_weight_and_no_bias() -> None:

@@ -55,9 +55,9 @@ def test_average_pooling_keeps_its_relu_apart_and_before_it(configure: Configure
 
 
 def test_convolutions_in_branches_are_fused(configure: Configure) -> None:
-    found = functions(configure, "model=residual", "init=rezero")
-    assert relu in found
-    assert F.conv2d in found
+    called = functions(configure, "model=residual", "init=rezero")
+    assert relu in called
+    assert F.conv2d in called
 
 
 @pytest.mark.parametrize(
@@ -183,11 +183,11 @@ def test_memory_of_the_check_is_not_that_of_the_kernel(configure: Configure, mon
 
 
 def test_the_precision_follows_tf32_unless_said(configure: Configure) -> None:
-    found = [
+    precisions = [
         kernel_choice.precision(configure("kernel=triton", *more))
         for more in ((), ("device.tf32=true",), ("device.tf32=true", "kernel.precision=tf32x3"))
     ]
-    assert found == ["ieee", "tf32", "tf32x3"]
+    assert precisions == ["ieee", "tf32", "tf32x3"]
 
 
 def test_a_precision_for_torch_is_refused(command: Command) -> None:
@@ -276,7 +276,7 @@ def test_without_triton_one_line_says_what_to_install(tmp_path: Path) -> None:
 STEPS = 20
 TRAIN = f"""
 import json, sys, harness
-found = {{}}
+by_kernel = {{}}
 for name in ("torch", "triton", "triton_fused"):
     for init in ("glorot", "zero"):
         choices = [f"kernel={{name}}", f"init={{init}}", "device=cpu", "device.threads=1", "train.steps={STEPS}"]
@@ -287,8 +287,8 @@ for name in ("torch", "triton", "triton_fused"):
         result = harness.run_trial(harness.load_config(choices))
         columns = ("status", "error_message", "unmoved", "kernel_error", "kernel_precision", "memory_format")
         row = {{key: result.trial[key] for key in columns}}
-        found[f"{{name}} {{init}}"] = row | {{"losses": result.train_losses.tolist()}}
-print(json.dumps(found))
+        by_kernel[f"{{name}} {{init}}"] = row | {{"losses": result.train_losses.tolist()}}
+print(json.dumps(by_kernel))
 """
 
 
@@ -300,8 +300,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     command = [sys.executable, "-c", TRAIN, str(folder / "results")]
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, dict] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    by_kernel: dict[str, dict] = json.loads(done.stdout.splitlines()[-1])
+    return by_kernel
 
 
 @needs_triton

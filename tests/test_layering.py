@@ -32,7 +32,7 @@ FREE_OF_TORCH += ("analysis", "report", "compare", "bounds", "datasets", "optimi
 
 def imported(path: Path) -> set[str]:
     """The modules a file imports anywhere, functions included; ``from harness import x`` counts as harness.x."""
-    found: set[str] = set()
+    modules: set[str] = set()
     tree = ast.parse(path.read_text())
     # names for annotations alone are no dependency
     tree.body = [
@@ -40,15 +40,15 @@ def imported(path: Path) -> set[str]:
     ]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-    return found
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return modules
 
 
 def rank(module: str) -> int:
-    (found,) = [index for index, layer in enumerate(LAYERS) if module in layer]
-    return found
+    (layer_index,) = [index for index, layer in enumerate(LAYERS) if module in layer]
+    return layer_index
 
 
 MODULES = [

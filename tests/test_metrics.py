@@ -13,9 +13,9 @@ from harness.config import DataConfig, TrialConfig
 
 def test_score_is_cross_entropy_and_accuracy() -> None:
     logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)], [math.log(4), 0.0]])
-    found = metrics.score(logits, torch.tensor([1, 0, 0]))
-    assert found.loss == pytest.approx((math.log(4 / 3) + math.log(4) + math.log(5 / 4)) / 3, rel=1e-6)
-    assert found.accuracy == pytest.approx(2 / 3)
+    score = metrics.score(logits, torch.tensor([1, 0, 0]))
+    assert score.loss == pytest.approx((math.log(4 / 3) + math.log(4) + math.log(5 / 4)) / 3, rel=1e-6)
+    assert score.accuracy == pytest.approx(2 / 3)
 
 
 def test_equal_logits_count_for_the_first_class() -> None:
@@ -24,8 +24,8 @@ def test_equal_logits_count_for_the_first_class() -> None:
 
 def test_tie_lists_the_classes_at_the_top_with_the_accuracy_of_each() -> None:
     row = torch.tensor([0.0, 1.0, 1.0 - 1e-7, 0.5])
-    found = metrics.tie(row.repeat(4, 1), torch.tensor([1, 1, 2, 3]))
-    assert found == metrics.Tie(classes=[1, 2], accuracies=[0.5, 0.25])
+    tie = metrics.tie(row.repeat(4, 1), torch.tensor([1, 1, 2, 3]))
+    assert tie == metrics.Tie(classes=[1, 2], accuracies=[0.5, 0.25])
 
 
 def test_one_logit_that_differs_by_a_bit_is_no_tie() -> None:
@@ -40,36 +40,36 @@ def probed(config: TrialConfig) -> tuple[models.Network, dict[str, metrics.Tenso
     digits = data.to_device(data.load(DataConfig()), config.data, torch.device("cpu"))
     images, labels = digits.train_images[:20], digits.train_labels[:20]
     initial = {name: value.detach().clone() for name, value in network.named_parameters()}
-    found = metrics.probe(network, initial, signals.record(network, images, labels))
-    return network, {entry.parameter: entry for entry in found}, images, labels
+    probes = metrics.probe(network, initial, signals.record(network, images, labels))
+    return network, {entry.parameter: entry for entry in probes}, images, labels
 
 
 def test_probe_has_the_gradient_of_the_mean_loss_and_leaves_none_behind(configure: Configure) -> None:
-    network, found, images, labels = probed(configure("init=glorot"))
+    network, probes, images, labels = probed(configure("init=glorot"))
     assert all(parameter.grad is None for parameter in network.parameters())
     F.cross_entropy(network(images), labels).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None
-        assert found[name].gradient_norm == pytest.approx(float(parameter.grad.double().norm()), rel=1e-5)
-        assert found[name].weight_norm == pytest.approx(float(parameter.detach().double().norm()), rel=1e-5)
+        assert probes[name].gradient_norm == pytest.approx(float(parameter.grad.double().norm()), rel=1e-5)
+        assert probes[name].weight_norm == pytest.approx(float(parameter.detach().double().norm()), rel=1e-5)
 
 
 def test_probe_of_the_zero_kernel_finds_a_gradient_in_the_last_bias_alone(configure: Configure) -> None:
-    _, found, _, _ = probed(configure("init=zero"))
-    assert {name for name, entry in found.items() if entry.gradient_norm > 0} == {"fc2.bias"}
-    assert found["conv2.weight"].movement == "no gradient"
-    assert found["fc2.bias"].movement == "has gradient, not moved"
-    assert (found["conv2.weight"].preactivation_mean, found["conv2.weight"].preactivation_std) == (0, 0)
-    assert found["conv2.weight"].dead_share == 1, "every unit behind the zero kernel is dead"
-    assert found["fc2.bias"].dead_share is None, "no activation function follows the last layer"
+    _, probes, _, _ = probed(configure("init=zero"))
+    assert {name for name, entry in probes.items() if entry.gradient_norm > 0} == {"fc2.bias"}
+    assert probes["conv2.weight"].movement == "no gradient"
+    assert probes["fc2.bias"].movement == "has gradient, not moved"
+    assert (probes["conv2.weight"].preactivation_mean, probes["conv2.weight"].preactivation_std) == (0, 0)
+    assert probes["conv2.weight"].dead_share == 1, "every unit behind the zero kernel is dead"
+    assert probes["fc2.bias"].dead_share is None, "no activation function follows the last layer"
 
 
 def test_blank_background_is_not_dead(configure: Configure) -> None:
     """Most outputs of conv1 are not positive, for the background is blank, yet no channel is dead."""
-    network, found, images, _ = probed(configure("init=glorot"))
+    network, probes, images, _ = probed(configure("init=glorot"))
     outputs = network.get_submodule("conv1")(images)
     assert float((outputs <= 0).double().mean()) > 0.8
-    assert found["conv1.weight"].dead_share == 0
+    assert probes["conv1.weight"].dead_share == 0
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3, 8])
@@ -91,10 +91,10 @@ def test_rank_does_not_hang_on_the_size_of_the_numbers() -> None:
 
 
 def test_preactivations_are_those_before_the_activation(configure: Configure) -> None:
-    network, found, images, _ = probed(configure("init=glorot", "data.scaling=unit"))
+    network, probes, images, _ = probed(configure("init=glorot", "data.scaling=unit"))
     outputs = network.get_submodule("conv1")(images).detach()
-    assert found["conv1.weight"].preactivation_mean == pytest.approx(float(outputs.mean()), rel=1e-4)
-    assert found["conv1.bias"].preactivation_std == pytest.approx(float(outputs.std(correction=0)), rel=1e-4)
+    assert probes["conv1.weight"].preactivation_mean == pytest.approx(float(outputs.mean()), rel=1e-4)
+    assert probes["conv1.bias"].preactivation_std == pytest.approx(float(outputs.std(correction=0)), rel=1e-4)
 
 
 def test_updates_are_measured_from_the_initial_value(configure: Configure) -> None:
@@ -102,11 +102,11 @@ def test_updates_are_measured_from_the_initial_value(configure: Configure) -> No
     initial = {name: value.detach().clone() for name, value in network.named_parameters()}
     with torch.no_grad():
         network.get_parameter("fc2.bias")[3] += 0.5
-    found = {
+    probes = {
         entry.parameter: entry for entry in metrics.probe(network, initial, signals.record(network, images, labels))
     }
-    assert (found["fc2.bias"].update_norm, found["fc2.bias"].update_max_abs) == (0.5, 0.5)
-    assert (found["fc2.bias"].bit_equal, found["fc2.weight"].bit_equal) == (False, True)
+    assert (probes["fc2.bias"].update_norm, probes["fc2.bias"].update_max_abs) == (0.5, 0.5)
+    assert (probes["fc2.bias"].bit_equal, probes["fc2.weight"].bit_equal) == (False, True)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def execute(notebook: NotebookNode, results: Path) -> NotebookNode:
 def stored(notebook: NotebookNode) -> list[Any]:
     """What an execution leaves in the code cells."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return [found for cell in code for found in (*cell.outputs, cell.execution_count) if found is not None]
+    return [entry for cell in code for entry in (*cell.outputs, cell.execution_count) if entry is not None]
 
 
 def numbers(values: Any) -> np.ndarray:
@@ -136,9 +136,9 @@ def test_the_sql_table_says_what_pandas_says(answers: dict[str, Any], folder: Pa
     trials, curves, _ = harness.load(folder)
     last = curves[curves["step"] == 6].merge(trials[["trial_id", "init"]], on="trial_id")
     expected = last.groupby("init")["test_accuracy"].agg(n="count", mean="mean", lowest="min", highest="max")
-    found = pd.DataFrame(answers["sql"]).set_index("init").sort_index()
-    assert found["n"].tolist() == [2, 2]
-    pd.testing.assert_frame_equal(found, expected, check_dtype=False, check_index_type=False)
+    table = pd.DataFrame(answers["sql"]).set_index("init").sort_index()
+    assert table["n"].tolist() == [2, 2]
+    pd.testing.assert_frame_equal(table, expected, check_dtype=False, check_index_type=False)
 
 
 def test_the_sql_table_is_shown(executed: NotebookNode) -> None:

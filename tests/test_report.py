@@ -55,14 +55,14 @@ def folder(tmp_path: Path) -> Path:
 def read_json(report: Report, path: Path) -> dict[str, Any]:
     code, out, _ = report(path, "--format", "json")
     assert code == 0
-    found: dict[str, Any] = json.loads(out)
-    return found
+    contents: dict[str, Any] = json.loads(out)
+    return contents
 
 
 def test_json_holds_the_ranking_of_every_target(report: Report, folder: Path) -> None:
-    found = read_json(report, folder)
-    assert [entry["value"] for entry in found["ranking"]] == [0.5, 0.9]
-    rows = {row["name"]: row for row in found["ranking"][1]["rows"]}
+    contents = read_json(report, folder)
+    assert [entry["value"] for entry in contents["ranking"]] == [0.5, 0.9]
+    rows = {row["name"]: row for row in contents["ranking"][1]["rows"]}
     assert list(rows) == ["init=quick", "init=slow", "init=stuck"]
     assert [row["time"]["estimate"] for row in rows.values()] == [20, 80, 100]
     assert [row["reached"] for row in rows.values()] == [6, 6, 0]
@@ -250,9 +250,9 @@ def test_files_that_cannot_be_used_are_named_and_the_rest_reported(
     assert all(line.startswith("warning: ") for line in lines)
     for name in ("y-truncated.parquet", "y-foreign.parquet", "y-newer.parquet", "mixed schema versions"):
         assert sum(name in line for line in lines) == 1, name
-    found = json.loads(out)
-    assert [f"warning: {line}" for line in found["completeness"]["problems"]] == lines
-    assert sum(arm["planned"] for arm in found["arms"]) == 19
+    contents = json.loads(out)
+    assert [f"warning: {line}" for line in contents["completeness"]["problems"]] == lines
+    assert sum(arm["planned"] for arm in contents["arms"]) == 19
     assert "y-foreign.parquet" in report(folder, "--format", "md")[1].replace("\\", "")
 
 
@@ -260,10 +260,10 @@ def test_failures_and_missing_trials_are_listed(report: Report, tmp_path: Path) 
     trials, curves = made_results.arms_reaching({"good": [10, 20], "bad": [10, 20]}, sweep_id="s", sweep_size=6)
     trials[3] |= {"status": "oom", "error_type": "OutOfMemoryError", "error_message": "no room <b>"}
     made_results.write(tmp_path / "r", trials, curves)
-    found = read_json(report, tmp_path / "r")["completeness"]
-    assert found["notes"] == ["1 command planned 6 trials: 4 recorded, 3 ok, 2 missing."]
-    assert found["statuses"] == {"ok": 3, "oom": 1}
-    (row,) = found["failures"]
+    completeness = read_json(report, tmp_path / "r")["completeness"]
+    assert completeness["notes"] == ["1 command planned 6 trials: 4 recorded, 3 ok, 2 missing."]
+    assert completeness["statuses"] == {"ok": 3, "oom": 1}
+    (row,) = completeness["failures"]
     assert (row["name"], row["status"], row["n"], row["seeds"]) == ("init=bad", "oom", 1, "1")
     assert row["why"] == "OutOfMemoryError: no room <b>"
 
@@ -271,8 +271,8 @@ def test_failures_and_missing_trials_are_listed(report: Report, tmp_path: Path) 
 def test_a_folder_of_failures_alone_is_reported(report: Report, tmp_path: Path) -> None:
     trials = [made_results.trial(0, status="error", error_type="E", error_message="m", measured_at=made_results.START)]
     made_results.write(tmp_path / "r", trials)
-    found = read_json(report, tmp_path / "r")
-    assert found["ranking"][0]["conclusion"] == "No run was finished, so nothing can be said of test accuracy 0.5."
+    contents = read_json(report, tmp_path / "r")
+    assert contents["ranking"][0]["conclusion"] == "No run was finished, so nothing can be said of test accuracy 0.5."
     assert report(tmp_path / "r")[0] == 0
 
 
@@ -383,11 +383,11 @@ def test_seconds_are_ranked_within_one_device_and_kernel(report: Report, tmp_pat
             row["train_time_s"] *= pace
         trials, curves = trials + more, curves + drawn
     made_results.write(tmp_path / "r", trials, curves)
-    found = read_json(report, tmp_path / "r")["ranking_by_time"]
-    assert [part["where"] for part in found] == ["Card 3, kernel torch", "Chip 9, kernel torch"]
-    times = [[row["time"]["estimate"] for row in part["ranking"][1]["rows"]] for part in found]
+    parts = read_json(report, tmp_path / "r")["ranking_by_time"]
+    assert [part["where"] for part in parts] == ["Card 3, kernel torch", "Chip 9, kernel torch"]
+    times = [[row["time"]["estimate"] for row in part["ranking"][1]["rows"]] for part in parts]
     assert times == [[1, 4, 5], [2, 8, 10]]
-    for part in found:
+    for part in parts:
         rows = {row["name"]: row for row in part["ranking"][1]["rows"]}
         assert (rows["init=quick"]["n"], rows["init=stuck"]["reached"]) == (6, 0)
         assert (
@@ -403,19 +403,19 @@ def test_unequal_speed_is_said_of_seconds_and_not_of_steps(report: Report, tmp_p
     for row in trials:
         row["images_per_s_median"] = 1000.0 if row["init"] == "a" else 1500.0
     made_results.write(tmp_path / "r", trials, curves)
-    found = read_json(report, tmp_path / "r")
+    contents = read_json(report, tmp_path / "r")
     caution = "Caution: the median images/s of the arms go from 1,000 (init=a) to 1,500 (init=b)."
-    assert caution in found["ranking_by_time"][0]["ranking"][0]["conclusion"]
-    assert "Caution" not in found["ranking"][0]["conclusion"]
+    assert caution in contents["ranking_by_time"][0]["ranking"][0]["conclusion"]
+    assert "Caution" not in contents["ranking"][0]["conclusion"]
 
 
 def test_log_rank_is_that_of_the_analysis_but_claims_no_more_than_n_can(report: Report, folder: Path) -> None:
     """Six against six: the normal approximation gives less than 2 / C(12, 6); three pairs of arms by Holm."""
     (_, entry) = read_json(report, folder)["ranking"]
-    found = {row["name"]: row["p_logrank"] for row in entry["rows"]}
+    p_values = {row["name"]: row["p_logrank"] for row in entry["rows"]}
     slow, quick = ([float(time) for time in TIMES[name]] for name in ("slow", "quick"))
     assert analysis.logrank(slow, quick, 100) < 2 / 924
-    assert found == {
+    assert p_values == {
         "init=quick": None,
         "init=slow": pytest.approx(3 * 2 / 924, rel=1e-3),
         "init=stuck": pytest.approx(3 * 2 / 924, rel=1e-3),
@@ -452,12 +452,12 @@ def test_profiles_are_shares_of_targets_and_seeds(tmp_path: Path) -> None:
 
 def test_where_reports_on_a_part(report: Report, folder: Path) -> None:
     code, out, err = report(folder, "--format", "json", "--where", "init=quick,stuck", "--where", "seed=0,1,2")
-    found = json.loads(out)
+    contents = json.loads(out)
     assert (code, err) == (0, "")
-    assert {arm["name"]: arm["planned"] for arm in found["arms"]} == {"init=quick": 3, "init=stuck": 3}
-    assert found["facts"].endswith("; only init=quick,stuck; only seed=0,1,2")
-    assert found["completeness"]["statuses"] == {"ok": 6}
-    assert found["completeness"]["notes"][0].startswith("In the whole folder: 18 trials")
+    assert {arm["name"]: arm["planned"] for arm in contents["arms"]} == {"init=quick": 3, "init=stuck": 3}
+    assert contents["facts"].endswith("; only init=quick,stuck; only seed=0,1,2")
+    assert contents["completeness"]["statuses"] == {"ok": 6}
+    assert contents["completeness"]["notes"][0].startswith("In the whole folder: 18 trials")
 
 
 @pytest.mark.parametrize(
@@ -484,12 +484,12 @@ def test_what_so_many_arms_leave_out_is_said(report: Report, tmp_path: Path, mon
         monkeypatch.setattr(f"harness.report.{module}.DETAILED_LAST", 2)
     monkeypatch.setattr("harness.report.text._MOST_ROWS", 6)
     made_report.large(tmp_path / "r", arms=7, seeds=2)
-    found = read_json(report, tmp_path / "r")
-    (line,) = found["left_out"]
+    contents = read_json(report, tmp_path / "r")
+    (line,) = contents["left_out"]
     assert line.startswith("Of 7 arms 5 have curves")
     assert "the best 3 and the last 2" in line
     assert "--where init=VALUE,VALUE" in line
-    compared = [row["difference"] is not None for row in found["ranking"][0]["rows"]]
+    compared = [row["difference"] is not None for row in contents["ranking"][0]["rows"]]
     assert compared == [False, True, True, False, False, True, True]
     markdown = report(tmp_path / "r", "--format", "md")[1]
     assert "7 arms: the best 1 and the last 5 with finished runs are shown, 1 are not." in markdown
@@ -498,8 +498,8 @@ def test_what_so_many_arms_leave_out_is_said(report: Report, tmp_path: Path, mon
     assert html.escape(line) in text
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
     steps = data["clocks"][0]
-    shown = [data["curves"], data["heat"], data["signals"], steps["profile"]["shares"], steps["survival"][0]]
-    assert [sorted(part) for part in shown] == [["0", "1", "2", "5", "6"]] * 5
+    detailed = [data["curves"], data["heat"], data["signals"], steps["profile"]["shares"], steps["survival"][0]]
+    assert [sorted(part) for part in detailed] == [["0", "1", "2", "5", "6"]] * 5
 
 
 def test_nothing_is_left_out_of_few_arms(report: Report, folder: Path) -> None:
@@ -556,10 +556,10 @@ def test_every_status_is_counted_listed_and_drawn(report: Report, tmp_path: Path
     trials, curves = made_results.arms_reaching({"a": [10, 20], "b": [30, 40]})
     trials[3] |= {"status": status, "error_type": "E", "error_message": "m"}
     made_results.write(tmp_path / "r", trials, curves)
-    found = read_json(report, tmp_path / "r")
-    assert found["completeness"]["statuses"] == {"ok": 3, status: 1}
-    assert [(row["status"], row["n"]) for row in found["completeness"]["failures"]] == [(status, 1)]
-    (_, entry) = found["ranking"]
+    contents = read_json(report, tmp_path / "r")
+    assert contents["completeness"]["statuses"] == {"ok": 3, status: 1}
+    assert [(row["status"], row["n"]) for row in contents["completeness"]["failures"]] == [(status, 1)]
+    (_, entry) = contents["ranking"]
     counted = STATUSES[status].counted
     assert {row["name"]: row["n"] for row in entry["rows"]} == {"init=a": 2, "init=b": 2 if counted else 1}
     notes = [note for note in entry["notes"] if " that ended as " in note]

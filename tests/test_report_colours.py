@@ -71,8 +71,8 @@ def looks(theme: str) -> list[tuple[str, str, str]]:
     """Colour, dash and marker of each arm, by the rule of the script's ``style``."""
     lists = {"COLOURS[theme]": constant(theme), "DASHES": constant("DASHES"), "SYMBOLS": constant("SYMBOLS")}
     moduli = dict(re.findall(r"(COLOURS\[theme\]|DASHES|SYMBOLS)\[arm\.id % (\d+)\]", SCRIPT))
-    assert {name: len(found) for name, found in lists.items()} == {name: int(by) for name, by in moduli.items()}
-    return [tuple(found[arm % len(found)] for found in lists.values()) for arm in ARMS]
+    assert {name: len(choices) for name, choices in lists.items()} == {name: int(by) for name, by in moduli.items()}
+    return [tuple(choices[arm % len(choices)] for choices in lists.values()) for arm in ARMS]
 
 
 @pytest.mark.parametrize("sight", SIGHT)
@@ -90,7 +90,7 @@ def test_arms_of_one_dash_differ_in_colour(theme: str, sight: str) -> None:
 @pytest.mark.parametrize("theme", PAPER)
 def test_looks_repeat_only_after_280_arms(theme: str) -> None:
     lists = [constant(theme), constant("DASHES"), constant("SYMBOLS")]
-    assert len({tuple(found[arm % len(found)] for found in lists) for arm in range(280)}) == 280
+    assert len({tuple(choices[arm % len(choices)] for choices in lists) for arm in range(280)}) == 280
 
 
 @pytest.mark.parametrize("theme", PAPER)

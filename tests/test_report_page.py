@@ -106,8 +106,8 @@ def traces(chrome: webdriver.Chrome, figure: str) -> list[dict[str, Any]]:
         "return document.getElementById(arguments[0]).data.map((t) => "
         "({name: t.name, type: t.type || 'scatter', n: (t.z ? t.z.flat() : t.y).length, text: t.hovertemplate}))"
     )
-    found: list[dict[str, Any]] = chrome.execute_script(script, figure)
-    return found
+    drawn: list[dict[str, Any]] = chrome.execute_script(script, figure)
+    return drawn
 
 
 def choose(chrome: webdriver.Chrome, column: str, value: str) -> None:
@@ -244,12 +244,12 @@ def test_log_rank_stands_beside_the_survival_curves(opened: webdriver.Chrome) ->
         [cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td.number")]
         for row in opened.find_elements(By.CSS_SELECTOR, "#tests tr")
     ]
-    found = {name: rest for name, *rest in cells}
-    assert len(found) == 12
-    assert sum(rest[2] == "compared with" for rest in found.values()) == 1
+    tests = {name: rest for name, *rest in cells}
+    assert len(tests) == 12
+    assert sum(rest[2] == "compared with" for rest in tests.values()) == 1
     # five against five and 66 pairs of arms: no outcome at all could be significant
-    assert {rest[2] for rest in found.values()} == {"compared with", "n too small"}
-    assert found["init=never lr=0.1"][:2] == ["0 of 5", "not by the end"]
+    assert {rest[2] for rest in tests.values()} == {"compared with", "n too small"}
+    assert tests["init=never lr=0.1"][:2] == ["0 of 5", "not by the end"]
 
 
 def test_a_phone_scrolls_the_table_and_not_the_page(chrome: webdriver.Chrome, captured: Path) -> None:
@@ -271,11 +271,11 @@ def test_a_phone_scrolls_the_table_and_not_the_page(chrome: webdriver.Chrome, ca
       const head = Math.max(...heads.map((head) => seen(head).height));
       return {cells: out, head, overflow: getComputedStyle(box).overflowX, page: edge.right, caption: caption.right};
     """
-    found = chrome.execute_script(script)
-    assert found["cells"] == [True] * 11
-    assert found["overflow"] == "auto"
-    assert found["head"] < 60
-    assert max(found["page"], found["caption"]) <= 390
+    layout = chrome.execute_script(script)
+    assert layout["cells"] == [True] * 11
+    assert layout["overflow"] == "auto"
+    assert layout["head"] < 60
+    assert max(layout["page"], layout["caption"]) <= 390
 
 
 def test_a_ranking_of_twelve_is_whole(chrome: webdriver.Chrome, captured: Path) -> None:

@@ -132,13 +132,13 @@ def folder(real: tuple[Path, TrialResult], tmp_path: Path) -> Path:
 @pytest.mark.parametrize("table", TABLES)
 def test_footer_describes_every_column(real: tuple[Path, TrialResult], table: str) -> None:
     (path,) = (real[0] / table).glob("*.parquet")
-    found = pq.read_schema(path)
-    assert found.metadata[b"initbench.schema_version"] == str(results.SCHEMA_VERSION).encode()
-    assert found.metadata[b"initbench.table"] == table.encode()
-    descriptions = json.loads(found.metadata[b"initbench.columns"])
-    assert list(descriptions) == found.names
+    schema = pq.read_schema(path)
+    assert schema.metadata[b"initbench.schema_version"] == str(results.SCHEMA_VERSION).encode()
+    assert schema.metadata[b"initbench.table"] == table.encode()
+    descriptions = json.loads(schema.metadata[b"initbench.columns"])
+    assert list(descriptions) == schema.names
     assert all(len(text) > 5 for text in descriptions.values())
-    assert [field.nullable for field in found] == [not column.required for column in COLUMNS[table]]
+    assert [field.nullable for field in schema] == [not column.required for column in COLUMNS[table]]
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -154,20 +154,20 @@ def test_every_reader_reads_what_the_trial_returned(real: tuple[Path, TrialResul
         "polars glob": pl.read_parquet(folder / table / "*.parquet").to_dicts(),
         "harness": getattr(harness.load(folder), table).to_dict("records"),
     }
-    for name, found in readers.items():
-        assert each(found, as_in_a_frame) == each(rows, as_in_a_frame), name
+    for name, read_rows in readers.items():
+        assert each(read_rows, as_in_a_frame) == each(rows, as_in_a_frame), name
 
 
 def test_tables_join_in_sql(real: tuple[Path, TrialResult]) -> None:
     folder, result = real
-    found = duckdb.sql(
+    rows = duckdb.sql(
         f"""
         select t.init, c.step, c.test_accuracy
         from '{folder}/trials/*.parquet' t join '{folder}/curves/*.parquet' c using (trial_id)
         where t.status = 'ok' order by c.step
         """  # noqa: S608 - our own folder
     ).fetchall()
-    assert found == [
+    assert rows == [
         ("zero", step, accuracy)
         for step, accuracy in zip([0, 2, 4], result.curves["test_accuracy"].tolist(), strict=True)
     ]
@@ -198,8 +198,8 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
 
 
 def column_of(name: str, values: list[Any], table: str = "trials") -> tuple[int, pa.Field, pa.Array]:
-    found = results.arrow_schema(table)
-    return found.get_field_index(name), found.field(name), pa.array(values)
+    schema = results.arrow_schema(table)
+    return schema.get_field_index(name), schema.field(name), pa.array(values)
 
 
 def truncated(folder: Path) -> str:
@@ -371,9 +371,9 @@ def test_load_counts_what_is_there_twice_once(
     for table in TABLES:
         results.write_table(folder, table, "z", [row | {"trial_id": "z"} for row in read(real[0], table)])
     with pytest.warns(UserWarning, match=re.escape(expected)) as caught:
-        found = reading.load(folder, categories=categories)
+        loaded = reading.load(folder, categories=categories)
     assert len(caught) == 1
-    for frame, own in zip(found, before, strict=True):
+    for frame, own in zip(loaded, before, strict=True):
         of_old = frame[frame["trial_id"] != "z"].reset_index(drop=True)
         assert each(of_old.to_dict("records"), as_in_a_frame) == each(own.to_dict("records"), as_in_a_frame)
         assert (frame["trial_id"] == "z").sum() == len(own)
@@ -393,8 +393,8 @@ def test_copy_has_rows_that_are_there_twice_once_and_a_contradiction_is_not_copi
     assert copy.exists() != differs
     if differs:
         return
-    found = harness.load(copy)
-    for frame, own in zip(found, before, strict=True):
+    copied = harness.load(copy)
+    for frame, own in zip(copied, before, strict=True):
         of_old = frame[frame["trial_id"] != "z"].reset_index(drop=True)
         assert each(of_old.to_dict("records"), as_in_a_frame) == each(own.to_dict("records"), as_in_a_frame)
 

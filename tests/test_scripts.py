@@ -129,9 +129,9 @@ def test_acceptance_dry_run_passes_and_says_that_it_is_one(
     assert done.stdout.startswith("DRY RUN on the processor")
     assert "\nby torch alone: a processor runs the Triton kernels only with TRITON_INTERPRET=1\n" in done.stdout
     assert "FAIL" not in done.stdout
-    found = re.search(r"^(\d+) of (\d+) checks passed$", done.stdout, flags=re.MULTILINE)
-    assert found is not None
-    assert found[1] == found[2]
+    count = re.search(r"^(\d+) of (\d+) checks passed$", done.stdout, flags=re.MULTILINE)
+    assert count is not None
+    assert count[1] == count[2]
     assert len(re.findall(r"^\| (?:zero|glorot) +\| torch +\| cpu +\| [\d,]+ \(", done.stdout, flags=re.MULTILINE)) == 4
     assert done.stdout.endswith("python scripts/bench_conv2d.py\n")
     assert results.problems_in(folder) == []
@@ -140,8 +140,8 @@ def test_acceptance_dry_run_passes_and_says_that_it_is_one(
 
 def all_pass(acceptance: ModuleType, outcome: object) -> bool:
     checks = [acceptance.check_zero_run, acceptance.check_glorot_learns, acceptance.check_kernels]
-    found = [*acceptance.check_same_start(outcome, "cpu"), *(one for check in checks for one in check(outcome))]
-    return all(check.passed for check in found)
+    checked = [*acceptance.check_same_start(outcome, "cpu"), *(one for check in checks for one in check(outcome))]
+    return all(check.passed for check in checked)
 
 
 @pytest.mark.parametrize(

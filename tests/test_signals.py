@@ -23,7 +23,7 @@ def batch(count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_stations_hold_what_autograd_gives(configure: Configure) -> None:
     network, (images, labels) = network_of(configure("init=he")), batch()
-    found = signals.record(network, images, labels)
+    recorded = signals.record(network, images, labels)
     pool = F.max_pool2d(network.get_submodule("conv1")(images), 2).relu()
     hidden = pool.detach().requires_grad_()
     rest = list(network.children())[3:]
@@ -35,8 +35,8 @@ def test_stations_hold_what_autograd_gives(configure: Configure) -> None:
         logits = module(logits)
     loss = F.cross_entropy(logits, labels)
     loss.backward()
-    module_signals = found.modules["conv2"]
-    assert found.loss == pytest.approx(float(loss.detach()), rel=1e-12)
+    module_signals = recorded.modules["conv2"]
+    assert recorded.loss == pytest.approx(float(loss.detach()), rel=1e-12)
     assert module_signals.input_moment == pytest.approx(float(hidden.detach().square().mean()), rel=1e-10)
     assert module_signals.output_moment == pytest.approx(float(output.detach().square().mean()), rel=1e-10)
     assert module_signals.output_gradient == pytest.approx(float(output.grad.square().sum()), rel=1e-10)
@@ -45,9 +45,15 @@ def test_stations_hold_what_autograd_gives(configure: Configure) -> None:
 
 def test_residual_sums_stand_after_their_branch(configure: Configure) -> None:
     network = network_of(configure("model=residual", "model.depth=1", "init=he"))
-    found = signals.record(network, *batch())
-    assert list(found.modules)[2:7] == ["block1_conv1", "block1_activation1", "block1_conv2", "block1", "activation_3"]
-    assert found.modules["block1_conv1"].input_gradient < found.modules["block1"].input_gradient, "skip apart"
+    recorded = signals.record(network, *batch())
+    assert list(recorded.modules)[2:7] == [
+        "block1_conv1",
+        "block1_activation1",
+        "block1_conv2",
+        "block1",
+        "activation_3",
+    ]
+    assert recorded.modules["block1_conv1"].input_gradient < recorded.modules["block1"].input_gradient, "skip apart"
 
 
 @pytest.mark.parametrize(("size", "share"), [(28, 0.953), (14, 0.907)])
@@ -55,9 +61,9 @@ def test_zero_padding_hides_the_share_of_taps_of_the_formula(configure: Configur
     conv = network_of(configure("init=he")).get_submodule("conv2")
     assert isinstance(conv, Conv)
     torch.nn.init.ones_(conv.weight)
-    found = float(signals.through_squares(conv, torch.ones(1, 32, size, size).double()).mean()) / (32 * 9)
-    assert found == pytest.approx(((3 * size - 2) / (3 * size)) ** 2, rel=1e-6)
-    assert found == pytest.approx(share, abs=5e-4)
+    visible_share = float(signals.through_squares(conv, torch.ones(1, 32, size, size).double()).mean()) / (32 * 9)
+    assert visible_share == pytest.approx(((3 * size - 2) / (3 * size)) ** 2, rel=1e-6)
+    assert visible_share == pytest.approx(share, abs=5e-4)
 
 
 @pytest.mark.parametrize("init", ["he_normal", "delta_orthogonal"])
@@ -67,8 +73,8 @@ def test_theory_is_the_mean_over_draws(configure: Configure, shape: str, init: s
     config = configure("model=deep", "model.depth=2", "model.width=16", f"model.{shape}", f"init={init}")
     forward, backward = [], []
     for seed in range(40):
-        found = signals.record(network_of(config, seed), *batch(4))
-        module_signals = found.modules["conv2"]
+        recorded = signals.record(network_of(config, seed), *batch(4))
+        module_signals = recorded.modules["conv2"]
         forward.append(module_signals.output_moment / module_signals.output_moment_theory)
         backward.append(module_signals.input_gradient / module_signals.input_gradient_theory)
     for ratios in (torch.tensor(forward), torch.tensor(backward)):
@@ -83,9 +89,9 @@ def test_mean_field_is_exact_for_wide_networks_on_white_noise(configure: Configu
     ratios = []
     for seed in range(30):
         network, (images, labels) = network_of(config, seed), batch()
-        found = signals.record(network, images, labels)
-        predicted = signals.mean_field(network, found)
-        ratios.append([found.modules[name].output_moment / predicted[name] for name in ("fc1", "fc2", "fc3")])
+        recorded = signals.record(network, images, labels)
+        predicted = signals.mean_field(network, recorded)
+        ratios.append([recorded.modules[name].output_moment / predicted[name] for name in ("fc1", "fc2", "fc3")])
     mean, error = torch.tensor(ratios).mean(dim=0), torch.tensor(ratios).std(dim=0) / 30**0.5
     assert bool((error < 0.15).all())
     assert bool(((mean - 1).abs() < 4 * error).all()), mean
@@ -95,14 +101,14 @@ def test_mean_field_takes_pooling_and_branches_in(configure: Configure) -> None:
     """The largest of four N(0, 1) numbers has E max(0, M)^2 = 1.551 instead of 1/2, by 10^6 draws to three digits."""
     drawn = torch.randn(10**6, 4, generator=torch.Generator().manual_seed(0)).amax(dim=1).relu().square().mean()
     network = network_of(configure("init=he_normal"))
-    found = signals.record(network, *batch())
-    predicted = signals.mean_field(network, found)
+    recorded = signals.record(network, *batch())
+    predicted = signals.mean_field(network, recorded)
     conv2 = network.parametrised()["conv2"]
     gain = float(signals.through_squares(conv2, torch.ones(1, 32, 14, 14).double()).mean())
     assert predicted["conv2"] / predicted["conv1"] / gain == pytest.approx(float(drawn), rel=0.005)
     residual = network_of(configure("model=residual", "model.depth=1", "init=he_normal", "init.branch_scale=2.0"))
-    found = signals.record(residual, *batch())
-    predicted = signals.mean_field(residual, found)
+    recorded = signals.record(residual, *batch())
+    predicted = signals.mean_field(residual, recorded)
     summed = predicted["stem"] / 2 + 4 * predicted["block1_conv2"]
     fc = residual.parametrised()["fc"]
     assert predicted["fc"] == pytest.approx(float(fc.weight.detach().square().sum()) / 10 * summed / 2, rel=1e-6)
@@ -111,8 +117,8 @@ def test_mean_field_takes_pooling_and_branches_in(configure: Configure) -> None:
 def test_mean_field_of_average_pooling_keeps_the_mean(configure: Configure) -> None:
     """The mean of four max(0, N(0, 1)) has second moment (1/2 - 1/2pi)/4 + 1/2pi."""
     network = network_of(configure("init=he_normal", "model.pooling=avg"))
-    found = signals.record(network, *batch())
-    predicted = signals.mean_field(network, found)
+    recorded = signals.record(network, *batch())
+    predicted = signals.mean_field(network, recorded)
     gain = float(signals.through_squares(network.parametrised()["conv2"], torch.ones(1, 32, 14, 14).double()).mean())
     mean_square = 1 / (2 * torch.pi)
     expected = (0.5 - mean_square) / 4 + mean_square

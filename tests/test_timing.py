@@ -67,9 +67,9 @@ def test_stopwatch_keeps_the_time_of_a_block_that_raised() -> None:
 
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=50))
 def test_quartiles_are_numpys(values: list[float]) -> None:
-    found = quartiles(values)
-    assert found is not None
-    np.testing.assert_allclose([found.q25, found.median, found.q75], np.quantile(values, [0.25, 0.5, 0.75]))
+    spread = quartiles(values)
+    assert spread is not None
+    np.testing.assert_allclose([spread.q25, spread.median, spread.q75], np.quantile(values, [0.25, 0.5, 0.75]))
 
 
 def test_quartiles_of_nothing_are_none() -> None:

@@ -41,14 +41,14 @@ def run(settings: TrainConfig, optimizer: OptimizerConfig, order: torch.Tensor |
 
 
 def by_hand(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[float]:
-    found = []
+    losses = []
     for chosen in ORDER:
         loss = F.cross_entropy(model(IMAGES[chosen]), LABELS[chosen])
-        found.append(float(loss.detach()))
+        losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return found
+    return losses
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ def test_fixed_batches_are_the_first_images_at_every_step() -> None:
 
 @given(steps=st.integers(1, 60), eval_every=st.integers(1, 70), window_steps=st.integers(1, 70))
 def test_windows_cover_every_step_once_and_stop_at_the_grid(steps: int, eval_every: int, window_steps: int) -> None:
-    found = list(windows(TrainConfig(steps=steps, eval_every=eval_every, window_steps=window_steps)))
-    assert [step for window in found for step in window] == list(range(steps))
-    assert all(0 < len(window) <= window_steps for window in found)
-    stops = {window.stop for window in found}
+    stretches = list(windows(TrainConfig(steps=steps, eval_every=eval_every, window_steps=window_steps)))
+    assert [step for window in stretches for step in window] == list(range(steps))
+    assert all(0 < len(window) <= window_steps for window in stretches)
+    stops = {window.stop for window in stretches}
     assert stops >= set(range(eval_every, steps, eval_every)) | {steps}
 
 

@@ -47,12 +47,12 @@ def tiles_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the kernels started so far."""
-    found: list[str] = []
+    names: list[str] = []
     start = launch._start
 
     def note(kernel: object, *arguments: object, **constants: object) -> None:
-        found.append(kernel.fn.__name__)
+        names.append(kernel.fn.__name__)
         start(kernel, *arguments, **constants)
 
     monkeypatch.setattr(launch, "_start", note)
-    return found
+    return names

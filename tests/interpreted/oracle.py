@@ -78,7 +78,7 @@ def assert_right(
     with torch.no_grad():
         shape = F.conv2d(*plain, **settings).shape
     dy = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    found = gradients(function, inputs, dy, precision=precision, **settings)
+    ours = gradients(function, inputs, dy, precision=precision, **settings)
     exact = gradients(F.conv2d, plain, dy.double(), **settings)
     sizes = gradients(F.conv2d, [tensor.abs() for tensor in plain], dy.double().abs(), **settings)
     squares = gradients(F.conv2d, [tensor**2 for tensor in plain], dy.double() ** 2, **settings)
@@ -89,7 +89,7 @@ def assert_right(
     cut = 0.0 if INTERPRETED or dtype != torch.float32 else CUT[precision]
     stored = 1.01 * rounding.store_rounding(dtype, interpreted=INTERPRETED)
     sum_rounding = rounding.SUM_ROUNDING * (1 if INTERPRETED or (dtype, precision) == (torch.float32, "ieee") else 4)
-    for name, value, wanted, size, square, length in zip(names, found, exact, sizes, squares, lengths, strict=False):
+    for name, value, wanted, size, square, length in zip(names, ours, exact, sizes, squares, lengths, strict=False):
         assert value.dtype == dtype, name
         assert value.shape == wanted.shape, name
         root = square.sqrt()
@@ -101,7 +101,7 @@ def assert_right(
         assert not wrong.any(), f"{name}: {int(wrong.sum())} of {wrong.numel()} differ by more than rounding"
 
 
-def assert_equal(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> None:
+def assert_equal(ours: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> None:
     """Bit for bit the same numbers, a zero's sign aside; NaN equals NaN."""
-    for mine, theirs in zip(found, wanted, strict=True):
+    for mine, theirs in zip(ours, wanted, strict=True):
         torch.testing.assert_close(mine.cpu().double(), theirs.cpu().double(), rtol=0, atol=0, equal_nan=True)

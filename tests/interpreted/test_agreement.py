@@ -151,9 +151,9 @@ def test_autocast_reaches_mapped_and_stacked_models() -> None:
     x, weight, bias = whole_inputs(X, (3, *W))
     wanted = torch.stack([torchs(x, w, b) for w, b in zip(weight, bias, strict=True)])
     with torch.autocast(DEVICE.type, torch.bfloat16):
-        for found in (torch.vmap(conv2d, (None, 0, 0))(x, weight, bias), conv2d_stacked(x, weight, bias)):
-            assert found.dtype == torch.bfloat16
-            assert_equal([found], [wanted.bfloat16()])
+        for output in (torch.vmap(conv2d, (None, 0, 0))(x, weight, bias), conv2d_stacked(x, weight, bias)):
+            assert output.dtype == torch.bfloat16
+            assert_equal([output], [wanted.bfloat16()])
 
 
 FORWARD_MODE = {
@@ -187,8 +187,8 @@ def test_forward_mode_is_refused_in_one_line(transform: str, how: str) -> None:
 def test_what_does_not_depend_on_the_variable_has_a_forward_mode() -> None:
     x, weight, _ = random_inputs((1, 2, 3, 3), (2, 2, 2, 2))
     y = conv2d(x, weight)
-    found = torch.func.jvp(lambda v: v * conv2d(x, weight), (y,), (torch.ones_like(y),))[1]
-    assert_equal([found], [y])
+    tangent = torch.func.jvp(lambda v: v * conv2d(x, weight), (y,), (torch.ones_like(y),))[1]
+    assert_equal([tangent], [y])
 
 
 WINDOW = ([1, 1], [0] * 4, [1, 1], 1, "ieee", 0)

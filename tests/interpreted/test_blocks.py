@@ -61,9 +61,9 @@ def test_values_on_normal_numbers(block) -> None:
     """Relu and the maximum stretch no difference."""
     ours, theirs = block
     inputs = random_inputs((2, 32, 7, 6), (32, 32, 3, 3))
-    found, exact = ours(*inputs, padding=1), theirs(*(tensor.double() for tensor in inputs), padding=1)
+    output, exact = ours(*inputs, padding=1), theirs(*(tensor.double() for tensor in inputs), padding=1)
     size = 3 * (32 * 9) ** 0.5
-    torch.testing.assert_close(found.cpu().double(), exact, rtol=0, atol=290 * 2.0**-24 * size * 6)
+    torch.testing.assert_close(output.cpu().double(), exact, rtol=0, atol=290 * 2.0**-24 * size * 6)
 
 
 def test_pooling_first_is_the_same_function() -> None:
@@ -116,5 +116,5 @@ def test_16_bit_outputs_tie_as_they_are_stored() -> None:
     """1 and 1 + 2^-12 are one number in float16: torch, which stores it before it pools, sees a tie, and so do we."""
     x = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]], [[0.0, 2.0**-12], [0.0, 0.0]]]], dtype=torch.float16)
     inputs = [x, torch.ones(1, 2, 1, 1, dtype=x.dtype), torch.zeros(1, dtype=x.dtype)]
-    found = gradients(conv2d_pool_relu, [tensor.to(DEVICE) for tensor in inputs], None)[1]
-    assert found[0, 0].tolist() == [[1.0, 0.0], [0.0, 0.0]]
+    dx = gradients(conv2d_pool_relu, [tensor.to(DEVICE) for tensor in inputs], None)[1]
+    assert dx[0, 0].tolist() == [[1.0, 0.0], [0.0, 0.0]]

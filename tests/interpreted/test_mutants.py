@@ -136,9 +136,9 @@ def loads(source: str) -> list[ast.Call]:
 
 def test_every_masked_load_says_what_is_there_instead() -> None:
     """The interpreter takes 0; a GPU leaves whatever the register held."""
-    found = loads(SOURCE.read_text())
-    assert len(found) >= 6
-    assert [ast.unparse(call) for call in found if not any(word.arg == "other" for word in call.keywords)] == []
+    masked_loads = loads(SOURCE.read_text())
+    assert len(masked_loads) >= 6
+    assert [ast.unparse(call) for call in masked_loads if not any(word.arg == "other" for word in call.keywords)] == []
 
 
 def test_nothing_is_added_in_any_order() -> None:

@@ -83,9 +83,9 @@ def test_autocast_computes_in_its_type(dtype: torch.dtype) -> None:
         assert y.dtype == F.conv2d(x, weight, bias).dtype == dtype
     # small whole numbers are exact in either type
     exact = torchs(x, weight, bias)
-    found, wanted = (torch.autograd.grad(out.float().sum(), (x, weight, bias)) for out in (y, exact))
-    assert all(gradient.dtype == torch.float32 for gradient in found)
-    assert_equal([y, *found], [exact, *wanted])
+    ours, wanted = (torch.autograd.grad(out.float().sum(), (x, weight, bias)) for out in (y, exact))
+    assert all(gradient.dtype == torch.float32 for gradient in ours)
+    assert_equal([y, *ours], [exact, *wanted])
 
 
 X, W, B = (2, 4, 6, 6), (6, 4, 3, 3), (6,)

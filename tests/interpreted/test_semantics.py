@@ -103,9 +103,9 @@ def test_any_strides_of_the_weight(view: str) -> None:
 def test_any_strides_of_the_incoming_gradient() -> None:
     inputs = [tensor.requires_grad_() for tensor in random_inputs((2, 3, 6, 6), (4, 3, 3, 3))]
     # a sum's gradient is one number, expanded
-    found = torch.autograd.grad(conv2d(*inputs).sum(), inputs)
+    ours = torch.autograd.grad(conv2d(*inputs).sum(), inputs)
     wanted = torch.autograd.grad(torchs(*(t.double() for t in inputs)).sum(), inputs)
-    for mine, theirs in zip(found, wanted, strict=True):
+    for mine, theirs in zip(ours, wanted, strict=True):
         torch.testing.assert_close(mine, theirs)
 
 
@@ -129,8 +129,8 @@ def test_gradients_lie_as_what_they_are_of(layout: torch.memory_format) -> None:
     """So that adding them to ``.grad`` needs no copy."""
     x, weight, bias = random_inputs((2, 3, 5, 4), (4, 3, 3, 3))
     leaves = [t.contiguous(memory_format=layout).requires_grad_() for t in (x, weight)]
-    for found, leaf in zip(torch.autograd.grad(conv2d(*leaves, bias).sum(), leaves), leaves, strict=True):
-        assert found.stride() == leaf.stride()
+    for gradient, leaf in zip(torch.autograd.grad(conv2d(*leaves, bias).sum(), leaves), leaves, strict=True):
+        assert gradient.stride() == leaf.stride()
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2)], ids=str)
@@ -142,11 +142,11 @@ def test_only_the_gradients_that_are_needed_are_computed(wanted: tuple[int, ...]
     exact = torchs(*inputs)
     assert launches == ["forward_kernel"]
     leaves = [inputs[index] for index in wanted]
-    found, theirs = (torch.autograd.grad((out * out.detach()).sum(), leaves) for out in (y, exact))
+    ours, theirs = (torch.autograd.grad((out * out.detach()).sum(), leaves) for out in (y, exact))
     kernels = ["input_gradient_kernel"] * (0 in wanted)
     kernels += ["weight_gradient_kernel", "add_parts_kernel"] * bool({1, 2} & set(wanted))
     assert launches[1:] == kernels
-    for mine, other in zip(found, theirs, strict=True):
+    for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other)
 
 
@@ -201,12 +201,12 @@ def test_what_is_not_finite_stays_where_torch_keeps_it(where: str, move: str) ->
     dy = torch.ones_like(torchs(x, weight, **MOVES[move]))
     # where taps beyond the last, which the last step has, would look at it
     {"x": x, "weight": weight, "dy": dy}[where][1, 1, 5 if where == "x" else 2, 1] = float("nan")
-    found = gradients(conv2d, [x, weight, bias], dy, **MOVES[move])
+    ours = gradients(conv2d, [x, weight, bias], dy, **MOVES[move])
     wanted = gradients(torchs, [t.double() for t in (x, weight, bias)], dy.double(), **MOVES[move])
     if where == "weight":
-        assert found[1][:, 1].isnan().all()
-        found[1][:, 1] = wanted[1][:, 1]
-    assert_equal(found, wanted)
+        assert ours[1][:, 1].isnan().all()
+        ours[1][:, 1] = wanted[1][:, 1]
+    assert_equal(ours, wanted)
 
 
 sizes = st.integers(1, 6)

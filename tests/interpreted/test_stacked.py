@@ -18,8 +18,8 @@ OURS = {"none": conv2d, "relu": conv2d_relu, "pool_relu": conv2d_pool_relu}
 
 def stacks(image: tuple[int, int] = (4, 5), *, groups: int = 1) -> list[torch.Tensor]:
     """Input, weight and bias of each of the models, of whole numbers: sums are exact. One tile to each is quick."""
-    found = [whole_inputs((2, 4, *image), (6, 4 // groups, 3, 3), seed=seed) for seed in range(MODELS)]
-    return [torch.stack(tensors) for tensors in zip(*found, strict=True)]
+    models = [whole_inputs((2, 4, *image), (6, 4 // groups, 3, 3), seed=seed) for seed in range(MODELS)]
+    return [torch.stack(tensors) for tensors in zip(*models, strict=True)]
 
 
 def assert_same(ours, theirs, tensors: list[torch.Tensor]) -> None:
@@ -105,9 +105,9 @@ def mapped(in_dims: tuple[int | None, ...]) -> list[torch.Tensor]:
 @pytest.mark.parametrize("what", MAPPED)
 def test_vmap_is_one_launch(what: str, epilogue: str, launches: list[str]) -> None:
     in_dims, tensors = MAPPED[what], mapped(MAPPED[what])
-    found = torch.vmap(lambda *a: OURS[epilogue](*a, padding=1), in_dims)(*tensors)
+    output = torch.vmap(lambda *a: OURS[epilogue](*a, padding=1), in_dims)(*tensors)
     wanted = torch.vmap(lambda *a: PLAIN[epilogue](*a, padding=1), in_dims)(*tensors)
-    assert_equal([found], [wanted])
+    assert_equal([output], [wanted])
     assert launches == ["forward_kernel"]
 
 
@@ -164,6 +164,6 @@ def test_vmap_within_vmap(launches: list[str]) -> None:
 def test_vmap_over_a_stack() -> None:
     x, weight, bias = stacks()
     images = torch.stack([x, x.flip(0)])
-    found = torch.vmap(conv2d_stacked, (0, None, None))(images, weight, bias)
+    output = torch.vmap(conv2d_stacked, (0, None, None))(images, weight, bias)
     wanted = torch.stack([conv2d_stacked(each, weight, bias) for each in images])
-    assert_equal([found], [wanted])
+    assert_equal([output], [wanted])

@@ -60,5 +60,5 @@ def test_training_ends_at_the_same_bits(layout: str) -> None:
 @pytest.mark.parametrize("function", [conv2d, conv2d_relu, conv2d_pool_relu], ids=lambda function: function.__name__)
 def test_every_layout_gives_the_same_whole_numbers(function) -> None:
     x, weight, bias = whole_inputs((2, 5, 7, 6), (6, 5, 3, 3))
-    found = [function(x.contiguous(memory_format=one), weight, bias) for one in LAYOUTS.values()]
-    assert torch.equal(*found)
+    outputs = [function(x.contiguous(memory_format=one), weight, bias) for one in LAYOUTS.values()]
+    assert torch.equal(*outputs)
