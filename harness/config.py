@@ -141,9 +141,9 @@ class OptimizerConfig:
 
     def conflicts(self) -> Iterator[Conflict]:
         """Yield each setting that was set though the optimizer does not take it."""
-        for setting in dataclasses.fields(self)[1:]:
+        for setting in dataclasses.fields(self):
             name, unset = setting.name, setting.default
-            if name not in OPTIMIZERS[self.name].settings and getattr(self, name) != unset:
+            if name != "name" and name not in OPTIMIZERS[self.name].settings and getattr(self, name) != unset:
                 takers = [f"optimizer={other}" for other, entry in OPTIMIZERS.items() if name in entry.settings]
                 fix = f"set optimizer.{name}={unset} or use {' or '.join(takers)}"
                 yield Conflict(name, f"optimizer={self.name} takes no {name}", fix)
@@ -295,12 +295,13 @@ def _determining(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any value of the config
-    """Whole numbers as such, also where they were given as real ones: 1 and 1.0 are the same setting."""
+    """Whole numbers as such, also where they were given as real ones: 1 and 1.0 are one setting, 0.0 and -0.0 two."""
     if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
+        return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    whole = isinstance(value, float) and value.is_integer() and str(value) != "-0.0"
+    return int(value) if whole else value
 
 
 _SECTIONS = frozenset(

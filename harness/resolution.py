@@ -26,5 +26,5 @@ def resolved(config: TrialConfig) -> TrialConfig:
         config,
         device=replace(config.device, name=target.type, threads=threads, memory_format=layout),
         kernel=replace(config.kernel, precision=precision),
-        sources=initializers.sources(config.init.modules),
+        sources=initializers.sources(config.init),
     )

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,14 +136,18 @@ def run_trial(
     results.prepare(folder)
     planned = rows.planned(config, results.new_trial_id(), sweep_id=sweep_id, sweep_size=sweep_size)
     record = _Record(config, device.resolve(config.device), planned)
-    running = results.Running(folder, record.row)
-    try:
-        with _status_of(record):
-            _measure(record, on_progress or (lambda _step, _seconds: None))
-    finally:
-        with uninterrupted():
-            _summarise(record)
-            running.finish(record.row, record.curves, record.layers)
+    with ExitStack() as held:
+        # a trial whose note is written has begun, and whatever ends it is recorded
+        held.enter_context(uninterrupted())
+        running = results.Running(folder, record.row)
+        try:
+            with _status_of(record):
+                held.close()
+                _measure(record, on_progress or (lambda _step, _seconds: None))
+        finally:
+            with uninterrupted():
+                _summarise(record)
+                running.finish(record.row, record.curves, record.layers)
     return _result(record)
 
 
@@ -159,6 +163,8 @@ def _status_of(record: _Record) -> Iterator[None]:
     except DivergedError as error:
         _set_error(record, "diverged", error)
         record.row["diverged_step"] = error.step
+        # it goes on to the end of its window, so how far depends on how it was timed
+        record.row["final_weights_sha256"] = None
     except TimeBudgetError as error:
         _set_error(record, "timeout", error)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failed trial is a row, whatever failed it

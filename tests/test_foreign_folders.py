@@ -236,6 +236,21 @@ def test_bookkeeping_that_lies_elsewhere_is_refused(
     assert bytes_of(outside) == canary
 
 
+@pytest.mark.parametrize("name", results.TABLES)
+def test_table_that_is_a_link_is_read_and_never_written_to(
+    folder: Path, outside: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / name).rename(outside / name)
+    (folder / name).symlink_to(outside / name)
+    (outside / name / ".probe-0123abcd").write_text("a file of somebody else's")
+    before = bytes_of(outside)
+    assert "is a link, which no run follows" in validate(folder, capsys)
+    with pytest.raises(UsageError, match=rf"results\.dir={folder}: {name} is a link"):
+        run(folder)
+    assert len(harness.load(folder).trials) == 1
+    assert bytes_of(outside) == before
+
+
 def test_usable_note_is_a_row(folder: Path, outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The notes above are unusable by what was changed in them alone."""
     changed_note()(folder, outside)

@@ -1,6 +1,7 @@
 """Which settings make another trial and another arm: by the keys, in the ranking and in a comparison alike."""
 
 import dataclasses
+import importlib
 import json
 import subprocess
 import sys
@@ -232,6 +233,55 @@ def test_the_source_of_a_users_module_is_part_of_the_key(tmp_path: Path) -> None
     recorded = json.loads(rows_of[0]["config"])["sources"]
     assert list(recorded) == ["mine"]
     assert len(recorded["mine"]) == 64
+
+
+def registered(value: float) -> None:
+    """Register an initializer as a notebook does, without ``init.modules``; its source is this function's."""
+    body = f"lambda shape, *, generator: torch.full(shape, {value})"
+    function = eval(body, {"torch": torch, "__name__": "__main__"})  # noqa: S307 - the line above
+    initializers.REGISTRY["typed"] = function
+
+
+def test_an_initializer_without_a_module_of_its_own_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(initializers.REGISTRY, "typed", None)
+    chosen = harness.load_config([*QUICK, "init.weight=typed", "device.threads=1"])
+    keys = []
+    for value in (0.1, 0.2, 0.1):
+        registered(value)
+        keys.append(resolved(chosen).trial_key)
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_a_module_that_is_loaded_again_is_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(initializers.REGISTRY, "mine", None)
+    monkeypatch.delitem(initializers.REGISTRY, "mine")
+    (tmp_path / "reloaded.py").write_text(MINE.format(value="0.1"))
+    chosen = harness.load_config([*QUICK, "init.modules=[reloaded]", "init.weight=mine", "device.threads=1"])
+    first = resolved(chosen).trial_key
+    (tmp_path / "reloaded.py").write_text(MINE.format(value="0.25"))
+    assert resolved(chosen).trial_key == first, "what was imported still runs"
+    importlib.reload(sys.modules["reloaded"])
+    assert resolved(chosen).trial_key != first
+
+
+def test_minus_zero_is_another_number(config: TrialConfig) -> None:
+    keys = {
+        dataclasses.replace(config, init=dataclasses.replace(config.init, options={"value": value})).trial_key
+        for value in (0.0, -0.0, 0)
+    }
+    assert len(keys) == 2
+
+
+def test_how_a_diverging_trial_is_timed_changes_no_recorded_hash(configure: Configure) -> None:
+    """It trains on to the end of its window, so the weights that it ends with depend on the window."""
+    bad = ("optimizer=momentum", "optimizer.lr=0.1", "train.steps=12")
+    trials = [harness.run_trial(configure(*bad, f"train.window_steps={steps}")).trial for steps in (2, 12)]
+    assert [row["status"] for row in trials] == ["diverged"] * 2
+    assert len({row["trial_key"] for row in trials}) == 1
+    assert {(row["diverged_step"], row["final_weights_sha256"]) for row in trials} == {
+        (trials[0]["diverged_step"], None)
+    }
 
 
 def test_sources_cannot_be_given(configure: Configure) -> None:

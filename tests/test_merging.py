@@ -507,6 +507,27 @@ def test_disk_that_is_full_costs_nothing(folder: Path, copy: Path, monkeypatch: 
     assert list(copy.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("target", [".", "loop/copy", "x" * 300])
+def test_a_place_that_cannot_hold_a_copy_is_one_line(
+    folder: Path, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work" if target == "." else tmp_path)
+    assert results.main(["compact", str(folder), target]) in (0, 2)
+    printed, said = capsys.readouterr()
+    assert "Traceback" not in said
+    assert (said.startswith("error: ") and said.count("\n") == 1) or (target == "." and "-> " in printed)
+
+
+def test_folders_beside_the_copy_that_only_look_like_left_overs_stay(folder: Path, copy: Path) -> None:
+    own = copy.with_name(f".{copy.name}.holidays.draft")
+    own.mkdir(parents=True)
+    (own / "photo").touch()
+    merging.compact(folder, copy)
+    assert (own / "photo").exists()
+
+
 # several versions of the schema
 
 

@@ -120,22 +120,6 @@ PRIVATE_APIS = [
     ),
     PrivateApi(
         "torch",
-        "torch.testing._internal.common_methods_invocations",
-        "sample_inputs_conv2d",
-        "tests/interpreted runs torch's own cases of conv2d through our kernels",
-        "copy the sizes of those cases into the tests",
-        _lists_torchs_own_cases,
-    ),
-    PrivateApi(
-        "torch",
-        "torch.testing._internal.common_methods_invocations",
-        "error_inputs_conv2d",
-        "tests/interpreted gives our kernels what torch's conv2d refuses",
-        "copy those inputs into the tests",
-        _lists_torchs_own_cases,
-    ),
-    PrivateApi(
-        "torch",
         "torch.nn.init",
         "_calculate_fan_in_and_fan_out",
         "tests/test_initializers.py compares our fans with torch's",
@@ -151,6 +135,27 @@ PRIVATE_APIS = [
         _makes_fake_tensors,
     ),
 ]
+
+
+TORCHS_CASES = [
+    PrivateApi(
+        "torch",
+        "torch.testing._internal.common_methods_invocations",
+        "sample_inputs_conv2d",
+        "tests/interpreted runs torch's own cases of conv2d through our kernels",
+        "copy the sizes of those cases into the tests",
+        _lists_torchs_own_cases,
+    ),
+    PrivateApi(
+        "torch",
+        "torch.testing._internal.common_methods_invocations",
+        "error_inputs_conv2d",
+        "tests/interpreted gives our kernels what torch's conv2d refuses",
+        "copy those inputs into the tests",
+        _lists_torchs_own_cases,
+    ),
+]
+"""Checked in ``tests/interpreted``, which run in processes of their own: importing them changes torch for good."""
 
 
 def require(api: PrivateApi) -> None:
@@ -172,9 +177,8 @@ def test_private_name_is_there_and_works(api: PrivateApi) -> None:
     require(api)
 
 
-@pytest.mark.parametrize("api", PRIVATE_APIS, ids=lambda api: api.name)
-def test_a_name_taken_away_is_reported(api: PrivateApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By package, release and what to use instead."""
+def require_report(api: PrivateApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the name away: package, release and what to use instead must be said."""
     *owners, last = api.name.split(".")
     owner = functools.reduce(getattr, owners, importlib.import_module(api.module))
     monkeypatch.delattr(owner, last)
@@ -183,6 +187,11 @@ def test_a_name_taken_away_is_reported(api: PrivateApi, monkeypatch: pytest.Monk
     message = str(failed.value)
     assert message.startswith(f"{api.package} {importlib.metadata.version(api.package)}: {api.module}.{api.name} ")
     assert api.instead in message
+
+
+@pytest.mark.parametrize("api", PRIVATE_APIS, ids=lambda api: api.name)
+def test_a_name_taken_away_is_reported(api: PrivateApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_report(api, monkeypatch)
 
 
 def private_imports(path: Path) -> set[str]:
@@ -198,7 +207,7 @@ def private_imports(path: Path) -> set[str]:
 
 
 def test_every_private_import_has_its_test() -> None:
-    listed = {f"{api.module}.{api.name}" for api in PRIVATE_APIS}
+    listed = {f"{api.module}.{api.name}" for api in (*PRIVATE_APIS, *TORCHS_CASES)}
     files = [path for folder in ("harness", "kernels", "scripts", "tests") for path in (ROOT / folder).rglob("*.py")]
     used = {name: path for path in files for name in private_imports(path)}
     assert {name for name in used if name.startswith(("hydra.", "torch."))}, "the search itself sees private names"

@@ -20,7 +20,7 @@ from harness.analysis.grouping import (
 )
 from harness.analysis.intervals import Array
 from harness.errors import UsageError
-from harness.results import COUNTED, Frames
+from harness.results import COUNTED, SPEED, Frames
 
 Rows = np.ndarray[Any, np.dtype[np.intp]]
 
@@ -110,10 +110,12 @@ def timed_arms_of_targets(
         one for each target, in their order.
 
     Raises:
-        UsageError: an unknown column or unit.
+        UsageError: an unknown column or unit, or seconds that were measured under different conditions of speed.
     """
     if unit not in ("steps", "seconds"):
         raise UsageError(f"unit={unit}; choose steps or seconds")
+    if unit == "seconds":
+        _require_one_clock(frames.trials)
     labels, rows = label_arms(frames.trials, by), trial_rows(frames)
     untimed = list(_untimed(_runs(frames, rows, labels), labels.columns))
     budget, planned = budget_of(frames, unit), planned_steps(frames.trials)
@@ -123,6 +125,17 @@ def timed_arms_of_targets(
         TimedArms(target, unit, budget, labels.columns, _timed(untimed, times, budget), planned, fewer, more)
         for target, times in ((target, first_times(frames, rows, target)[unit]) for target in targets)
     ]
+
+
+def _require_one_clock(trials: pd.DataFrame) -> None:
+    """Seconds of two machines, or of one thread and of two, say nothing of the arms."""
+    counted = trials[trials["status"].isin(COUNTED)]
+    differ = [name for name in SPEED if name in counted and len(counted[name].unique()) > 1]
+    if differ:
+        raise UsageError(
+            f"unit=seconds: the trials were measured under different conditions ({', '.join(differ)}); give those of "
+            "one condition, or unit=steps"
+        )
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def _changed(prepared: Prepared) -> Iterator[str]:
         yield f"{arm}: {configs} ended with other weights from repetition to repetition: not deterministic."
     here = [p for p in measured if p.base.device not in prepared.hardware]
     same_program = [p for p in here if _same(p, "torch_version") and p not in noisy]
-    for arm in sorted({pair.base.arm for pair in same_program}):
+    for arm in sorted({pair.base.arm for pair in same_program}, key=lambda arm: prepared.arms[arm]):
         pairs = [pair for pair in same_program if pair.base.arm == arm]
         changed = [pair for pair in pairs if pair.base.weights != pair.candidate.weights]
         if not changed:

@@ -66,11 +66,15 @@ def resolve(given: str, baselines: Path) -> Path:
     """
     if not given.strip():
         raise UsageError("BASE is empty; give a results folder or the name of a baseline")
+    try:
+        exists = Path(given).exists()
+    except OSError as error:
+        raise UsageError(f"{given}: cannot be read ({error.strerror}); give a results folder or a baseline") from error
     if (Path(given) / "trials").is_dir():
         return Path(given)
     if _NAME.fullmatch(given) and (baselines / given / "trials").is_dir():
         return baselines / given
-    if Path(given).exists():
+    if exists:
         require_results(Path(given))
     known = ", ".join(names(baselines)) or "none"
     raise UsageError(f"{given}: no results folder, and no baseline in {baselines} (there: {known})")

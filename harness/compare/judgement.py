@@ -70,7 +70,7 @@ class Comparison:
         base: mean of the base's values; NaN without a pair.
         candidate: mean of the candidate's.
         change: mean difference, candidate against base: a share, of accuracy a difference.
-        interval: of the change; None where nothing can be resampled, or the change is exact.
+        interval: of the change; None where the differences do not vary or are fewer than two, or the change is exact.
         p: of the sign flips, not adjusted; NaN where nothing was tested.
         p_holm: adjusted.
         threshold: the change that matters.

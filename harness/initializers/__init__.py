@@ -13,13 +13,14 @@ the same on every device and for any number of threads, and one tensor's weights
 filled. What then looks at the training batch (``init.adapt``) computes on the trial's device with its threads.
 """
 
-import functools
 import hashlib
 import importlib
+import inspect
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType, ModuleType
 
 import torch
 
@@ -82,26 +83,57 @@ def import_modules(names: list[str]) -> None:
             ) from error
 
 
-def sources(names: list[str]) -> dict[str, str]:
-    """Imported module -> SHA-256 of the source it was imported from; of a package, of all its Python files.
+def sources(config: InitConfig) -> dict[str, str]:
+    """Hash the user's own code that a spec rests on, for the key of the trial.
 
-    What such a module imports itself is not in it.
+    Returns:
+        module -> SHA-256 of its source, for each module of ``init.modules`` (of a package, all its Python files), and
+        for each other module that registered an initializer which the spec names. In a notebook or a script that is
+        run, the source of the initializer itself stands for its module. What these modules import is not in it.
     """
-    return {name: _source_sha256(name) for name in names}
+    hashes = {name: _source_sha256(sys.modules[name]) for name in config.modules}
+    for name in sorted({*_weight_names(config), *_bias_names(config)}):
+        module = REGISTRY[name].__module__
+        if module.split(".")[0] == "harness" or module in hashes:
+            continue
+        if module == "__main__" or getattr(sys.modules.get(module), "__file__", None) is None:
+            hashes[f"{module}:{name}"] = _function_sha256(REGISTRY[name])
+        else:
+            hashes[module] = _source_sha256(sys.modules[module])
+    return hashes
 
 
-@functools.cache
-def _source_sha256(name: str) -> str:
-    """Read once: a file that is changed later is not imported again either."""
-    file = getattr(sys.modules[name], "__file__", None)
+_read: dict[str, tuple[object, str]] = {}
+"""Module -> its import (a reload makes another spec), and the hash of what was imported then."""
+
+
+def _source_sha256(module: ModuleType) -> str:
+    """Read once for each import: what a file holds after a later change is not what runs."""
+    name, spec = module.__name__, module.__spec__
+    if name not in _read or _read[name][0] is not spec:
+        _read[name] = (spec, _files_sha256(name, module.__file__))
+    return _read[name][1]
+
+
+def _files_sha256(name: str, file: str | None) -> str:
     if file is None:
         raise UsageError(f"init.modules={name}: it has no file whose source could be recorded; name a module that has")
     path = Path(file)
     paths = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
     digest = hashlib.sha256()
-    for own in paths:
-        digest.update(f"{own.relative_to(path.parent)}\0".encode() + own.read_bytes() + b"\0")
+    for source in paths:
+        digest.update(f"{source.relative_to(path.parent)}\0".encode() + source.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def _function_sha256(function: Callable[..., torch.Tensor]) -> str:
+    """Hash the source of a function, or its compiled code where the interpreter that it was typed into kept none."""
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):
+        code = function.__code__
+        text = repr((code.co_code, code.co_names, [c for c in code.co_consts if not isinstance(c, CodeType)]))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check(config: InitConfig, model: ModelConfig) -> None:

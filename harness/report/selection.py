@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.results import CHOICES, Frames, arrow_schema, load_quietly, text_of
+from harness.results import CHOICES, Frames, arrow_schema, load_quietly, require_results, text_of
 
-_CHOICES = (*CHOICES, "seed", "status")
+_CHOICES = (*CHOICES, "arm_key", "seed", "status")
 _MOST_NAMED = 20
 # of the layers, the largest table, only what the figures are made of
 _LAYERS = (
@@ -21,8 +21,7 @@ def read(folder: Path) -> tuple[Frames, list[str]]:
     Raises:
         UsageError: there is nothing to report.
     """
-    if not folder.exists():
-        raise UsageError(f"{folder}: no such folder; give the results.dir of a run")
+    require_results(folder)
     trials = [name for name in arrow_schema("trials").names if name != "config"]
     columns = {"trials": trials, "curves": arrow_schema("curves").names, "layers": _LAYERS}
     frames, lines, versions = load_quietly(folder, columns=columns, categories=True)
@@ -52,7 +51,8 @@ def narrowed(frames: Frames, where: Sequence[str]) -> Frames:
                 f"--where {given}: no such choice; give COLUMN=VALUE,VALUE, COLUMN of: {', '.join(_CHOICES)}"
             )
         texts = frames.trials[column].map(text_of)
-        wanted = values.split(",")
+        # a value may hold commas itself, as init=zero[bias=ones,gain=2] does
+        wanted = [values] if (texts == values).any() else values.split(",")
         unknown = [value for value in wanted if not (texts == value).any()]
         if unknown:
             there = ", ".join(sorted(texts.unique())[:_MOST_NAMED])

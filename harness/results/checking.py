@@ -104,11 +104,6 @@ def _said(table: str, ids: Sequence[str], one: str, many: str) -> Iterator[str]:
 
 
 def _detail_problems(table: str, keys: pa.Table, trial_ids: pa.Array) -> Iterator[str]:
-    counts = keys.group_by(keys.schema.names, use_threads=False).aggregate([([], "count_all")])
-    twice = counts.filter(pc.greater(counts["count_all"], 1)).drop_columns(["count_all"]).to_pylist()
-    if twice:
-        keys_of = few((", ".join(f"{name}={value}" for name, value in row.items()) for row in twice), 1)
-        yield f"{table}: more than one row for {keys_of}"
     ids = pc.unique(keys["trial_id"])
     alone = sorted(ids.filter(pc.invert(pc.is_in(ids, value_set=trial_ids))).to_pylist())
     yield from _said(

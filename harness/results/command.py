@@ -4,38 +4,38 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.arguments import Parser, one_line_errors
 from harness.results import merging
 from harness.results.checking import check
 from harness.wording import counted
 
-_USAGE = """usage: python -m harness.results validate DIR
-       python -m harness.results compact SRC DST"""
-_HELP = f"""{_USAGE}
-
-validate  check the results folder DIR and print a line for each fault; nothing is changed
-compact   copy the results folder SRC into the new folder DST, with few large files instead of many small ones;
-          SRC is not changed, and DST appears when it is complete
-
-Exit codes: 0 all is sound, 1 something is not (a line says what), 2 a wrong command."""
+_ABOUT = "Check a results folder, or copy it into few large files, which load quickly."
+_CODES = "Exit codes: 0 all is sound, 1 something is not (a line says what), 2 a wrong command."
+_VALIDATE = "check the results folder DIR and print a line for each fault; nothing is changed"
+_COMPACT = (
+    "copy the results folder SRC into the new folder DST, with few large files instead of many small ones; SRC is not "
+    "changed, and DST appears when it is complete"
+)
 
 
+def _parser() -> Parser:
+    parser = Parser(prog="python -m harness.results", description=_ABOUT, epilog=_CODES)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    validate = commands.add_parser("validate", help=_VALIDATE, description=_VALIDATE, epilog=_CODES)
+    validate.add_argument("folder", metavar="DIR", type=Path)
+    copy = commands.add_parser("compact", help=_COMPACT, description=_COMPACT, epilog=_CODES)
+    copy.add_argument("source", metavar="SRC", type=Path)
+    copy.add_argument("target", metavar="DST", type=Path)
+    return parser
+
+
+@one_line_errors
 def main(arguments: Sequence[str]) -> int:
     """Run the command: return 0 if all is sound, 1 with a line for each problem, 2 if the command is wrong."""
-    if {"-h", "--help"} & set(arguments):
-        print(_HELP)
-        return 0
-    try:
-        match arguments:
-            case ["validate", folder]:
-                return _validate(Path(folder))
-            case ["compact", source, target]:
-                return _compact(Path(source), Path(target))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(_USAGE, file=sys.stderr)
-    return 2
+    options = _parser().parse_args(arguments)
+    if options.command == "validate":
+        return _validate(options.folder)
+    return _compact(options.source, options.target)
 
 
 def _validate(folder: Path) -> int:

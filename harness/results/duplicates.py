@@ -8,12 +8,16 @@ import filecmp
 from collections import defaultdict
 from collections.abc import Callable, KeysView, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.wording import few
+
+_Whole = npt.NDArray[np.integer[Any]]
 
 KEYS = {"trials": ("trial_id",), "curves": ("trial_id", "step"), "layers": ("trial_id", "step", "parameter")}
 """Table -> the columns that no two rows share."""
@@ -22,7 +26,8 @@ KEYS = {"trials": ("trial_id",), "curves": ("trial_id", "step"), "layers": ("tri
 def once(table: str, content: pa.Table, lengths: Sequence[int]) -> bool:
     """Whether it is plain to see that no row is there twice; False: a closer look is needed.
 
-    Plain is: of trials one row each, of others the rows of each trial side by side in one file, steps rising in curves.
+    Plain is: of trials one row each, of others the rows of each trial side by side in one file, with rising steps; in
+    layers a step has one row for each parameter.
 
     Args:
         table: name.
@@ -39,10 +44,22 @@ def once(table: str, content: pa.Table, lengths: Sequence[int]) -> bool:
     same[borders[(borders > 0) & (borders < len(codes))] - 1] = False
     if 1 + int((~same).sum()) != distinct:
         return False
-    if table != "curves" or "step" not in content.column_names:
+    if not {*KEYS[table]} <= {*content.column_names}:
         return True
     steps = content["step"].to_numpy()
-    return bool(((steps[1:] > steps[:-1]) | ~same).all())
+    rising = (steps[1:] > steps[:-1]) | ~same
+    if table == "curves":
+        return bool(rising.all())
+    parameters = _codes(content["parameter"])[0]
+    return bool((rising | (steps[1:] == steps[:-1])).all()) and _one_each(np.cumsum(rising), parameters)
+
+
+def _one_each(borders: _Whole, parameters: _Whole) -> bool:
+    """Whether no parameter is there twice among the rows of one trial and step, which lie side by side."""
+    groups, width = np.concatenate([[0], borders]), int(parameters.max()) + 1
+    there = np.zeros((int(groups[-1]) + 1) * width, dtype=bool)
+    there[groups * width + parameters] = True
+    return int(there.sum()) == len(parameters)
 
 
 def _codes(ids: pa.ChunkedArray) -> "tuple[np.ndarray[tuple[int], np.dtype[np.int32]], int]":

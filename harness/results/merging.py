@@ -86,14 +86,18 @@ def compact(source: Path, target: Path) -> Compacted:
         UsageError: the source holds no results, or the copy cannot be written.
     """
     require_results(source)
-    _require_free(source, target)
     try:
+        # the folder that one stands in has no name until it is resolved
+        target = target if target.name else target.resolve()
+        _require_free(source, target)
         with published(target) as draft:
             return _copy(source, draft)
     except FileNotFoundError as error:
         raise UsageError(f"{source}: {error.filename} is gone; wait until nothing removes files there") from error
-    except OSError as error:
-        raise UsageError(f"{target}: cannot write there ({error.strerror}); {source} is as it was") from error
+    except (OSError, RuntimeError) as error:
+        # a RuntimeError: a loop of links
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{target}: cannot write there ({reason}); {source} is as it was") from error
 
 
 def _require_free(source: Path, target: Path) -> None:

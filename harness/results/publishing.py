@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -84,13 +85,8 @@ def _sibling(target: Path, what: str) -> Path:
 
 
 def _left_over(target: Path, what: str) -> list[Path]:
-    start = f".{target.name}."
-    names = (path.name for path in target.parent.iterdir())
-    return [
-        target.with_name(name)
-        for name in sorted(names)
-        if name.startswith(start) and name.endswith(f".{what}") and len(name) == len(start) + 9 + len(what)
-    ]
+    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.{what}")
+    return sorted(path for path in target.parent.iterdir() if ours.fullmatch(path.name))
 
 
 def _clear(target: Path) -> None:

@@ -78,9 +78,14 @@ def require_results(folder: Path) -> None:
     Raises:
         UsageError: it does not.
     """
-    if folder.is_file():
+    try:
+        is_file, has_trials = folder.is_file(), (folder / "trials").is_dir()
+    except OSError as error:
+        # such as a name that is too long
+        raise UsageError(f"{folder}: cannot be read ({error.strerror}); give the results.dir of a run") from error
+    if is_file:
         raise UsageError(f"{folder}: is a file; give the folder that is the results.dir of a run")
-    if not (folder / "trials").is_dir():
+    if not has_trials:
         raise UsageError(f"{folder}: no results there (it has no folder 'trials'); give the results.dir of a run")
 
 

@@ -80,8 +80,8 @@ def _make(folder: Path) -> None:
 
 
 def linked(folder: Path) -> list[str]:
-    """Those of ``.running`` and ``.partial`` that are links; no run follows them."""
-    return [name for name in (RUNNING, PARTIAL) if (folder / name).is_symlink()]
+    """The folders of tables, notes and unfinished files that are links; no run follows them."""
+    return [name for name in (*schema.TABLES, RUNNING, PARTIAL) if (folder / name).is_symlink()]
 
 
 def _probe(folder: Path) -> None:

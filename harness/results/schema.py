@@ -214,7 +214,7 @@ _TRIALS = [
     Column("unmoved", pa.list_(_TEXT), "parameters that are bit-equal to their initial value after training", "bulk"),
     Column("last_bias_difference", pa.list_(_REAL), "initial minus final last bias; null: it has none", "bulk"),
     _result("initial_weights_sha256", _TEXT, "hash of all parameters before training"),
-    _result("final_weights_sha256", _TEXT, "hash of all parameters after training"),
+    _result("final_weights_sha256", _TEXT, "hash of all parameters after training; null: it diverged"),
     # speed
     _result("images_per_s_median", _REAL, "training throughput: median over timing windows"),
     _result("images_per_s_q25", _REAL, "its lower quartile"),

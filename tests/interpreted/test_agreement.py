@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import DEVICE, INTERPRETED, assert_equal, gradients, random_inputs, torchs, whole, whole_inputs
+from test_private_apis import TORCHS_CASES, PrivateApi, require, require_report
 
 from kernels import ConvolutionError, conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked, launch
 
@@ -282,3 +283,9 @@ def test_any_layout_of_anything(images, parts, groups, image, taps, stride, lies
         assert y.stride() == wanted.stride()
     dy = LAYOUTS[lies[2]](whole(y.shape))
     assert_equal(gradients(ours, on_device, dy, **arguments), gradients(theirs, on_cpu, dy, **arguments))
+
+
+@pytest.mark.parametrize("api", TORCHS_CASES, ids=lambda api: api.name)
+def test_torchs_own_cases_are_there_and_would_be_missed(api: PrivateApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    require(api)
+    require_report(api, monkeypatch)
