@@ -138,7 +138,7 @@ class _Judge:
         return self._learning(name, with_gradient)
 
     def _learning(self, name: str, with_gradient: list[int]) -> Finding:
-        """Of a layer that has a gradient at some of the steps."""
+        """Judge a layer that has a gradient at some of the steps."""
         start = with_gradient[0]
         size = self._size(name) if start == 0 else Finding("fine", "")
         if size.kind == "exploding":
@@ -168,7 +168,7 @@ class _Judge:
         )
 
     def _size(self, name: str) -> Finding:
-        """Of a layer that learns from step 0: whether signal or gradient left any useful range on the way.
+        """Judge the size of signal and gradient at a layer that learns from step 0.
 
         Too large at the first or last step is too large; too small is what does not recover.
         """

@@ -12,7 +12,10 @@ from typing import NamedTuple, SupportsIndex, cast
 import torch
 
 PRECISIONS = ("ieee", "tf32", "tf32x3")
-"""Of float32 products: exact to float32's rounding; of 10-bit mantissas; of such with the error made up for."""
+"""How float32 products are computed.
+
+ieee: full float32. tf32: 10-bit mantissas. tf32x3: three tf32 products that recover nearly full precision.
+"""
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST = 2**31 - 2**14

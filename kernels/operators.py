@@ -17,7 +17,7 @@ from kernels.geometry import ConvolutionError, ConvolutionWindow
 from kernels.launch import EPILOGUES
 
 NAMESPACE = "initbench"
-"""Of the operators in ``torch.ops``."""
+"""The namespace of the operators in ``torch.ops``."""
 
 
 def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int) -> ConvolutionWindow:

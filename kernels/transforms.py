@@ -33,7 +33,7 @@ def _as_images(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | N
 
 
 def _length(tensor: Tensor, dim: int | None, axis: int) -> int:
-    """Of an axis (0 models, 1 images), the mapped one aside."""
+    """Return the size of an axis (0 models, 1 images), the mapped one aside."""
     return tensor.shape[axis if dim is None or dim > axis else axis + 1]
 
 

@@ -46,7 +46,7 @@ class Arms:
 
 
 def kept_places(count: int) -> list[int]:
-    """Of so many arms, best first, the places of the best and the last ones; all if there are few enough."""
+    """Return the places of the best and the last of so many arms, best first; all if there are few enough."""
     if count <= DETAILED_BEST + DETAILED_LAST:
         return list(range(count))
     return [*range(DETAILED_BEST), *range(count - DETAILED_LAST, count)]
@@ -95,7 +95,7 @@ def _diagnosis(diagnoses: Sequence[tuple[Any, Any]]) -> str:
 
 
 def _commonest(counts: Counter[str]) -> str:
-    """Of several as common as each other the first by the alphabet; "" of none."""
+    """Return the commonest name, the first by the alphabet among equals; "" if there is none."""
     return min(counts, key=lambda name: (-counts[name], name), default="")
 
 
