@@ -104,7 +104,7 @@ def _shared(entry: Ranking, best: "pd.Series[Any]") -> str:
     """The arms that are as soon to the last digit: which of them is named first is the alphabet's choice."""
     table = entry.table
     # a run that gets there in the last step has the mean of one that never does
-    same = (table["rmst"] == best["rmst"]) & (table["successes"] > 0)
+    same = (table["rmst"] == best["rmst"]) & (table["success_share"] == best["success_share"])
     others = table.loc[same & (table["arm"] != entry.reference), "arm"]
     return f" {listed(others.tolist())} {'is' if len(others) == 1 else 'are'} as soon." if len(others) else ""
 
