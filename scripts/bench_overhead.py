@@ -87,7 +87,7 @@ def _seconds_outside_training(config: harness.TrialConfig) -> dict[str, float]:
     start = time.perf_counter()
     row = harness.run_trial(config).trial
     outside_s = time.perf_counter() - start - row["train_time_s"]
-    parts = {name: row[f"{name}_time_s"] for name in ("setup", "init", "compile", "eval")}
+    parts = {name: row[f"{name}_time_s"] for name in ("setup", "init", "warmup", "eval")}
     rest_s = outside_s - sum(parts.values())
     return {**parts, "rest": rest_s, "without": outside_s - parts["eval"], "with": outside_s}
 
