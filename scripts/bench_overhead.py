@@ -105,7 +105,7 @@ def outside_training(effort: OverheadWorkload, folder: Path) -> Iterator[Benchma
     what = {
         "setup": "set-up (data, network, matmul rate)",
         "init": "initial weights",
-        "compile": "warm-up",
+        "warmup": "warm-up",
         "rest": "the rest (rows, files)",
         "eval": f"diagnosis, then evaluation and probes at {evaluations} steps",
     }
