@@ -4,6 +4,7 @@ Three operators of ``torch.library``, all on 5-D tensors with an axis of models 
 plain convolution is one model.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -209,7 +210,10 @@ def _register_gradient(name: str, backward: Any, setup: Any = None) -> None:  # 
             _no_forward_mode(None)
         return differentiate(keyset, *arguments)
 
-    LIBRARY.impl(name, refuse_tangents, "Autograd", with_keyset=True)  # type: ignore[no-untyped-call]
+    # torch registers an Autograd kernel with every custom_op: torch 2.11 refuses to replace it unless asked, and warns
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Warning only once for all operators")
+        LIBRARY.impl(name, refuse_tangents, "Autograd", with_keyset=True, allow_override=True)  # type: ignore[no-untyped-call]
 
 
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
