@@ -175,6 +175,26 @@ class ResultsConfig:
 
 
 @dataclass(frozen=True)
+class SweepConfig:
+    """How the trials of a sweep are run: in how many processes, for how long at most, and which of them.
+
+    ``workers`` is a number of processes, or auto: one for each GPU, or on a CPU one for each core.
+    """
+
+    workers: Any = field(
+        default=1,
+        metadata=bound(
+            lambda given: given == "auto" or (type(given) is int and given >= 1),
+            "neither a number of processes nor auto",
+            "give a whole number of at least 1, or auto",
+        ),
+    )
+    trial_timeout_s: float | None = above(0, default=None)
+    resume: bool = False
+    trials_per_job: int = at_least(1, default=1)
+
+
+@dataclass(frozen=True)
 class Labels:
     """The names of the choices that made a config, for people and for the columns of the results."""
 
@@ -192,6 +212,10 @@ INCIDENTAL = frozenset(
         "labels.init",
         "labels.model",
         "results.dir",
+        "sweep.resume",
+        "sweep.trial_timeout_s",
+        "sweep.trials_per_job",
+        "sweep.workers",
         "train.max_seconds",
         "train.targets",
         "train.warmup_steps",
@@ -222,6 +246,7 @@ class TrialConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     results: ResultsConfig = field(default_factory=ResultsConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     labels: Labels = field(default_factory=Labels)
     sources: dict[str, str] = field(default_factory=dict)
 

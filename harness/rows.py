@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
@@ -11,16 +12,30 @@ from harness.initializers import gain_of
 from harness.results import COLUMNS
 
 
-def planned(
-    config: TrialConfig, trial_id: str, *, sweep_id: str | None = None, sweep_size: int | None = None
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SweepPlace:
+    """Which trial of which sweep it is, and in what company it runs.
+
+    Attributes:
+        sweep_id: what all trials of one command share.
+        size: how many trials that command planned.
+        index: which of them this is, counted from 1.
+        simultaneous_trials: how many of them run at the same time on this machine, this one included.
+    """
+
+    sweep_id: str
+    size: int
+    index: int
+    simultaneous_trials: int = 1
+
+
+def planned(config: TrialConfig, trial_id: str, place: SweepPlace | None = None) -> dict[str, Any]:
     """The row of a trial that has not begun: its identity, its command and every choice, all else null.
 
     Args:
         config: resolved, see :func:`harness.resolution.resolved`.
         trial_id: the trial's own id.
-        sweep_id: what all trials of one command share; None outside a command.
-        sweep_size: how many trials that command planned.
+        place: in its sweep; None outside a command.
     """
     columns = COLUMNS["trials"]
     row = {column.name: attrgetter(column.source)(config) if column.source else None for column in columns}
@@ -33,8 +48,10 @@ def planned(
         "init_gain": gain_of(config.init, config.model.activation),
         "kernel_precision": None if config.kernel.precision == "auto" else config.kernel.precision,
         "config": json.dumps(config.as_dict()),
-        "sweep_id": sweep_id,
-        "sweep_size": sweep_size,
+        "sweep_id": place and place.sweep_id,
+        "sweep_size": place and place.size,
+        "sweep_index": place and place.index,
+        "simultaneous_trials": place.simultaneous_trials if place else 1,
         "targets": list(config.train.targets),
     }
 

@@ -82,7 +82,7 @@ class Sweep:
             print(f"error: {message}", file=sys.stderr)
 
     def _run(self, config: TrialConfig) -> None:
-        from harness import console, resolution, results, trial
+        from harness import console, resolution, results, rows, trial
 
         self._stop_if_interrupted()
         config = resolution.resolved(config)
@@ -96,7 +96,8 @@ class Sweep:
             self.folders.append(config.results.dir)
         title, size = self._title(config)
         with console.progress(out, title, steps=config.train.steps, batch_size=config.train.batch_size) as advance:
-            result = trial.run_trial(config, on_progress=advance, sweep_id=self.sweep_id, sweep_size=size)
+            place = rows.SweepPlace(self.sweep_id, size, self.position)
+            result = trial.run_trial(config, on_progress=advance, place=place)
         line = console.trial_line(title, result.trial)
         print(line, flush=True)
         self.results.append(result)

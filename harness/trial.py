@@ -114,8 +114,7 @@ def run_trial(
     config: TrialConfig,
     *,
     on_progress: Progress | None = None,
-    sweep_id: str | None = None,
-    sweep_size: int | None = None,
+    place: rows.SweepPlace | None = None,
 ) -> TrialResult:
     """Run one trial and write its rows below ``config.results.dir``.
 
@@ -124,8 +123,7 @@ def run_trial(
     Args:
         config: what to run; see :func:`harness.load_config`.
         on_progress: called between timing windows, off the training clock.
-        sweep_id: what all trials of one command share; None outside a command.
-        sweep_size: how many trials that command planned.
+        place: in its sweep; None outside a command.
 
     Raises:
         UsageError: the config cannot be run here, or the results folder not be written; no row is left.
@@ -134,7 +132,7 @@ def run_trial(
     config = resolved(config)
     folder = Path(config.results.dir)
     results.prepare(folder)
-    planned = rows.planned(config, results.new_trial_id(), sweep_id=sweep_id, sweep_size=sweep_size)
+    planned = rows.planned(config, results.new_trial_id(), place)
     record = _Record(config, device.resolve(config.device), planned)
     with ExitStack() as held:
         # a trial whose note is written has begun, and whatever ends it is recorded

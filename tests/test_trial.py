@@ -66,6 +66,7 @@ def test_every_column_of_a_finished_trial_is_filled(configure: Configure) -> Non
         "kernel_precision",
         "sweep_id",
         "sweep_size",
+        "sweep_index",
         "gpu_driver",
         "energy_j",
         "tie_classes",

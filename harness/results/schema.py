@@ -13,7 +13,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OLDEST_VERSION = 3
 """The oldest version whose files are read."""
 
@@ -22,8 +22,9 @@ TABLES = ("trials", "curves", "layers")
 Role = Literal["identity", "choice", "hardware", "environment", "result", "bulk"]
 """What a column says of its trial.
 
-identity: which trial it is, and of which sweep. choice: a setting that makes another arm. hardware: the machine.
-environment: versions of software. result: what was measured. bulk: text and lists that only few readers want.
+identity: which trial it is, and of which sweep. choice: a setting that makes another arm. hardware: the machine, and
+what else ran there. environment: versions of software. result: what was measured. bulk: text and lists that only few
+readers want.
 """
 
 Speed = Literal["none", "condition", "work"]
@@ -51,7 +52,11 @@ STATUSES: dict[str, Status] = {
     "diverged": Status("the loss stopped being finite; `diverged_step` says when", counted=True),
     "error": Status("anything else; `error_type`, `error_message`", counted=False),
     "oom": Status("memory ran out", counted=False),
-    "timeout": Status("`train.max_seconds` ran out", counted=False),
+    "timeout": Status("`train.max_seconds` or `sweep.trial_timeout_s` ran out", counted=False),
+    "crashed": Status(
+        "its process ended by itself: a signal such as a segmentation fault, or an exit; `error_type` names it",
+        counted=False,
+    ),
     "killed": Status(
         "Ctrl-C, a signal, or a process that vanished (written when the next run uses the folder)", counted=False
     ),
@@ -72,6 +77,7 @@ class Column:
         since: the schema version that brought it; files of earlier versions lack it.
         source: of a choice, the field of :class:`harness.TrialConfig` that it repeats, such as ``optimizer.lr``.
         speed: of a choice, what it has to do with speed.
+        before: what it was in files of versions that lack it; None: it is not known.
     """
 
     name: str
@@ -82,6 +88,7 @@ class Column:
     since: int = OLDEST_VERSION
     source: str = ""
     speed: Speed = "none"
+    before: int | None = None
 
 
 def _result(name: str, type_: pa.DataType, description: str, *, required: bool = False) -> Column:
@@ -127,6 +134,13 @@ _TRIALS = [
     Column("measured_at", pa.timestamp("us", tz="UTC"), "when the trial ended", "identity", required=True),
     Column("sweep_id", _TEXT, "id shared by all trials of one command; null: run from Python", "identity"),
     Column("sweep_size", _WHOLE, "trials that command planned; null: run from Python", "identity"),
+    Column(
+        "sweep_index",
+        _WHOLE,
+        "which of them it is, counted from 1 in the order that Hydra gives; null: run from Python",
+        "identity",
+        since=4,
+    ),
     Column("seed", _WHOLE, "seed of every random stream", "identity", required=True, source="seed"),
     _choice("init", _TEXT, "choice of init=, with what was changed in it in brackets", "labels.init"),
     _choice("init_weight", _TEXT, "initializer of the weights", "init.weight"),
@@ -250,6 +264,14 @@ _TRIALS = [
     # hardware and environment
     Column("device_model", _TEXT, "name of the processor or GPU that trained", "hardware"),
     Column("cpu_model", _TEXT, "name of the processor", "hardware"),
+    Column(
+        "simultaneous_trials",
+        _WHOLE,
+        "how many trials its command ran at the same time on this machine, this one included",
+        "hardware",
+        since=4,
+        before=1,
+    ),
     Column("gpu_driver", _TEXT, "NVIDIA driver version", "environment"),
     Column("platform", _TEXT, "operating system", "environment"),
     Column("python_version", _TEXT, "Python version", "environment"),
