@@ -1,6 +1,5 @@
 """What is wrong with a results folder, as ``python -m harness.results validate`` says it."""
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,9 +11,11 @@ import pyarrow.compute as pc
 from harness.results import schema
 from harness.results.duplicates import KEYS
 from harness.results.locking import is_held
+from harness.results.notes import UnusableNoteError, killed_row
 from harness.results.reading import read, require_results
-from harness.results.recovery import SET_ASIDE, UnusableNoteError, killed_row, linked, notes
+from harness.results.recovery import linked, notes
 from harness.results.schema import STATUSES
+from harness.results.spool import SET_ASIDE
 from harness.results.writing import RUNNING, lock_path
 from harness.wording import counted, few, one_line
 
@@ -48,7 +49,7 @@ def check(folder: Path) -> Checked:
         tables[table] = content.rows
         versions += content.versions
         lines += [*content.problems, *content.remarks]
-    lines += [*_key_problems(tables), *_unfinished(folder)]
+    lines += [*_key_problems(tables), *_unfinished(folder, tables["trials"])]
     said = [*_mixed(folder, versions), *_set_aside(folder)]
     return Checked(len(tables["trials"]), [one_line(line) for line in lines], [one_line(line) for line in said])
 
@@ -112,7 +113,7 @@ def _detail_problems(table: str, keys: pa.Table, trial_ids: pa.Array) -> Iterato
     )  # fmt: skip
 
 
-def _unfinished(folder: Path) -> Iterator[str]:
+def _unfinished(folder: Path, trials: pa.Table) -> Iterator[str]:
     for name in linked(folder):
         yield f"{folder / name}: is a link, which no run follows; remove the link"
     begun = []
@@ -127,8 +128,9 @@ def _unfinished(folder: Path) -> Iterator[str]:
         except FileNotFoundError:
             continue
         else:
-            if not os.path.lexists(folder / "trials" / f"{path.stem}.parquet"):
-                begun.append(path.stem)
+            begun.append(path.stem)
+    known = set(trials["trial_id"].to_pylist()) if begun else set()
+    begun = [trial_id for trial_id in begun if trial_id not in known]
     then = "the next run into this folder records"
     yield from _said(
         "trials", begun, f"began and has no row; {then} it as killed", f"began and have no row; {then} them as killed"

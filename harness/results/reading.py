@@ -160,7 +160,7 @@ def read_file(path: Path, table: str, columns: Sequence[str] | None = None, dict
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UnreadableError(f"{path}: cannot be read as Parquet ({reason})") from error
-    whole = _completed(content, target(table, columns, dictionary), table)
+    whole = schema.completed(content, table, target(table, columns, dictionary))
     return whole.replace_schema_metadata({**(whole.schema.metadata or {}), _VERSION_KEY: str(version)})
 
 
@@ -168,21 +168,6 @@ def target(table: str, columns: Sequence[str] | None = None, dictionary: Sequenc
     """The schema of what :func:`read_file` returns."""
     full = _stored(table, schema.SCHEMA_VERSION, tuple(dictionary))
     return full if columns is None else pa.schema([full.field(name) for name in columns], metadata=full.metadata)
-
-
-def _completed(content: pa.Table, wanted: pa.Schema, table: str) -> pa.Table:
-    """With the columns that the file's version did not have, as they were then or null."""
-    if content.schema.equals(wanted):
-        return content
-    before = {column.name: column.before for column in schema.COLUMNS[table]}
-    there = set(content.schema.names)
-    arrays = [
-        content[field.name]
-        if field.name in there
-        else pa.repeat(pa.scalar(before[field.name], field.type), len(content))
-        for field in wanted
-    ]
-    return pa.Table.from_arrays(arrays, schema=wanted)
 
 
 def read(folder: Path, table: str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()) -> Content:

@@ -340,3 +340,25 @@ def _arrow_schema(table: str, version: int) -> pa.Schema:
         "initbench.columns": json.dumps({column.name: column.description for column in columns}),
     }
     return pa.schema(fields, metadata=metadata)
+
+
+def completed(content: pa.Table, table: str, wanted: pa.Schema | None = None) -> pa.Table:
+    """Return rows of an earlier version in later columns; those that the version lacked are as they were then or null.
+
+    Args:
+        content: the rows.
+        table: their table.
+        wanted: the columns that the result has; None: all of the present version.
+    """
+    wanted = arrow_schema(table) if wanted is None else wanted
+    if content.schema.equals(wanted):
+        return content.replace_schema_metadata(wanted.metadata)
+    before = {column.name: column.before for column in COLUMNS[table]}
+    there = set(content.schema.names)
+    arrays = [
+        content[field.name]
+        if field.name in there
+        else pa.repeat(pa.scalar(before[field.name], field.type), len(content))
+        for field in wanted
+    ]
+    return pa.Table.from_arrays(arrays, schema=wanted)
