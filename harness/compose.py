@@ -1,6 +1,7 @@
 """From what was typed to a :class:`harness.TrialConfig`: Hydra composes the config groups, the schema checks them."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,28 +31,40 @@ def from_composed(composed: DictConfig, *, choices: dict[str, Any], overrides: S
     Raises:
         UsageError: an unknown key, a wrong type or a value out of range, by name.
     """
+    config = unchecked(composed, choices=choices, overrides=overrides)
+    check(config)
+    return config
+
+
+def unchecked(composed: DictConfig, *, choices: dict[str, Any], overrides: Sequence[str] = ()) -> TrialConfig:
+    """As :func:`from_composed`, but values may be out of range."""
     for group in ("init", "model", "experiment"):
         if group not in choices:
             raise UsageError(f"{group}: no choice, or more than one; give one, as in {group}=NAME (--help lists them)")
     if "sources" in composed:
         raise UsageError("sources: is read from the modules of init.modules and cannot be given; leave it out")
-    schema = OmegaConf.structured(TrialConfig)
-    OmegaConf.set_readonly(schema, value=False)
-    _clear_readonly(schema)
     try:
-        merged = OmegaConf.merge(schema, composed)
-        merged.labels = Labels(
-            init=_label(choices["init"], "init.", overrides),
-            model=_label(choices["model"], "model.layers", overrides),
-            experiment=str(choices["experiment"]),
-        )
-        config = cast("TrialConfig", OmegaConf.to_object(merged))
+        # the schema is copied by merge and stays as it is
+        merged = OmegaConf.merge(_schema(), composed)
+        merged.labels = labels_of(choices, overrides)
+        return cast("TrialConfig", OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         key = f"{error.full_key}: " if error.full_key else ""
         raise UsageError(f"{key}{first}; `--cfg job` prints every key with its value") from error
-    check(config)
-    return config
+
+
+@cache
+def _schema() -> DictConfig:
+    return writable_schema()
+
+
+def writable_schema() -> DictConfig:
+    """Return the typed nodes of :class:`TrialConfig` with its defaults, ready to be assigned to."""
+    schema: DictConfig = OmegaConf.structured(TrialConfig)
+    OmegaConf.set_readonly(schema, value=False)
+    _clear_readonly(schema)
+    return schema
 
 
 def _clear_readonly(node: DictConfig) -> None:
@@ -61,6 +74,15 @@ def _clear_readonly(node: DictConfig) -> None:
         if isinstance(child, DictConfig):
             OmegaConf.set_readonly(child, value=False)
             _clear_readonly(child)
+
+
+def labels_of(choices: dict[str, Any], overrides: Sequence[str]) -> Labels:
+    """Return the names under which a config goes; arguments as of :func:`from_composed`."""
+    return Labels(
+        init=_label(choices["init"], "init.", overrides),
+        model=_label(choices["model"], "model.layers", overrides),
+        experiment=str(choices["experiment"]),
+    )
 
 
 def _label(choice: str, prefix: str, overrides: Sequence[str]) -> str:
@@ -102,14 +124,22 @@ def typed_overrides(hydra: DictConfig) -> list[str]:
 
 def split_hydra(composed: DictConfig) -> TrialConfig:
     """A :class:`TrialConfig` from a composed config that still has its ``hydra`` node."""
-    choices = OmegaConf.to_container(composed.hydra.runtime.choices)
     overrides = typed_overrides(composed.hydra)
-    plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    return from_composed(plain, choices=cast("dict[str, Any]", choices), overrides=overrides)
+    return from_composed(without_hydra(composed), choices=choices_of(composed.hydra), overrides=overrides)
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """A composed config without its ``hydra`` node."""
+    copied: DictConfig = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    return copied
+
+
+def choices_of(hydra: DictConfig) -> dict[str, Any]:
+    """Config group -> the choice that was taken."""
+    return cast("dict[str, Any]", OmegaConf.to_container(hydra.runtime.choices))
 
 
 def from_hydra_job(composed: DictConfig) -> TrialConfig:
     """A :class:`TrialConfig` from what ``@hydra.main`` hands to a job."""
     hydra = cast("DictConfig", HydraConfig.get())
-    choices = cast("dict[str, Any]", OmegaConf.to_container(hydra.runtime.choices))
-    return from_composed(composed, choices=choices, overrides=typed_overrides(hydra))
+    return from_composed(composed, choices=choices_of(hydra), overrides=typed_overrides(hydra))

@@ -22,4 +22,4 @@ class DivergedError(Exception):
 
 
 class TimeBudgetError(Exception):
-    """Training took longer than ``train.max_seconds``."""
+    """Training took longer than ``train.max_seconds``, or the trial longer than ``sweep.trial_timeout_s``."""

@@ -17,8 +17,19 @@ def resolved(config: TrialConfig) -> TrialConfig:
         UsageError: naming the choice, what was given and what is allowed.
     """
     initializers.check(config.init, config.model)
+    kernel_choice.check(config, device.resolve(config.device))
+    return replace(presumed(config), sources=initializers.sources(config.init))
+
+
+def presumed(config: TrialConfig) -> TrialConfig:
+    """Fill in what is left to the machine and check nothing, for a trial that died before it could be checked.
+
+    The user's modules are not imported, because one of them may be what it died of; so their hashes are not there.
+
+    Raises:
+        UsageError: a CUDA device was asked for that is not there.
+    """
     target = device.resolve(config.device)
-    kernel_choice.check(config, target)
     layout = str(kernel_choice.memory_format(config, target)).removeprefix("torch.").removesuffix("_format")
     threads = device.threads(config.device)
     precision = "auto" if kernel_choice.backend_of(config).is_torch else kernel_choice.precision(config)
@@ -26,5 +37,4 @@ def resolved(config: TrialConfig) -> TrialConfig:
         config,
         device=replace(config.device, name=target.type, threads=threads, memory_format=layout),
         kernel=replace(config.kernel, precision=precision),
-        sources=initializers.sources(config.init),
     )

@@ -1,154 +1,78 @@
 """The command: ``python -m harness.run [-m] CHOICES``; ``--help`` lists them. One trial or a sweep, then tables.
 
-Torch is imported inside the first trial, so that ``--help`` and ``--cfg job`` answer at once.
+This module parses, calls and prints. Torch is imported in the workers, or inside the one trial, so that ``--help`` and
+``--cfg job`` answer at once.
 """
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import tempfile
-import uuid
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import usage
+from harness import article, output, usage
 from harness.arguments import refusal
-from harness.compose import CONF_DIR, from_hydra_job, one_line, typed_overrides
-from harness.config import TrialConfig
+from harness.audience import OK, SOME_FAILED, WRONG_COMMAND, Audience
+from harness.compose import CONF_DIR, one_line
+from harness.config import SweepConfig, TrialConfig
 from harness.errors import UsageError
+from harness.wording import counted, few
 
 if TYPE_CHECKING:
-    from harness.trial import TrialResult
+    from harness.sweep.conduct import SweepConductor
+    from harness.sweep.outcome import Failure
+    from harness.sweep.plan import Plan, PlannedTrial
 
-OK, SOME_FAILED, WRONG_COMMAND = 0, 1, 2
-"""The exit codes."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@dataclass
-class Sweep:
-    """What the command has done so far, trial after trial."""
+class Interruptions:
+    """What a signal to end does: at once as long as nothing runs that has to be wound up.
 
-    arguments: list[str]
-    results: "list[TrialResult]" = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
-    usage_errors: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
-    interrupted: bool = False
-    position: int = 0
-    sweep_id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
+    Attributes:
+        count: how many came.
+        wind_up: what to call instead of ending at once.
+    """
 
-    def job(self, composed: DictConfig) -> None:
-        """Run one composed config; whatever is wrong with it is kept for the end, so that the sweep goes on."""
-        self.position += 1
-        self._stop_if_interrupted()
-        try:
-            self._run(from_hydra_job(composed))
-        except UsageError as error:
-            self.refuse(str(error))
-        except Exception as error:  # noqa: BLE001 - one line for a user, and the next trial still runs
-            self._stop_if_interrupted()
-            self.broken.append(f"{type(error).__name__}: {error}")
-            print(f"error: trial {self.position} could not be recorded: {self.broken[-1]}", file=sys.stderr)
+    def __init__(self) -> None:
+        self.count = 0
+        self.wind_up: Callable[[], None] | None = None
 
-    def interrupt(self, _signal: int, _frame: FrameType | None) -> NoReturn:
-        """What a signal to end does; it is remembered, for libraries catch the exception or turn it into another."""
-        self.interrupted = True
-        raise KeyboardInterrupt
-
-    def _stop_if_interrupted(self) -> None:
-        if self.interrupted:
+    def handle(self, _signal: int, _frame: FrameType | None) -> None:
+        """Take a signal; it is counted, for libraries catch the exception or turn it into another."""
+        self.count += 1
+        if self.wind_up is None:
             raise KeyboardInterrupt
-
-    def refuse(self, message: str) -> None:
-        """Say what is wrong with the command, once and in one line."""
-        message = " ".join(message.split())
-        if message not in self.usage_errors:
-            self.usage_errors.append(message)
-            print(f"error: {message}", file=sys.stderr)
-
-    def _run(self, config: TrialConfig) -> None:
-        from harness import console, resolution, results, rows, trial
-
-        self._stop_if_interrupted()
-        config = resolution.resolved(config)
-        out = console.console()
-        if config.results.dir not in self.folders:
-            recovered = results.prepare(Path(config.results.dir))
-            for trial_id in recovered.trial_ids:
-                print(f"note: the trial {trial_id} of an earlier run was killed outright; its row says so now")
-            for line in recovered.lines:
-                print(f"note: {line}")
-            self.folders.append(config.results.dir)
-        title, size = self._title(config)
-        with console.progress(out, title, steps=config.train.steps, batch_size=config.train.batch_size) as advance:
-            place = rows.SweepPlace(self.sweep_id, size, self.position)
-            result = trial.run_trial(config, on_progress=advance, place=place)
-        line = console.trial_line(title, result.trial)
-        print(line, flush=True)
-        self.results.append(result)
-        if not result.ok:
-            self.failures.append(line)
-
-    def _title(self, config: TrialConfig) -> tuple[str, int]:
-        """The trial's place in the sweep with what distinguishes it there, and how many trials the sweep has."""
-        hydra_config = cast("DictConfig", HydraConfig.get())
-        if hydra_config.mode != RunMode.MULTIRUN:
-            return f"[1/1] init={config.labels.init} seed={config.seed}", 1
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        typed = [argument for argument in self.arguments if "=" in argument and not argument.startswith("-")]
-        parsed = parser.parse_overrides(typed)
-        swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-        of_this_trial = [text for text in typed_overrides(hydra_config) if text.split("=", 1)[0] in swept]
-        planned = len(BasicSweeper.split_arguments(parsed, None)[0])
-        return f"[{self.position}/{planned}] {' '.join(of_this_trial) or config.labels.init}", planned
-
-    def finish(self) -> int:
-        """Print the tables and each failure; returns the exit code."""
-        if self.results:
-            from harness import console
-
-            console.show(console.console(), self.results)
-            for line in self.failures:
-                print(f"failed: {line}")
-        if self.interrupted:
-            print("interrupted: finished trials are safe, the one in hand is recorded as killed", file=sys.stderr)
-        for folder in self.folders:
-            print(f"results: {Path(folder).absolute()}")
-            print(f'  read them: harness.load("{folder}")   check them: python -m harness.results validate {folder}')
-        if self.usage_errors:
-            return WRONG_COMMAND
-        return SOME_FAILED if self.failures or self.broken or self.interrupted else OK
+        self.wind_up()
 
 
 def main() -> None:
     """Entry point of ``python -m harness.run`` and ``initbench``; ends the process with its exit code."""
+    output.forgive()
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(usage.text())
         sys.exit(OK)
     # Hydra then raises instead of printing a page, and the one line that matters is printed here
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sweep = Sweep(sys.argv[1:])
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, sweep.interrupt)
+    interruptions = Interruptions()
+    for number in _SIGNALS:
+        signal.signal(number, interruptions.handle)
     with tempfile.TemporaryDirectory(prefix="initbench-") as scratch:
         os.environ["INITBENCH_SCRATCH"] = scratch
         try:
-            sys.exit(_run_hydra(sweep))
+            sys.exit(_run(interruptions))
         except KeyboardInterrupt:
             print("interrupted: all trials are recorded", file=sys.stderr)
             sys.exit(SOME_FAILED)
@@ -167,28 +91,133 @@ def _switches() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run_hydra(sweep: Sweep) -> int:
-    # hydra.main looks at the function's own module, and wants a function
-    def job(composed: DictConfig) -> None:
-        sweep.job(composed)
-
+def _run(interruptions: Interruptions) -> int:
+    """Read the command and do what it says; whatever is wrong with it is one line."""
+    audience = Audience()
     try:
         switches = _switches()
-        hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(job)()
-    except KeyboardInterrupt:
-        sweep.interrupted = True
-    except Exception as error:  # noqa: BLE001 - Hydra raises all sorts at what it cannot read; a trial's end in job()
-        if not sweep.interrupted:
-            known = isinstance(error, HydraException | OmegaConfBaseException | UsageError)
-            sweep.refuse(one_line(error) if known else f"{type(error).__name__}: {one_line(error)}")
-    else:
-        if switches.multirun and not sweep.position:
-            sweep.refuse("the sweep is empty: no choice matches, or a range has no number in it")
-    if sweep.interrupted:
-        # impatience must not spoil the last lines
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return sweep.finish()
+        return _answer() if _only_asks(switches) else _trials(switches, audience, interruptions)
+    except Exception as error:
+        if interruptions.count:
+            raise KeyboardInterrupt from error
+        known = isinstance(error, HydraException | OmegaConfBaseException | UsageError)
+        audience.refuse(one_line(error) if known else f"{type(error).__name__}: {one_line(error)}")
+        return WRONG_COMMAND
+
+
+def _only_asks(switches: argparse.Namespace) -> bool:
+    """Whether the command asks Hydra something and runs nothing."""
+    return any((switches.cfg, switches.info, switches.hydra_help, switches.shell_completion))
+
+
+def _answer() -> int:
+    """Let Hydra answer what it is asked."""
+
+    # hydra.main looks at the function's own module, and wants a function
+    def nothing(_composed: DictConfig) -> None:
+        """Run nothing."""
+
+    hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(nothing)()
+    return OK
+
+
+def _trials(switches: argparse.Namespace, audience: Audience, interruptions: Interruptions) -> int:
+    """Plan, then run one trial here or a sweep in workers."""
+    from harness.sweep import plan as planning
+    from harness.sweep.composer import Composer
+
+    if switches.experimental_rerun:
+        raise UsageError(f"--experimental-rerun={switches.experimental_rerun}: runs no trial; type its command again")
+    config_path = str(Path(switches.config_path or CONF_DIR).absolute())
+    loader = planning.loader_of(config_dir=switches.config_dir, config_path=config_path)
+    composed = planning.composed(loader, switches.overrides, switches.config_name or "config")
+    command = shlex.join(["python", "-m", "harness.run", *sys.argv[1:]])
+    plan = planning.plan_of(loader, composed, multirun=switches.multirun, command=command)
+    composer = Composer.of(loader, composed)
+    if not plan.is_multirun:
+        return _one_trial(composer.config(plan.trials[0].overrides), plan.sweep_id, audience)
+    from harness.sweep.conduct import SweepConductor
+
+    return _sweep(SweepConductor(plan, composer, composed, audience), interruptions)
+
+
+def _one_trial(config: TrialConfig, sweep_id: str, audience: Audience) -> int:
+    """Run the trial in this process."""
+    for name, value in vars(config.sweep).items():
+        if name != "trial_timeout_s" and value != getattr(SweepConfig(), name):
+            raise UsageError(f"sweep.{name}={value}: has no effect on a single trial; add -m or leave it out")
+    from harness import console, resolution, results, rows, trial
+
+    config = resolution.resolved(config)
+    audience.recovered(results.prepare(Path(config.results.dir)))
+    out, title = console.console(), f"[1/1] init={config.labels.init} seed={config.seed}"
+    place = rows.SweepPlace(sweep_id, size=1, index=1)
+    with console.progress(out, title, steps=config.train.steps, batch_size=config.train.batch_size) as advance:
+        result = trial.run_trial(config, on_progress=advance, place=place)
+    audience.ended(title, result.trial)
+    console.show(out, [console.ShownTrial(result.trial, list(result.curves.get("train_accuracy", ())))])
+    console.explain(out, [result.trial])
+    if not result.ok:
+        print(f"failed: {console.trial_line(title, result.trial)}")
+    _tell_where(config.results.dir)
+    return audience.exit_code(failed=not result.ok)
+
+
+def _sweep(conductor: "SweepConductor", interruptions: Interruptions) -> int:
+    """Run the trials in workers, then print what the results folder holds of them."""
+    from harness import console
+
+    audience, plan, out = conductor.audience, conductor.plan, console.console()
+
+    @contextmanager
+    def watch(planned: int, done_before: int) -> Iterator[None]:
+        with console.LiveTable(out, planned, done_before) as audience.table:
+            yield
+        audience.table = None
+
+    def on_interruption(wind_up: Callable[[], None]) -> None:
+        interruptions.wind_up = wind_up
+
+    folder, outcome, missing = conductor.run(watch, on_interruption)
+    # impatience must not spoil the last lines
+    interruptions.wind_up = lambda: None
+    if len(outcome):
+        shown = [
+            console.ShownTrial(row, outcome.train_accuracies(row["trial_id"]) if article.applies(row) else ())
+            for row in outcome.first(console.MOST_ROWS)
+        ]
+        console.show(out, shown, more=len(outcome) - len(shown))
+        console.explain(out, outcome.diagnoses())
+    failures = outcome.failures()
+    for failure in failures:
+        print(_failure_line(failure, plan))
+    if audience.is_interrupted:
+        print("interrupted: finished trials are safe, those in hand are recorded as killed", file=sys.stderr)
+    for line in _missing_lines(missing, plan):
+        print(line, file=sys.stderr)
+    _tell_where(folder)
+    return audience.exit_code(failed=bool(failures or missing))
+
+
+def _failure_line(failure: "Failure", plan: "Plan") -> str:
+    """One line for a cause, with the trials that it made fail."""
+    titles = [f"[{index}/{plan.size}] {plan.trials[index - 1].title}" for index in failure.indices]
+    what = f"{failure.status} after {failure.steps_done} steps: {failure.message}"
+    if len(titles) == 1:
+        return f"failed: {titles[0]}: {what}"
+    return f"failed: {len(titles):,} trials: {what}: {few(titles)}"
+
+
+def _missing_lines(missing: "Sequence[PlannedTrial]", plan: "Plan") -> Iterator[str]:
+    if missing:
+        titles = few([f"[{trial.index}/{plan.size}] {trial.title}" for trial in missing])
+        yield f"without a row: {counted(len(missing), 'trial')}: {titles}"
+        yield f"  run them: {plan.command} sweep.resume=true"
+
+
+def _tell_where(folder: str) -> None:
+    print(f"results: {Path(folder).absolute()}")
+    print(f'  read them: harness.load("{folder}")   check them: python -m harness.results validate {folder}')
 
 
 if __name__ == "__main__":

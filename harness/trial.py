@@ -32,6 +32,7 @@ from harness.errors import DivergedError, TimeBudgetError
 from harness.interrupts import uninterrupted
 from harness.models import Network
 from harness.resolution import resolved
+from harness.time_limit import time_limit
 from harness.timing import Stopwatch, matmul_flops_per_s, throughput, warm_up
 from harness.train import Batch, WindowEnd, batch_source, optimizer_for, take_steps, train
 
@@ -148,7 +149,8 @@ def run_trial(
         try:
             with _status_of(record):
                 held.close()
-                _measure(record, on_progress or (lambda _step, _seconds: None))
+                with time_limit(config.sweep.trial_timeout_s, "sweep.trial_timeout_s"):
+                    _measure(record, on_progress or (lambda _step, _seconds: None))
         finally:
             with uninterrupted():
                 _summarise(record)
@@ -166,7 +168,7 @@ def _publish(folder: Path, trial_id: str) -> None:
 
 @contextmanager
 def _status_of(record: _Record) -> Iterator[None]:
-    """Record how the block ended; only an interruption goes on."""
+    """Record how the block ended; only Ctrl-C and termination go on."""
     try:
         yield
         record.row["status"] = "ok"
@@ -180,7 +182,7 @@ def _status_of(record: _Record) -> Iterator[None]:
         record.row["final_weights_sha256"] = None
     except TimeBudgetError as error:
         _set_error(record, "timeout", error)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a failed trial is a row, whatever failed it
+    except BaseException as error:  # noqa: BLE001 - a failed trial is a row, whatever failed it
         _set_error(record, "oom" if _is_out_of_memory(error) else "error", error)
 
 
@@ -367,7 +369,8 @@ def _look_back(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tens
     """What training changed, also of a trial that did not reach its end."""
     final = {name: value.detach() for name, value in setup.network.tensors().items()}
     record.differences = {name: (initial[name] - value).cpu() for name, value in final.items()}
-    record.row["unmoved"] = [name for name, value in final.items() if torch.equal(value, initial[name])]
+    unmoved = [name for name, value in final.items() if torch.equal(value, initial[name])]
+    record.row.update(unmoved=unmoved, moved=[name for name in final if name not in unmoved])
     last_bias = record.differences.get(f"{list(setup.network.parametrised())[-1]}.bias")
     record.row["last_bias_difference"] = None if last_bias is None else last_bias.tolist()
     record.row["final_weights_sha256"] = metrics.weights_sha256(final)

@@ -226,6 +226,7 @@ _TRIALS = [
     ),
     _result("tie_accuracies", pa.list_(_REAL), "test accuracy after training if each tied class won"),
     Column("unmoved", pa.list_(_TEXT), "parameters that are bit-equal to their initial value after training", "bulk"),
+    Column("moved", pa.list_(_TEXT), "the other parameters", "bulk", since=4),
     Column("last_bias_difference", pa.list_(_REAL), "initial minus final last bias; null: it has none", "bulk"),
     _result("initial_weights_sha256", _TEXT, "hash of all parameters before training"),
     _result("final_weights_sha256", _TEXT, "hash of all parameters after training; null: it diverged"),

@@ -1,0 +1,78 @@
+"""Standard output that may break: a reader that left (``| head``) or a full disk costs no trial and no traceback."""
+
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO, cast
+
+
+class ForgivingStream(io.TextIOBase):
+    """A text stream that goes quiet at its first error instead of raising it; all else is the stream's own.
+
+    Attributes:
+        failure: the error, unless it is only that the reader has left.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.failure: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write, or do as if."""
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError) as error:
+            self._go_quiet(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or do as if."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._go_quiet(error)
+
+    def _go_quiet(self, error: OSError | ValueError) -> None:
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            self.failure = self.failure or error
+        # Python flushes once more when it ends, and would then fail as well
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def fileno(self) -> int:
+        """The stream's own."""
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        """Whether a person watches."""
+        return self._stream.isatty()
+
+    def writable(self) -> bool:
+        """It always is, that is its point."""
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The stream's own."""
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        """The stream's own."""
+        return self._stream.errors
+
+
+def forgive() -> None:
+    """Let standard output and standard error of this process go quiet at their first error."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, ForgivingStream):
+            setattr(sys, name, cast("TextIO", ForgivingStream(stream)))
+
+
+def failure() -> OSError | None:
+    """The error that cost output, if there was one; a reader that left is none."""
+    return sys.stdout.failure if isinstance(sys.stdout, ForgivingStream) else None

@@ -1,0 +1,1 @@
+"""The trials of one command: which they are, which of them are there already, and who trains them."""

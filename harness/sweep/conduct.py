@@ -1,0 +1,87 @@
+"""A sweep from its plan to its outcome: what is there already, where trials run, what the folder holds at the end."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig
+
+from harness import results
+from harness.audience import Audience
+from harness.sweep.composer import Composer
+from harness.sweep.local import Company, LocalSweep, company_of
+from harness.sweep.outcome import SweepOutcome
+from harness.sweep.plan import Plan, PlannedTrial
+from harness.wording import counted
+
+Interruptible = Callable[[Callable[[], None]], None]
+"""Is given what to call when the command is told to stop."""
+Watch = Callable[[int, int], AbstractContextManager[object]]
+"""Makes the live table: how many trials are planned, how many of them are done -> shown while the block runs."""
+
+
+class Conducted(NamedTuple):
+    """A sweep that has ended.
+
+    Attributes:
+        folder: its results folder.
+        outcome: its rows there.
+        missing: the trials that were to run and have no row.
+    """
+
+    folder: str
+    outcome: SweepOutcome
+    missing: list[PlannedTrial]
+
+
+@dataclass
+class SweepConductor:
+    """Runs the trials of a plan that the results folder lacks.
+
+    Attributes:
+        plan: all trials.
+        composer: from overrides to a config.
+        composed: the command as Hydra composed it, which names the launcher.
+        audience: is told.
+    """
+
+    plan: Plan
+    composer: Composer
+    composed: DictConfig
+    audience: Audience
+
+    def run(self, watch: Watch, on_interruption: Interruptible) -> Conducted:
+        """Run what is to run.
+
+        Args:
+            watch: makes the live table.
+            on_interruption: is given what to call when the command is told to stop.
+
+        Raises:
+            UsageError: the plan, its first trial or the results folder is wrong; nothing has run.
+        """
+        first = self.composer.config(self.plan.trials[0].overrides)
+        self.composer.refuse_unknown(trial.overrides for trial in self.plan.trials)
+        folder = first.results.dir
+        self.audience.recovered(results.prepare(Path(folder)))
+        company = company_of(first, most=self.plan.size)
+        todo = list(self.plan.trials)
+        self.audience.say(self._announcement(folder, company))
+        sweep = LocalSweep(
+            self.plan.sweep_id, self.plan.sweep_id, self.plan.size, folder, self.composer, company, self.audience
+        )
+        on_interruption(sweep.interrupt)
+        with watch(self.plan.size, self.plan.size - len(todo)):
+            sweep.run(todo)
+        outcome = SweepOutcome(folder, self.plan.sweep_id)
+        there = outcome.indices
+        missing = [trial for trial in todo if trial.index not in there | sweep.refused]
+        return Conducted(folder, outcome, missing)
+
+    def _announcement(self, folder: str, company: Company) -> str:
+        """What is planned, before anything of it runs."""
+        side_by_side = "one at a time" if company.workers == 1 else f"{company.workers} at a time"
+        threads = "" if company.threads is None else f", {counted(company.threads, 'thread')} each"
+        return f"planned: {counted(self.plan.size, 'trial')}, {side_by_side}{threads}, into {folder}"

@@ -1,0 +1,172 @@
+"""Trials of a plan run on this machine: fed to workers one by one, recorded, published, and told of as they end."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import results
+from harness.audience import Audience
+from harness.config import TrialConfig
+from harness.errors import UsageError
+from harness.rows import SweepPlace, planned
+from harness.sweep.composer import Composer
+from harness.sweep.plan import PlannedTrial
+from harness.sweep.worker import TrialTask
+from harness.sweep.workers import Death, Ended, Workers, slots_for, threads_each, usable_cores
+
+
+@dataclass(frozen=True)
+class Company:
+    """How many trials run side by side, and on what.
+
+    Attributes:
+        workers: processes.
+        threads: CPU threads of each trial; None: as its config says, or torch's default.
+        gpus: the GPUs that are given out, as in ``CUDA_VISIBLE_DEVICES``; none: each trial's config says which.
+    """
+
+    workers: int
+    threads: int | None
+    gpus: tuple[str, ...] = ()
+
+
+def company_of(config: TrialConfig, most: int) -> Company:
+    """Return how many workers a sweep gets on this machine.
+
+    Args:
+        config: of one of its trials, as composed.
+        most: how many trials there are to run; more workers would have nothing to do.
+    """
+    if config.sweep.workers == 1:
+        return Company(1, None)
+    gpus = () if config.device.name == "cpu" else _gpus()
+    wanted = config.sweep.workers if config.sweep.workers != "auto" else (len(gpus) or len(usable_cores()))
+    workers = max(1, min(wanted, most))
+    if workers == 1:
+        return Company(1, None)
+    return Company(workers, threads_each(workers), gpus if config.device.index == 0 else ())
+
+
+def _gpus() -> tuple[str, ...]:
+    """The GPUs that torch would see, as in ``CUDA_VISIBLE_DEVICES``."""
+    import torch
+
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(count)]
+    return tuple(names[:count])
+
+
+def settled(config: TrialConfig, company: Company) -> TrialConfig:
+    """Return a trial's config with its worker's share of the cores."""
+    if company.threads is None or config.device.threads is not None:
+        return config
+    return dataclasses.replace(config, device=dataclasses.replace(config.device, threads=company.threads))
+
+
+@dataclass
+class LocalSweep:
+    """Trials of one sweep in workers on this machine.
+
+    Attributes:
+        sweep_id: of all its trials.
+        owner: who publishes their rows; a job on another machine is an owner of its own.
+        size: how many trials the whole sweep has.
+        folder: its results folder, made ready.
+        composer: from overrides to a config.
+        company: how many run side by side.
+        audience: is told.
+        refused: the trials that could not be run as they were asked for.
+    """
+
+    sweep_id: str
+    owner: str
+    size: int
+    folder: str
+    composer: Composer
+    company: Company
+    audience: Audience
+    refused: set[int] = field(default_factory=set)
+    _workers: Workers | None = None
+    _interruptions: int = 0
+
+    def run(self, trials: Iterable[PlannedTrial]) -> None:
+        """Run the trials; each that begins gets a row, whatever happens to it."""
+        if self.company.workers > 1:
+            # threads that wait for work in a loop keep the other workers from theirs
+            os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        slots = slots_for(self.company.workers, threads=self.company.threads, gpus=list(self.company.gpus))
+        with results.Publisher(Path(self.folder), self.owner) as publisher, Workers(slots) as workers:
+            self._workers = workers
+            try:
+                for ended in workers.run(self._tasks(trials), self.audience.look):
+                    self._record(ended, publisher)
+            finally:
+                self._workers = None
+
+    def interrupt(self) -> None:
+        """Stop: the first time the trials in hand record themselves as killed, the second time they are killed."""
+        self._interruptions += 1
+        self.audience.is_interrupted = True
+        if self._workers is None:
+            raise KeyboardInterrupt
+        self._workers.stop(at_once=self._interruptions > 1)
+
+    def _tasks(self, trials: Iterable[PlannedTrial]) -> Iterator[TrialTask]:
+        for trial in trials:
+            try:
+                config = settled(self.composer.config(trial.overrides, number=trial.index - 1), self.company)
+                self._require_one_folder(config)
+            except UsageError as error:
+                self._refuse(trial.index, error)
+                continue
+            place = SweepPlace(self.sweep_id, self.size, trial.index, self.company.workers)
+            title = f"[{trial.index}/{self.size}] {trial.title}"
+            yield TrialTask(results.new_trial_id(), config, place, title, self.owner)
+
+    def _refuse(self, index: int, error: UsageError) -> None:
+        self.refused.add(index)
+        self.audience.refuse(str(error))
+
+    def _require_one_folder(self, config: TrialConfig) -> None:
+        if config.results.dir != self.folder:
+            raise UsageError(
+                f"results.dir={config.results.dir}: a sweep has one results folder, here {self.folder}; "
+                "give one results.dir"
+            )
+
+    def _record(self, ended: Ended, publisher: results.Publisher) -> None:
+        task = ended.task
+        if isinstance(ended.error, UsageError):
+            self._refuse(task.place.index, ended.error)
+            return
+        if ended.error is not None:
+            self.audience.break_down(task.title, ended.error)
+            return
+        try:
+            row = ended.row or self._row_of_the_dead(task, ended.death)
+            if row is not None:
+                publisher.ended(task.trial_id)
+                self.audience.ended(task.title, row)
+        except Exception as error:  # noqa: BLE001 - one line for a user, and the next trial still runs
+            self.audience.break_down(task.title, error)
+
+    def _row_of_the_dead(self, task: TrialTask, death: Death | None) -> dict[str, Any] | None:
+        """The row of a trial whose worker died, or that was interrupted; None if it had not begun."""
+        death = death or Death("killed", "InterruptedError", "interrupted (Ctrl-C or a termination signal)")
+        own = None
+        if death.status != "killed":
+            # a worker can die before it has written what the trial's row would be
+            from harness import resolution
+
+            own = planned(resolution.presumed(task.config), task.trial_id, task.place)
+        try:
+            return results.record_death(
+                Path(self.folder), task.trial_id, self.owner, status=death.status, error_type=death.error_type,
+                error_message=death.error_message, row=own,
+            )  # fmt: skip
+        except LookupError:
+            return None

@@ -1,0 +1,99 @@
+"""What a sweep came to, read back from the results folders: the same whatever ran its trials."""
+
+import re
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harness import results
+from harness.results import BULK, COLUMNS
+
+Row = dict[str, Any]
+
+_ALL_TRIALS = ("trial_id", "sweep_id", "sweep_index", "status", "error_message", "steps_done", "init", "diagnosis",
+               "diagnosis_reason")  # fmt: skip
+_SHOWN = tuple(
+    column.name
+    for column in COLUMNS["trials"]
+    if column.name not in BULK or column.name in ("moved", "unmoved", "last_bias_difference")
+)
+
+
+class Failure(NamedTuple):
+    """Trials that failed for one cause.
+
+    Attributes:
+        status: of all.
+        message: of the first.
+        indices: which trials of the sweep, counted from 1.
+        steps_done: by the first.
+    """
+
+    status: str
+    message: str
+    indices: list[int]
+    steps_done: int
+
+
+class SweepOutcome:
+    """The rows of one sweep.
+
+    Args:
+        folder: its results folder.
+        sweep_id: its id.
+    """
+
+    def __init__(self, folder: str, sweep_id: str) -> None:
+        self._folder = Path(folder)
+        rows = results.read(self._folder, "trials", _ALL_TRIALS).rows
+        own = rows.filter(pc.equal(rows["sweep_id"], sweep_id))
+        self._rows = own.sort_by([("sweep_index", "ascending")])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def indices(self) -> set[int]:
+        """The trials that have a row, counted from 1."""
+        return set(self._rows["sweep_index"].to_pylist())
+
+    def first(self, most: int) -> list[Row]:
+        """The rows of the first trials, with all that the tables show of them."""
+        ids = self._rows["trial_id"].slice(0, most).to_pylist()
+        by_id = {row["trial_id"]: row for row in self._of_trials("trials", _SHOWN, ids)}
+        return [by_id[trial_id] for trial_id in ids]
+
+    def train_accuracies(self, trial_id: str) -> list[float]:
+        """Of one trial's curve, step after step."""
+        curve = self._of_trials("curves", ("trial_id", "step", "train_accuracy"), [trial_id])
+        return [row["train_accuracy"] for row in sorted(curve, key=itemgetter("step"))]
+
+    def _of_trials(self, table: str, columns: Sequence[str], trial_ids: Sequence[str]) -> list[Row]:
+        rows = results.read(self._folder, table, columns).rows
+        wanted = rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(trial_ids, pa.string())))
+        return list(wanted.to_pylist())
+
+    def failures(self) -> list[Failure]:
+        """Each cause once; causes that differ only in numbers are one."""
+        by_cause: dict[tuple[str, str], Failure] = {}
+        failed = self._rows.filter(pc.not_equal(self._rows["status"], "ok"))
+        for row in failed.select(["status", "error_message", "sweep_index", "steps_done"]).to_pylist():
+            message = row["error_message"] or ""
+            first = Failure(row["status"], message, [], row["steps_done"] or 0)
+            cause = by_cause.setdefault((row["status"], re.sub(r"\d+", "0", message)), first)
+            cause.indices.append(row["sweep_index"])
+        return list(by_cause.values())
+
+    def diagnoses(self) -> list[Row]:
+        """Each initializer with each diagnosis and reason that it got, in the order of the sweep."""
+        names = ["init", "diagnosis", "diagnosis_reason"]
+        return list(_distinct(self._rows.select(names)))
+
+
+def _distinct(table: pa.Table) -> Iterator[Row]:
+    # pyarrow's groups come in the order of their first row
+    yield from table.group_by(table.column_names, use_threads=False).aggregate([]).to_pylist()

@@ -1,0 +1,132 @@
+"""What runs in a worker process: it imports torch once and trains trial after trial, each recorded before the next.
+
+A worker leaves Ctrl-C to its parent, which ends it by SIGTERM: the trial in hand is then recorded as killed. If the
+parent vanishes, the worker ends itself.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from types import FrameType
+from typing import Any, NoReturn
+
+from harness.config import TrialConfig
+from harness.rows import SweepPlace
+
+_LAST_WORDS_S = 10.0
+BEGUN, STEP, SECONDS = range(3)
+"""Places in what a worker shows of its progress: monotonic time of the trial's begin, updates made, training time."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a worker runs.
+
+    Attributes:
+        number: counted from 0.
+        cores: the CPU cores that it is pinned to; none: all that the command has.
+        gpu: the one GPU that it sees, as in ``CUDA_VISIBLE_DEVICES``; None: all.
+    """
+
+    number: int
+    cores: tuple[int, ...] = ()
+    gpu: str | None = None
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """A trial for a worker to run.
+
+    Attributes:
+        trial_id: its id.
+        config: as composed; the worker resolves it.
+        place: in its sweep.
+        title: what to call it, such as ``[3/12] init=zero seed=1``.
+        owner: who publishes its rows.
+    """
+
+    trial_id: str
+    config: TrialConfig
+    place: SweepPlace
+    title: str
+    owner: str
+
+
+_progress: Any = None
+"""Three numbers that the parent reads; see :data:`BEGUN`."""
+_is_busy = False
+
+
+def begin(slot: Slot, progress: Any) -> None:  # noqa: ANN401 - shared memory has no public type
+    """Settle in the slot, then import what trials need; runs once in each worker."""
+    global _progress  # noqa: PLW0603 - a worker process has one progress
+    _progress = progress
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if slot.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpu
+    if slot.cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, slot.cores)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    # torch reads cores and GPUs when it is imported
+    import harness.trial  # noqa: F401
+
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def work(task: TrialTask) -> dict[str, Any] | None:
+    """Run one trial and spool its rows.
+
+    Returns:
+        its row of ``trials``; None if it was interrupted, its row then lies in the results folder.
+
+    Raises:
+        UsageError: the config cannot be run here; there is no row.
+        OSError: the rows could not be written.
+    """
+    global _is_busy  # noqa: PLW0603 - see begin
+    from harness import trial
+
+    _progress[:] = (time.monotonic(), 0.0, 0.0)
+    _is_busy = True
+    try:
+        result = trial.run_trial(
+            task.config, on_progress=_advance, place=task.place, trial_id=task.trial_id, owner=task.owner
+        )
+    except KeyboardInterrupt:
+        return None
+    finally:
+        _is_busy = False
+        _progress[BEGUN] = 0.0
+    return result.trial
+
+
+def _advance(step: int, seconds: float) -> None:
+    _progress[STEP], _progress[SECONDS] = step, seconds
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    if _is_busy:
+        raise KeyboardInterrupt
+    os._exit(0)
+
+
+def _end_with_the_parent() -> NoReturn:
+    """End this process soon after its parent, however that ended: a killed parent leaves no orphan."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    with suppress(ProcessLookupError):
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_LAST_WORDS_S)
+    os._exit(1)
+
+
+def progress_of(progress: Sequence[float]) -> tuple[float, int, float]:
+    """Return monotonic time of the begin (0: no trial is running), updates made and training seconds."""
+    return progress[BEGUN], int(progress[STEP]), progress[SECONDS]

@@ -1,0 +1,261 @@
+"""The worker processes of a sweep: as many as asked for, each replaced when it dies, each trial ended in time.
+
+Each worker is an executor of the standard library with a single process. That pool notices every way a process can
+end, an exit with code 0 among them, and takes no thread that polls. Pebble, which has time limits of its own, waits
+for ever where a task leaves its process by ``os._exit(0)``, and a broken loky or multiprocessing pool takes the tasks
+of its other workers along.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Self
+
+from harness.sweep import worker
+from harness.sweep.worker import Slot, TrialTask
+
+_SPAWN = multiprocessing.get_context("spawn")
+_LOOK_S = 0.2
+GRACE_S = 5.0
+"""A trial that goes on for so long after its time, or after it was told to stop, is killed."""
+
+_OUT_OF_MEMORY_COUNTS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a worker ended amid its trial: what the trial's row will say."""
+
+    status: str
+    error_type: str
+    error_message: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a task.
+
+    Attributes:
+        task: the task.
+        row: its row of ``trials``; None if it was interrupted or could not be run.
+        error: what the worker raised.
+        death: how the worker died amid it.
+    """
+
+    task: TrialTask
+    row: dict[str, Any] | None = None
+    error: BaseException | None = None
+    death: Death | None = None
+
+
+@dataclass(frozen=True)
+class Glance:
+    """A trial that is running: its task, updates made, training seconds."""
+
+    task: TrialTask
+    step: int
+    seconds: float
+
+
+@dataclass
+class _Worker:
+    """A slot with its process and the task in hand."""
+
+    slot: Slot
+    progress: Any = field(default_factory=lambda: _SPAWN.RawArray("d", 3))
+    executor: ProcessPoolExecutor | None = None
+    process: BaseProcess | None = None
+    task: TrialTask | None = None
+    future: "Future[dict[str, Any] | None] | None" = None
+    timed_out: bool = False
+    killed: bool = False
+    oom_kills: tuple[int, ...] = ()
+
+    def submit(self, task: TrialTask) -> "Future[dict[str, Any] | None]":
+        if self.executor is None:
+            self._start()
+        assert self.executor is not None
+        self.progress[:] = (0.0, 0.0, 0.0)
+        self.task, self.timed_out, self.oom_kills = task, False, _oom_kills()
+        self.future = self.executor.submit(worker.work, task)
+        return self.future
+
+    def _start(self) -> None:
+        before = {child.pid for child in multiprocessing.active_children()}
+        self.executor = ProcessPoolExecutor(
+            1, mp_context=_SPAWN, initializer=worker.begin, initargs=(self.slot, self.progress)
+        )
+        # a first task makes it start its process, which the standard library lists, but does not return
+        self.executor.submit(int)
+        self.process = next(child for child in multiprocessing.active_children() if child.pid not in before)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process, if it lives."""
+        if self.process is not None and self.process.pid is not None and self.process.exitcode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+
+    def close(self) -> None:
+        """Let go of a process that has died, or end one that is idle."""
+        if self.executor is not None:
+            self.executor.shutdown(wait=True, cancel_futures=True)
+        self.executor = self.process = None
+
+    def ended(self) -> Ended:
+        """What became of the task whose future is done."""
+        assert self.task is not None
+        assert self.future is not None
+        task, error = self.task, self.future.exception()
+        row = None if error is not None else self.future.result()
+        self.task = self.future = None
+        if not isinstance(error, BrokenProcessPool):
+            return Ended(task, row, error)
+        process = self.process
+        self.close()
+        return Ended(task, death=self._death(None if process is None else process.exitcode))
+
+    def _death(self, exit_code: int | None) -> Death:
+        if self.timed_out:
+            return Death("timeout", "TimeoutError", "sweep.trial_timeout_s ran out; its process had to be killed")
+        if self.killed:
+            return Death("killed", "InterruptedError", "interrupted; its process had to be killed")
+        return death_of(exit_code, memory_ran_out=_oom_kills() != self.oom_kills)
+
+
+def death_of(exit_code: int | None, *, memory_ran_out: bool) -> Death:
+    """Return how a process ended, in words.
+
+    Args:
+        exit_code: as :attr:`multiprocessing.Process.exitcode` gives it: negative for a signal.
+        memory_ran_out: whether the system's out-of-memory killer was at work meanwhile.
+    """
+    if exit_code is None or exit_code >= 0:
+        return Death("crashed", "SystemExit", f"its process left with exit code {exit_code}")
+    number = -exit_code
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if number == signal.SIGKILL and memory_ran_out:
+        return Death("oom", name, "the system's out-of-memory killer ended its process")
+    if number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        return Death("killed", name, f"its process was ended from outside by {name}")
+    return Death("crashed", name, f"its process crashed: {signal.strsignal(number)} ({name})")
+
+
+def _oom_kills() -> tuple[int, ...]:
+    """How many processes the out-of-memory killer has ended, in this container and on this machine."""
+    counts = []
+    for path in _OUT_OF_MEMORY_COUNTS:
+        with suppress(OSError, ValueError):
+            counts += [int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("oom_kill ")]
+    return tuple(counts)
+
+
+class Workers:
+    """Processes that run tasks side by side. Use it as a context manager: at its end no process is left."""
+
+    def __init__(self, slots: list[Slot]) -> None:
+        self._workers = [_Worker(slot) for slot in slots]
+        self._is_stopping = False
+        self._stop_by_s = float("inf")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._workers:
+            if one.task is not None:
+                one.signal(signal.SIGKILL)
+            one.close()
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Begin no further task and interrupt those in hand; ``at_once`` kills them."""
+        for one in self._workers:
+            one.killed = one.task is not None
+            if one.task is not None:
+                one.signal(signal.SIGKILL if at_once else signal.SIGTERM)
+        self._is_stopping = True
+        self._stop_by_s = min(self._stop_by_s, time.monotonic() + GRACE_S)
+
+    def run(self, tasks: Iterator[TrialTask], look: Callable[[list[Glance]], None]) -> Iterator[Ended]:
+        """Run tasks until there are no more, or until :meth:`stop`.
+
+        Args:
+            tasks: asked for the next one while the last one runs, so that no worker waits for it.
+            look: called several times a second with what is running.
+
+        Yields:
+            each task that ended, as soon as it did.
+        """
+        coming = next(tasks, None)
+        while True:
+            for one in self._workers:
+                if one.task is None and coming is not None and not self._is_stopping:
+                    one.submit(coming)
+                    coming = next(tasks, None)
+            futures = [one.future for one in self._workers if one.future is not None]
+            if not futures:
+                return
+            wait(futures, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
+            self._end_what_is_late()
+            look([self._glance(one) for one in self._workers if one.task is not None])
+            for one in self._workers:
+                if one.future is not None and one.future.done():
+                    yield one.ended()
+
+    def _glance(self, one: _Worker) -> Glance:
+        assert one.task is not None
+        _, step, seconds = worker.progress_of(one.progress)
+        return Glance(one.task, step, seconds)
+
+    def _end_what_is_late(self) -> None:
+        now_s = time.monotonic()
+        for one in self._workers:
+            if one.task is None:
+                continue
+            limit_s = one.task.config.sweep.trial_timeout_s
+            begun_s, _, _ = worker.progress_of(one.progress)
+            if limit_s is not None and begun_s and now_s > begun_s + limit_s + GRACE_S:
+                one.timed_out = True
+                one.signal(signal.SIGKILL)
+            elif now_s > self._stop_by_s:
+                one.signal(signal.SIGKILL)
+
+
+def slots_for(workers: int, *, threads: int | None, gpus: list[str]) -> list[Slot]:
+    """Return where so many workers run: the cores divided among them, the GPUs given out in turn.
+
+    Args:
+        workers: how many.
+        threads: CPU threads of each trial, as asked for; None: cores / workers.
+        gpus: the GPUs to give out, as in ``CUDA_VISIBLE_DEVICES``.
+    """
+    cores = usable_cores()
+    each = threads or threads_each(workers)
+    is_divided = workers > 1 and workers * each <= len(cores)
+    return [
+        Slot(
+            number,
+            cores=tuple(cores[number * each : (number + 1) * each]) if is_divided else (),
+            gpu=gpus[number % len(gpus)] if gpus else None,
+        )
+        for number in range(workers)
+    ]
+
+
+def usable_cores() -> list[int]:
+    """Return the numbers of the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def threads_each(workers: int) -> int:
+    """Return the CPU threads of each of so many workers."""
+    return max(1, len(usable_cores()) // workers)

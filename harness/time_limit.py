@@ -1,0 +1,39 @@
+"""A limit on how long a block may take, by the system's timer: it also ends a loop in Python that never looks up."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from harness.errors import TimeBudgetError
+
+
+@contextmanager
+def time_limit(seconds: float | None, setting: str) -> Iterator[None]:
+    """End the block with an error once its time is over. What hangs outside of Python is not ended.
+
+    Only the main thread has a timer; elsewhere, and without a limit, the block takes as long as it takes.
+
+    Args:
+        seconds: how long it may take; None: for ever.
+        setting: what the limit is called in the error.
+
+    Raises:
+        TimeBudgetError: its time is over.
+    """
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise TimeBudgetError(f"{setting}={seconds:g} reached")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
