@@ -347,9 +347,8 @@ def test_full_disk_keeps_the_trials_and_the_next_try_goes_on(folder: Path) -> No
             with failing_at(count) as flushes:
                 try:
                     publisher.publish()
-                except OSError as error:
+                except OSError:
                     failures += 1
-                    assert "disk full" in str(error)
             statuses(folder)
             if len(flushes) < count:
                 break
@@ -476,24 +475,20 @@ def test_many_killed_trials_are_one_part(folder: Path) -> None:
     assert set(statuses(folder).values()) == {"killed"}
 
 
-def test_copy_of_a_folder_in_use_has_each_row_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copied file by file, so that what was in the spool first is in a part too, and some details are not."""
+def test_copy_of_a_folder_in_use_has_each_row_once(folder: Path) -> None:
+    """What was in the spool when that was copied is in a part by the time the tables are, one of them before it."""
     copy = folder.with_name("copy")
     note(folder, "a", owner="sweep")
     for name in ("a", "b"):
-        spool_only = rows_of(name)
-        rows = dict(zip(TABLES, ([spool_only[0]], *spool_only[1:]), strict=True))
-        writing.spool_trial(folder, "sweep", rows, holder="sweep")
+        row, *details = rows_of(name)
+        writing.spool_trial(folder, "sweep", dict(zip(TABLES, ([row], *details), strict=True)), holder="sweep")
     shutil.copytree(folder, copy)
-    note(copy, "d", owner="sweep")
     with results.Publisher(folder, "sweep"):
         pass
     for table in ("trials", "layers"):
         shutil.copytree(folder / table, copy / table, dirs_exist_ok=True)
-    shutil.rmtree(copy / ".partial")
-    writing.write_table(copy, "trials", "d", [trial(0, trial_id="d", status="oom")]) if (
-        copy / ".partial"
-    ).mkdir() is None else None
+    writing.write_table(copy, "trials", "d", [trial(0, trial_id="d", status="oom")])
+    note(copy, "d", owner="sweep")
     assert results.prepare(copy) == ([], [])
     assert statuses(copy) == {"a": "ok", "b": "ok", "d": "oom"}
     assert_clean(copy)
