@@ -22,13 +22,13 @@ from harness.results.columns import (
     varying,
 )
 from harness.results.command import main
-from harness.results.merging import Compacted, Merged, UnsoundError, compact
+from harness.results.merging import Compacted, Merged, UnsoundError, compact, copy_into
+from harness.results.places import Place, RemotePlace, place_of
 from harness.results.publishing import published
 from harness.results.reading import (
     Content,
     Frames,
     Loaded,
-    files,
     load,
     load_quietly,
     read,
@@ -37,6 +37,7 @@ from harness.results.reading import (
 )
 from harness.results.recovery import Recovered, prepare, recover
 from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, Column, arrow_schema
+from harness.results.table_files import files
 from harness.results.writing import Running, new_trial_id, write_table
 
 __all__ = [
@@ -60,7 +61,9 @@ __all__ = [
     "Frames",
     "Loaded",
     "Merged",
+    "Place",
     "Recovered",
+    "RemotePlace",
     "Running",
     "UnsoundError",
     "arm_columns",
@@ -68,6 +71,7 @@ __all__ = [
     "arrow_schema",
     "check",
     "compact",
+    "copy_into",
     "files",
     "is_missing",
     "label_of",
@@ -75,6 +79,7 @@ __all__ = [
     "load_quietly",
     "main",
     "new_trial_id",
+    "place_of",
     "prepare",
     "problems_in",
     "published",

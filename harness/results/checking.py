@@ -1,8 +1,8 @@
 """What is wrong with a results folder, as ``python -m harness.results validate`` says it."""
 
-import os
+import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +12,12 @@ import pyarrow.compute as pc
 from harness.results import schema
 from harness.results.duplicates import KEYS
 from harness.results.locking import is_held
+from harness.results.places import Place, RemotePlace
 from harness.results.reading import read, require_results
 from harness.results.recovery import SET_ASIDE, UnusableNoteError, killed_row, linked, notes
 from harness.results.schema import STATUSES
+from harness.results.spool import SPOOL
+from harness.results.unpublished import Unpublished, unpublished
 from harness.results.writing import RUNNING, lock_path
 from harness.wording import counted, few, one_line
 
@@ -33,27 +36,31 @@ class Checked(NamedTuple):
     notes: list[str]
 
 
-def check(folder: Path) -> Checked:
+def check(folder: str | Place) -> Checked:
     """Look at everything in a results folder and change nothing.
 
     Raises:
-        UsageError: the folder holds no results.
+        UsageError: the folder holds no results, or the store that it lies in cannot be reached.
     """
-    require_results(folder)
-    lines: list[str] = []
+    place = require_results(folder)
+    waiting = unpublished(place)
+    lines = list(waiting.problems)
     tables = {}
     versions = Counter[int]()
     for table, names in KEYS.items():
-        content = read(folder, table, (*names, "status") if table == "trials" else names)
+        content = read(place, table, (*names, "status") if table == "trials" else names, spooled=waiting)
         tables[table] = content.rows
         versions += content.versions
         lines += [*content.problems, *content.remarks]
-    lines += [*_key_problems(tables), *_unfinished(folder)]
-    said = [*_mixed(folder, versions), *_set_aside(folder)]
+    lines += _key_problems(tables)
+    said = [*_mixed(place, versions), *_unpublished(place, waiting)]
+    if not isinstance(place, RemotePlace):
+        lines += _unfinished(place, set(tables["trials"]["trial_id"].to_pylist()))
+        said += _set_aside(place)
     return Checked(len(tables["trials"]), [one_line(line) for line in lines], [one_line(line) for line in said])
 
 
-def problems_in(folder: Path) -> list[str]:
+def problems_in(folder: str | Place) -> list[str]:
     """Everything that is wrong with a results folder, one line for each kind; an empty list if it is sound.
 
     Raises:
@@ -62,13 +69,33 @@ def problems_in(folder: Path) -> list[str]:
     return check(folder).problems
 
 
-def _mixed(folder: Path, versions: Counter[int]) -> Iterator[str]:
+def _mixed(folder: Place, versions: Counter[int]) -> Iterator[str]:
     if len(versions) > 1:
         which = ", ".join(f"{version} ({counted(count, 'file')})" for version, count in sorted(versions.items()))
         yield (
             f"files of several schema versions: {which}; other programs may refuse to read them together: "
-            f"`python -m harness.results compact {folder} DST` writes a copy in version {schema.SCHEMA_VERSION}"
+            f"{_compact(folder)} writes a copy in version {schema.SCHEMA_VERSION}"
         )
+
+
+def _unpublished(folder: Place, waiting: Unpublished) -> Iterator[str]:
+    remote = isinstance(folder, RemotePlace)
+    left = {
+        owner: ids
+        for owner, ids in waiting.owners.items()
+        # who holds its lock is at work, and a store has no locks
+        if isinstance(folder, RemotePlace) or not is_held(lock_path(folder, owner))
+    }
+    if not left:
+        return
+    by_copy = f"unless their run goes on, {_compact(folder)} copies them into parts"
+    then = by_copy if remote else "the next run into this folder publishes them"
+    count = counted(sum(map(len, left.values())), "finished trial")
+    yield f"{SPOOL}: {count} of {few(left)}, which other programs do not see yet; {then}"
+
+
+def _compact(folder: Place) -> str:
+    return f"`python -m harness.results compact {shlex.quote(str(folder))} DST`"
 
 
 def _set_aside(folder: Path) -> Iterator[str]:
@@ -112,7 +139,7 @@ def _detail_problems(table: str, keys: pa.Table, trial_ids: pa.Array) -> Iterato
     )  # fmt: skip
 
 
-def _unfinished(folder: Path) -> Iterator[str]:
+def _unfinished(folder: Path, recorded: Collection[str]) -> Iterator[str]:
     for name in linked(folder):
         yield f"{folder / name}: is a link, which no run follows; remove the link"
     begun = []
@@ -127,7 +154,7 @@ def _unfinished(folder: Path) -> Iterator[str]:
         except FileNotFoundError:
             continue
         else:
-            if not os.path.lexists(folder / "trials" / f"{path.stem}.parquet"):
+            if path.stem not in recorded:
                 begun.append(path.stem)
     then = "the next run into this folder records"
     yield from _said(
