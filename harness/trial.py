@@ -115,6 +115,8 @@ def run_trial(
     *,
     on_progress: Progress | None = None,
     place: rows.SweepPlace | None = None,
+    trial_id: str | None = None,
+    owner: str | None = None,
 ) -> TrialResult:
     """Run one trial and write its rows below ``config.results.dir``.
 
@@ -124,6 +126,9 @@ def run_trial(
         config: what to run; see :func:`harness.load_config`.
         on_progress: called between timing windows, off the training clock.
         place: in its sweep; None outside a command.
+        trial_id: its id, chosen by the caller; None: a new one.
+        owner: who publishes its rows, a process that has prepared the folder and holds a
+            :class:`harness.results.Publisher` of that name; None: nobody, so they are published before this returns.
 
     Raises:
         UsageError: the config cannot be run here, or the results folder not be written; no row is left.
@@ -131,13 +136,15 @@ def run_trial(
     """
     config = resolved(config)
     folder = Path(config.results.dir)
-    results.prepare(folder)
-    planned = rows.planned(config, results.new_trial_id(), place)
+    if owner is None:
+        # an owner has done so, and would be robbed of the deaths that it is about to record
+        results.prepare(folder)
+    planned = rows.planned(config, trial_id or results.new_trial_id(), place)
     record = _Record(config, device.resolve(config.device), planned)
     with ExitStack() as held:
         # a trial whose note is written has begun, and whatever ends it is recorded
         held.enter_context(uninterrupted())
-        running = results.Running(folder, record.row)
+        running = results.Running(folder, record.row, owner=owner)
         try:
             with _status_of(record):
                 held.close()
@@ -146,7 +153,15 @@ def run_trial(
             with uninterrupted():
                 _summarise(record)
                 running.finish(record.row, record.curves, record.layers)
+                if owner is None:
+                    _publish(folder, record.row["trial_id"])
     return _result(record)
+
+
+def _publish(folder: Path, trial_id: str) -> None:
+    """Publish a trial that is its own owner."""
+    with results.Publisher(folder, trial_id) as publisher:
+        publisher.ended(trial_id)
 
 
 @contextmanager

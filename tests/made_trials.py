@@ -58,9 +58,11 @@ def frame(made: Iterable[Row]) -> pd.DataFrame:
 def folder(path: Path, made: Sequence[Row]) -> Path:
     """A results folder with these trials."""
     results.prepare(path)
-    for row in made:
-        evaluated = [
-            {"trial_id": row["trial_id"], "step": step, "train_time_s": step / 100} for step in (0, row["steps"])
-        ]
-        results.Running(path, row).finish(row, evaluated if row["status"] in ("ok", "diverged") else [], [])
+    with results.Publisher(path, "made"):
+        for row in made:
+            evaluated = [
+                {"trial_id": row["trial_id"], "step": step, "train_time_s": step / 100} for step in (0, row["steps"])
+            ]
+            running = results.Running(path, row, owner="made")
+            running.finish(row, evaluated if row["status"] in ("ok", "diverged") else [], [])
     return path

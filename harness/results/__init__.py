@@ -23,6 +23,7 @@ from harness.results.columns import (
 )
 from harness.results.command import main
 from harness.results.merging import Compacted, Merged, UnsoundError, compact, copy_into
+from harness.results.parts import Publisher
 from harness.results.places import Place, RemotePlace, place_of
 from harness.results.publishing import published
 from harness.results.reading import (
@@ -35,7 +36,7 @@ from harness.results.reading import (
     require_results,
     to_frame,
 )
-from harness.results.recovery import Recovered, prepare, recover
+from harness.results.recovery import Recovered, prepare, record_death, recover
 from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, Column, arrow_schema
 from harness.results.table_files import files
 from harness.results.writing import Running, new_trial_id, write_table
@@ -62,6 +63,7 @@ __all__ = [
     "Loaded",
     "Merged",
     "Place",
+    "Publisher",
     "Recovered",
     "RemotePlace",
     "Running",
@@ -84,6 +86,7 @@ __all__ = [
     "problems_in",
     "published",
     "read",
+    "record_death",
     "recover",
     "require_results",
     "text_of",

@@ -22,6 +22,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from harness.errors import UsageError
+from harness.interrupts import uninterrupted
 
 _ALLOWED = "give a folder, file:///FOLDER, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
 # two letters at least, because C:/ is a drive
@@ -153,8 +154,8 @@ class RemotePlace:
         Raises:
             UsageError: the store cannot be reached, denies access, or has no such bucket.
         """
-        with self.answering(), self._store.open_output_stream(self.path) as stream:
-            # in one piece: a stream that is closed early, by an exception say, would publish what it has
+        # in one piece, because a stream that is closed early, by Ctrl-C say, would publish what it has
+        with uninterrupted(), self.answering(), self._store.open_output_stream(self.path) as stream:
             stream.write(content)
 
     def remove(self) -> None:
@@ -197,7 +198,8 @@ class RemotePlace:
         said = text.split(" (Request ID")[0]
         fixes = (fix for words, fix in _FAULTS if re.search(words, text))
         fix = next(fixes, "look up what the store says, and try again").format(credentials=_CREDENTIALS[self.scheme])
-        return UsageError(f"{self}: {fix} ({said})")
+        # the store names the object itself
+        return UsageError(f"{replace(self, path=self.root)}: {fix} ({said})")
 
     @property
     def _store(self) -> fs.FileSystem:

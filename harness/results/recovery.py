@@ -5,34 +5,39 @@ a file outside the folder, and what cannot be used there is named, set aside and
 """
 
 import errno
-import json
 import os
 import re
-import stat
 import uuid
-from collections.abc import Iterator
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from harness.errors import UsageError
-from harness.results import schema
+from harness.results import schema, spool
 from harness.results.locking import HeldError, UnlockableError, is_held, locked
+from harness.results.notes import (
+    UnusableNoteError,
+    ended_row,
+    killed_row,
+    owner_of,
+    read_json,
+    remove_note,
+    set_aside,
+)
+from harness.results.parts import Publisher, Spooled, ids_in, published_row
 from harness.results.publishing import flush_folder
-from harness.results.writing import PARTIAL, RUNNING, arrow_rows, lock_path, write_table
-from harness.wording import few, one_line
+from harness.results.writing import PARTIAL, RUNNING, WAIT_S, lock_path, note_path, spool_trial
+from harness.wording import one_line
 
-_TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_PARTIAL_FILE = re.compile(rf"(?:{'|'.join(schema.TABLES)}|note)-(?P<owner>.+)-[0-9a-f]{{8}}\.(?:parquet|json)")
+_PARTIAL_FILE = re.compile(
+    rf"(?:{'|'.join(schema.TABLES)}|note|spool|manifest)-(?P<owner>.+)-[0-9a-f]{{8}}\.(?:parquet|json|arrow)"
+)
 _PROBE = re.compile(r"\.?(?P<owner>probe-[0-9a-f]{8})")
-_LARGEST_NOTE_BYTES = 1 << 20
-_WAIT_S = 60.0
+_DEAD_WAIT_S = 10.0
 
-SET_ASIDE = ".unreadable"
-"""The end of the name of what was set aside in ``.running``."""
+FOLDERS = (*schema.TABLES, RUNNING, PARTIAL, spool.SPOOL)
+"""What a results folder consists of."""
 
 
 class Recovered(NamedTuple):
@@ -45,10 +50,6 @@ class Recovered(NamedTuple):
 
     trial_ids: list[str]
     lines: list[str]
-
-
-class UnusableNoteError(Exception):
-    """A note in ``.running`` cannot become a row; the message says why."""
 
 
 def prepare(folder: Path) -> Recovered:
@@ -73,21 +74,21 @@ def prepare(folder: Path) -> Recovered:
 
 
 def _make(folder: Path) -> None:
-    for name in (*schema.TABLES, RUNNING, PARTIAL):
+    for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name in linked(folder):
         raise UsageError(f"results.dir={folder}: {name} is a link, which may lead outside; remove the link")
 
 
 def linked(folder: Path) -> list[str]:
-    """The folders of tables, notes and unfinished files that are links; no run follows them."""
-    return [name for name in (*schema.TABLES, RUNNING, PARTIAL) if (folder / name).is_symlink()]
+    """The folders of a results folder that are links; no run follows them."""
+    return [name for name in FOLDERS if (folder / name).is_symlink()]
 
 
 def _probe(folder: Path) -> None:
     """Do everything that recording a trial needs, so that a failure comes before the training and not after it."""
     owner = f"probe-{uuid.uuid4().hex[:8]}"
-    with locked(lock_path(folder, owner), wait_s=_WAIT_S):
+    with locked(lock_path(folder, owner), wait_s=WAIT_S):
         place = folder / PARTIAL / owner
         try:
             with place.open("xb") as file:
@@ -99,35 +100,45 @@ def _probe(folder: Path) -> None:
         # a folder and not a file is renamed, because readers would take a file in a table for part of it
         place.mkdir()
         try:
-            for table in schema.TABLES:
-                place = place.rename(folder / table / f".{owner}")
+            for name in (*schema.TABLES, spool.SPOOL):
+                place = place.rename(folder / name / f".{owner}")
                 flush_folder(place.parent)
         finally:
             place.rmdir()
 
 
 def recover(folder: Path) -> Recovered:
-    """Give each trial that was killed outright (kill -9, power cut, out-of-memory killer) its ``killed`` row.
+    """Publish what dead owners left, and give each trial that was killed outright its ``killed`` row.
 
-    Notes that cannot be used are renamed within ``.running``.
+    Outright is: by kill -9, a power cut, or the out-of-memory killer. A trial whose owner lives is left to it. What
+    cannot be used is renamed within ``.running`` and ``.spool``.
 
     Raises:
         OSError: a row cannot be written.
     """
-    trial_ids, lines = [], []
-    for path in notes(folder):
-        try:
-            with locked(lock_path(folder, path.stem)):
-                if _recover_one(folder, path):
-                    trial_ids.append(path.stem)
-        except HeldError:
-            # its process is alive
-            continue
-        except UnusableNoteError as error:
-            lines.append(one_line(f"{path}: {error}"))
-        except UnlockableError as error:
-            lines.append(one_line(f"{path}: left alone, because its lock cannot be taken ({error})"))
-    return Recovered(trial_ids, lines)
+    lines: list[str] = []
+    if linked(folder):
+        return Recovered([], lines)
+    for path in spool.strangers(folder):
+        lines += [one_line(f"{path}: it is no folder of finished trials; {set_aside(path)}")]
+    for owner in spool.owners(folder):
+        _publish_left(folder, owner, lines)
+    return Recovered(_record_killed(folder, lines), lines)
+
+
+def _publish_left(folder: Path, owner: str, lines: list[str]) -> None:
+    """Publish an owner's trials, unless a living process does."""
+    path = lock_path(folder, owner)
+    try:
+        with locked(path):
+            left = Spooled(folder, owner, lines)
+            left.publish(again=True)
+            left.leave()
+    except HeldError:
+        pass
+    except UnlockableError as error:
+        place = spool.owner_folder(folder, owner)
+        lines.append(one_line(f"{place}: left alone, because its lock cannot be taken ({error})"))
 
 
 def notes(folder: Path) -> list[Path]:
@@ -135,75 +146,131 @@ def notes(folder: Path) -> list[Path]:
     return [] if linked(folder) else sorted((folder / RUNNING).glob("*.json"))
 
 
-def _recover_one(folder: Path, path: Path) -> bool:
-    """Write the row of a note, if it has none; whether it had none."""
-    if not os.path.lexists(path):
-        return False
+def _record_killed(folder: Path, lines: list[str]) -> list[str]:
+    """Write the rows of dead notes into one part; returns the trials that had none."""
+    dead = [path for path in notes(folder) if not _is_attended(folder, path)]
+    if not dead:
+        return []
+    trial_ids = []
+    # a copy of a folder that was in use may hold both the note and the row of a trial
+    known = ids_in(folder, "trials", {path.stem for path in dead})
+    with Publisher(folder, f"recovered-{uuid.uuid4().hex[:16]}") as publisher:
+        for path in dead:
+            try:
+                with locked(lock_path(folder, path.stem)):
+                    if _record_one(folder, path, publisher, known):
+                        trial_ids.append(path.stem)
+            except HeldError:
+                # another process cleans up too
+                continue
+            except UnusableNoteError as error:
+                lines.append(one_line(f"{path}: {error}"))
+            except UnlockableError as error:
+                lines.append(one_line(f"{path}: left alone, because its lock cannot be taken ({error})"))
+    lines += publisher.lines
+    return trial_ids
+
+
+def _is_attended(folder: Path, note: Path) -> bool:
+    """Whether the trial's process lives, or else its owner, who knows better what became of it."""
+    owner = owner_of(note)
+    return is_held(lock_path(folder, note.stem)) or (owner is not None and is_held(lock_path(folder, owner)))
+
+
+def _record_one(folder: Path, path: Path, publisher: Publisher, known: Collection[str]) -> bool:
+    """Spool the row of a note, if it has none; whether it had none."""
+    # in this order, because who publishes a trial removes its note first and its file in the spool after it
+    has_row = path.stem in known or spool.entry_of(folder, path.stem) is not None
     try:
         row = killed_row(path)
+    except FileNotFoundError:
+        return False
     except UnusableNoteError as error:
-        raise UnusableNoteError(f"{error}; {_set_aside(path)}") from error
-    has_row = os.path.lexists(folder / "trials" / f"{path.stem}.parquet")
+        raise UnusableNoteError(f"{error}; {set_aside(path)}") from error
     if not has_row:
-        write_table(folder, "trials", path.stem, [row])
-    path.unlink()
+        publisher.spool(row)
+    path.unlink(missing_ok=True)
     return not has_row
 
 
-def _set_aside(path: Path) -> str:
-    """Rename what cannot be used, whatever it is, and say to what; a link is renamed and not followed."""
-    name = f"{path.name}{SET_ASIDE}"
-    if os.path.lexists(path.with_name(name)) or len(os.fsencode(name)) > 255:
-        name = f"{uuid.uuid4().hex}{SET_ASIDE}"
-    try:
-        path.rename(path.with_name(name))
-    except OSError as error:
-        return f"it cannot be set aside ({error.strerror}); remove it"
-    return f"set aside as {name}, to be looked at or removed"
+def record_death(
+    folder: Path,
+    trial_id: str,
+    owner: str,
+    *,
+    status: str,
+    error_type: str,
+    error_message: str,
+    row: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Give a trial its row after its process has died; the owner's publisher, which must be open, publishes it.
 
+    Args:
+        folder: the results folder.
+        trial_id: the trial.
+        owner: of this process.
+        status: how the trial ended.
+        error_type: column of the row.
+        error_message: column of the row.
+        row: what was planned, for a trial that died before its note was written.
 
-def killed_row(path: Path) -> dict[str, Any]:
-    """The row of a trial that was killed outright, from its note, checked against the schema.
+    Returns:
+        the trial's row; the one that it wrote itself if it died after its end.
 
     Raises:
-        UnusableNoteError: the note cannot become a row.
-        FileNotFoundError: it is gone.
+        LookupError: there is no trace of the trial, and no row was given.
+        OSError: the row cannot be written.
     """
-    row = _content(path)
-    if row.get("trial_id") != path.stem or not _TRIAL_ID.fullmatch(path.stem):
-        raise UnusableNoteError("its trial_id is not its file's name")
-    row |= {
-        "status": "killed",
-        "error_type": "Killed",
-        "error_message": "the process died without reporting an error (kill -9, out of memory, or full disk)",
-        "measured_at": datetime.now(UTC),
-    }
-    required = [column.name for column in schema.COLUMNS["trials"] if column.required]
-    if lacking := [name for name in required if row.get(name) is None]:
-        raise UnusableNoteError(f"it lacks the columns {few(lacking)}")
-    try:
-        arrow_rows("trials", [row])
-    except (ValueError, TypeError, OverflowError, AttributeError, pa.ArrowException) as error:
-        raise UnusableNoteError(f"its values do not fit the columns ({error})") from error
-    return row
+    end = {"status": status, "error_type": error_type, "error_message": error_message}
+    with _lock_of_dead(folder, trial_id):
+        own = _own_row(folder, trial_id, owner)
+        if own is None:
+            own = _planned_row(folder, trial_id, end, row)
+            spool_trial(folder, owner, {"trials": [own], "curves": [], "layers": []}, holder=owner)
+        remove_note(folder, trial_id)
+    return own
 
 
-def _content(path: Path) -> dict[str, Any]:
-    """What a note holds; a pipe is not waited for, nor a link followed, nor a huge file read."""
+@contextmanager
+def _lock_of_dead(folder: Path, trial_id: str) -> Iterator[None]:
+    """Hold the lock of a trial whose process has died, if nothing else does."""
+    path = lock_path(folder, trial_id)
+    with ExitStack() as held:
+        # a process that the trial started may have its lock and outlive it; nobody else records this trial's death,
+        # because its owner lives
+        with suppress(HeldError, UnlockableError):
+            held.enter_context(locked(path, wait_s=_DEAD_WAIT_S))
+        yield
+        with suppress(OSError):
+            path.unlink()
+
+
+def _own_row(folder: Path, trial_id: str, owner: str) -> dict[str, Any] | None:
+    """The row that a trial wrote before it died."""
+    path = spool.entry_path(folder, owner, trial_id)
     try:
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            raise UnusableNoteError("it is no regular file")
-        if status.st_size > _LARGEST_NOTE_BYTES:
-            raise UnusableNoteError(f"it has more than {_LARGEST_NOTE_BYTES:,} bytes")
-        row = json.loads(path.read_bytes())
+        rows: list[dict[str, Any]] = spool.load_entry(path)["trials"].to_pylist()
     except FileNotFoundError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise UnusableNoteError(f"it cannot be read as JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise UnusableNoteError("it holds no row")
-    return row
+        # a trial that has a note is not published
+        has_note = os.path.lexists(note_path(folder, trial_id))
+        return None if has_note else published_row(folder, owner, trial_id)
+    except spool.UnusableEntryError:
+        set_aside(path)
+        return None
+    return rows[0]
+
+
+def _planned_row(folder: Path, trial_id: str, end: Mapping[str, str], row: Mapping[str, Any] | None) -> dict[str, Any]:
+    path = note_path(folder, trial_id)
+    try:
+        return ended_row(read_json(path), trial_id, end)
+    except FileNotFoundError:
+        pass
+    except UnusableNoteError:
+        set_aside(path)
+    if row is None:
+        raise LookupError(f"{folder}: no trace of the trial {trial_id}")
+    return ended_row(row, trial_id, end)
 
 
 def _clean(folder: Path) -> None:
@@ -229,8 +296,8 @@ def _left_over(folder: Path) -> Iterator[tuple[Path, str]]:
         match = _PARTIAL_FILE.fullmatch(path.name) or _PROBE.fullmatch(path.name)
         if match:
             yield path, match["owner"]
-    for table in schema.TABLES:
-        for path in (folder / table).glob(".probe-*"):
+    for name in (*schema.TABLES, spool.SPOOL):
+        for path in (folder / name).glob(".probe-*"):
             if match := _PROBE.fullmatch(path.name):
                 yield path, match["owner"]
 

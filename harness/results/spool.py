@@ -30,6 +30,9 @@ ENTRY, MANIFEST = ".arrow", ".json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What the id of a trial or of an owner looks like; a name that does not match leads nowhere and is not used."""
 
+SET_ASIDE = ".unreadable"
+"""The end of the name of what was set aside in ``.running`` and ``.spool``."""
+
 _VERSION, _TABLE, _ROWS = b"initbench.schema_version", b"initbench.table", b"initbench.rows"
 _BEGIN = b"\xff\xff\xff\xff"
 _LARGEST_BYTES = 1 << 30
@@ -44,7 +47,13 @@ class NewerEntryError(UnusableEntryError):
 
 
 def owner_folder(folder: Path, owner: str) -> Path:
-    """Return the place of an owner's trials in a results folder."""
+    """Return the place of an owner's trials in a results folder.
+
+    Raises:
+        ValueError: the owner's name could lead elsewhere.
+    """
+    if not NAME.fullmatch(owner):
+        raise ValueError(f"owner={owner}: is no name; give up to 100 letters, digits, '.', '_' or '-'")
     return folder / SPOOL / owner
 
 
@@ -62,6 +71,19 @@ def owners(folder: Path) -> list[str]:
         return sorted(item.name for item in inside if item.is_dir(follow_symlinks=False) and NAME.fullmatch(item.name))
 
 
+def strangers(folder: Path) -> list[Path]:
+    """Return what lies in the spool and is no owner's folder, sorted; hidden names and what was set aside are not."""
+    place = folder / SPOOL
+    if place.is_symlink() or not place.is_dir():
+        return []
+    own = set(owners(folder))
+    return sorted(
+        path
+        for path in place.iterdir()
+        if path.name not in own and not path.name.startswith(".") and not path.name.endswith(SET_ASIDE)
+    )
+
+
 def named(place: Path, suffix: str) -> list[Path]:
     """Return what an owner's folder holds with that suffix, usable or not, sorted by name."""
     try:
@@ -69,6 +91,12 @@ def named(place: Path, suffix: str) -> list[Path]:
             return sorted(place / item.name for item in inside if item.name.endswith(suffix))
     except FileNotFoundError:
         return []
+
+
+def entry_of(folder: Path, trial_id: str) -> Path | None:
+    """Return the file of a spooled trial, whoever owns it; None if there is none."""
+    paths = (entry_path(folder, owner, trial_id) for owner in owners(folder))
+    return next((path for path in paths if os.path.lexists(path)), None)
 
 
 def entries(folder: Path) -> Iterator[Path]:

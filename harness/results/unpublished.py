@@ -98,14 +98,23 @@ def _entries(folder: Place) -> list[Place]:
 def _content(path: Place) -> dict[str, pa.Table] | str | None:
     """A trial's rows, or what is wrong with its entry; None: it has been published."""
     try:
-        return _remote_entry(path) if isinstance(path, RemotePlace) else spool.load_entry(path)
+        return remote_entry(path) if isinstance(path, RemotePlace) else spool.load_entry(path)
     except spool.UnusableEntryError as error:
-        return f"{error}; look at it, or remove it"
+        newer = isinstance(error, spool.NewerEntryError)
+        then = "look at it, or remove it" if isinstance(path, RemotePlace) else "the next run sets it aside"
+        return f"{error}; {'read it with that program' if newer else then}"
     except FileNotFoundError:
         return None
 
 
-def _remote_entry(path: RemotePlace) -> dict[str, pa.Table]:
+def remote_entry(path: RemotePlace) -> dict[str, pa.Table]:
+    """Read the object of a spooled trial.
+
+    Raises:
+        UnusableEntryError: it is not the trial that its name says.
+        FileNotFoundError: it is gone.
+        UsageError: the store cannot be reached, or denies access.
+    """
     tables = spool.read_entry(io.BytesIO(path.read_bytes()))
     if tables["trials"]["trial_id"][0].as_py() != path.stem:
         raise spool.UnusableEntryError("its trial_id is not its file's name")

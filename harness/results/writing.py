@@ -1,11 +1,14 @@
 """A trial's rows written whole or not at all, and durable as soon as they are written.
 
 Below the results folder: ``trials``, ``curves`` and ``layers`` with immutable files, ``.running`` with a note per trial
-that has begun and not ended, and ``.partial`` with files that are being written. A file in ``.partial`` carries the id
-of its trial, and a living writer holds the lock of that id, so what a killed one left behind can be told apart.
+that has begun and not ended, ``.spool`` with the trials that have ended and are not published yet, and ``.partial``
+with files that are being written. A file in ``.partial`` carries the id of its trial or owner, and a living writer
+holds the lock of that id, so what a killed one left behind can be told apart.
 """
 
+import errno
 import json
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,16 +18,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.results import schema
+from harness.results import schema, spool
 from harness.results.locking import let_go, take
-from harness.results.publishing import publish_file
+from harness.results.publishing import flush_folder, publish_file
 
 Row = Mapping[str, Any]
 
 RUNNING, PARTIAL = ".running", ".partial"
 """The folders of what is not finished, within a results folder."""
 
-_WAIT_S = 60.0
+OWNER = "owner"
+"""The key of a note that says who records the end of the trial if its process dies."""
+
+WAIT_S = 60.0
+"""How long to wait for a lock that a process which cleans up may hold for a moment."""
+
+_ATTEMPTS = 10
 
 
 def new_trial_id() -> str:
@@ -33,7 +42,7 @@ def new_trial_id() -> str:
 
 
 def lock_path(folder: Path, owner: str) -> Path:
-    """The lock that a living writer holds; ``owner`` is its trial's id."""
+    """The lock that a living writer holds; ``owner`` is its trial's id, or its own as a publisher."""
     return folder / RUNNING / f"{owner}.lock"
 
 
@@ -48,13 +57,33 @@ def write_table(folder: Path, table: str, trial_id: str, rows: Sequence[Row]) ->
     Raises:
         OSError: it cannot be written, or there is a file of that name already, which is left as it is.
     """
-    whole = arrow_rows(table, rows)
+    write_part(folder, table, trial_id, arrow_rows(table, rows), owner=trial_id, few=True)
+
+
+_MANY: dict[str, Any] = {"compression": "zstd"}
+# a file of few rows is all footer: statistics and dictionaries would make it half as large again, and to begin zstd
+# anew for each column takes most of the time of reading it
+_FEW: dict[str, Any] = {"compression": "snappy", "write_statistics": False, "use_dictionary": False}
+
+
+def write_part(folder: Path, table: str, name: str, content: pa.Table, *, owner: str, few: bool) -> None:
+    """Write rows as one Parquet file of a table.
+
+    Args:
+        folder: the results folder.
+        table: the rows' table.
+        name: the file's name without its suffix.
+        content: the rows, in the columns of the present schema version.
+        owner: whose lock this process holds.
+        few: the rows are those of one trial.
+
+    Raises:
+        OSError: it cannot be written, or there is a file of that name already, which is left as it is.
+    """
     publish_file(
-        partial_path(folder, table, trial_id, ".parquet"),
-        folder / table / f"{trial_id}.parquet",
-        # a file of few rows is all footer: statistics and dictionaries would make it half as large again, and
-        # to begin zstd anew for each column takes most of the time of reading it
-        lambda file: pq.write_table(whole, file, compression="snappy", write_statistics=False, use_dictionary=False),
+        partial_path(folder, table, owner, ".parquet"),
+        folder / table / f"{name}.parquet",
+        lambda file: pq.write_table(content, file, **(_FEW if few else _MANY)),
     )
 
 
@@ -63,28 +92,89 @@ def arrow_rows(table: str, rows: Sequence[Row]) -> pa.Table:
     return pa.Table.from_pylist([dict(row) for row in rows], schema=schema.arrow_schema(table))
 
 
+def note_path(folder: Path, trial_id: str) -> Path:
+    """Return the note of a trial that has begun."""
+    return folder / RUNNING / f"{trial_id}.json"
+
+
+def make_owner_folder(folder: Path, owner: str) -> None:
+    """Make an owner's folder in the spool last, unless it is there.
+
+    Raises:
+        NotADirectoryError: something else has its name.
+    """
+    place = spool.owner_folder(folder, owner)
+    try:
+        place.mkdir()
+    except FileExistsError:
+        if place.is_symlink() or not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place)) from None
+    else:
+        flush_folder(place.parent)
+
+
+def spool_trial(folder: Path, owner: str, rows: Mapping[str, Sequence[Row]], *, holder: str) -> None:
+    """Write all rows of a trial as one file in the spool, which lasts when this returns.
+
+    Args:
+        folder: the results folder.
+        owner: who publishes the trial.
+        rows: table -> the trial's rows; of trials exactly one.
+        holder: whose lock this process holds, which tells the unfinished file from a left-over.
+
+    Raises:
+        OSError: it cannot be written, or the trial is spooled already.
+    """
+    tables = {table: arrow_rows(table, rows[table]) for table in schema.TABLES}
+    target = spool.entry_path(folder, owner, str(rows["trials"][0]["trial_id"]))
+    for left in reversed(range(_ATTEMPTS)):
+        make_owner_folder(folder, owner)
+        try:
+            publish_file(
+                partial_path(folder, "spool", holder, spool.ENTRY),
+                target,
+                lambda file: spool.write_entry(file, tables),
+            )
+        except FileNotFoundError:
+            # a process that published what a dead owner left may have removed the empty folder meanwhile
+            if not left:
+                raise
+        else:
+            return
+
+
 class Running:
     """A trial between its begin and its row: a locked note that holds the row it gets if it is killed outright."""
 
-    def __init__(self, folder: Path, row: Row) -> None:
+    def __init__(self, folder: Path, row: Row, *, owner: str | None = None) -> None:
+        """Write the note.
+
+        Args:
+            folder: the results folder, see :func:`harness.results.prepare`.
+            row: the trial's row as far as it is known.
+            owner: who publishes the trial and records its death, see :class:`harness.results.Publisher`; None: the
+                trial is its own owner.
+        """
         self._folder, self._trial_id = folder, str(row["trial_id"])
-        self._path = folder / RUNNING / f"{self._trial_id}.json"
+        self._owner = self._trial_id if owner is None else owner
         self._lock_path = lock_path(folder, self._trial_id)
         # a process that cleans up may hold the lock for a moment
-        self._lock = take(self._lock_path, wait_s=_WAIT_S)
-        note = json.dumps(dict(row), default=str).encode()
+        self._lock = take(self._lock_path, wait_s=WAIT_S)
+        note = json.dumps({**row, OWNER: self._owner}, default=str).encode()
         try:
             publish_file(
-                partial_path(folder, "note", self._trial_id, ".json"), self._path, lambda file: file.write(note)
+                partial_path(folder, "note", self._trial_id, ".json"),
+                note_path(folder, self._trial_id),
+                lambda file: file.write(note),
             )
         except BaseException:
             let_go(self._lock_path, self._lock)
             raise
 
     def finish(self, trial: Row, curves: Sequence[Row], layers: Sequence[Row]) -> None:
-        """Write the trial's rows, its terminal row last, and end."""
-        write_table(self._folder, "curves", self._trial_id, curves)
-        write_table(self._folder, "layers", self._trial_id, layers)
-        write_table(self._folder, "trials", self._trial_id, [trial])
-        self._path.unlink()
+        """Spool the trial's rows and end. They last when this returns, and the owner's publisher publishes them."""
+        rows = {"trials": [trial], "curves": curves, "layers": layers}
+        spool_trial(self._folder, self._owner, rows, holder=self._trial_id)
+        # the publisher removes it too, because a published trial must have no note
+        note_path(self._folder, self._trial_id).unlink(missing_ok=True)
         let_go(self._lock_path, self._lock)
