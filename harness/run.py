@@ -5,6 +5,7 @@ Torch is imported inside the first trial, so that ``--help`` and ``--cfg job`` a
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -88,7 +89,7 @@ class Sweep:
         config = resolution.resolved(config)
         out = console.console()
         if config.results.dir not in self.folders:
-            recovered = results.prepare(Path(config.results.dir))
+            recovered = results.prepare(config.results.dir)
             for trial_id in recovered.trial_ids:
                 print(f"note: the trial {trial_id} of an earlier run was killed outright; its row says so now")
             for line in recovered.lines:
@@ -119,6 +120,8 @@ class Sweep:
 
     def finish(self) -> int:
         """Print the tables and each failure; returns the exit code."""
+        from harness import results
+
         if self.results:
             from harness import console
 
@@ -128,8 +131,10 @@ class Sweep:
         if self.interrupted:
             print("interrupted: finished trials are safe, the one in hand is recorded as killed", file=sys.stderr)
         for folder in self.folders:
-            print(f"results: {Path(folder).absolute()}")
-            print(f'  read them: harness.load("{folder}")   check them: python -m harness.results validate {folder}')
+            place = results.place_of(folder)
+            print(f"results: {place.absolute() if isinstance(place, Path) else place}")
+            check = f"python -m harness.results validate {shlex.quote(folder)}"
+            print(f'  read them: harness.load("{folder}")   check them: {check}')
         if self.usage_errors:
             return WRONG_COMMAND
         return SOME_FAILED if self.failures or self.broken or self.interrupted else OK
