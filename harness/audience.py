@@ -4,10 +4,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from harness import output
-from harness.results import Recovered
 
 if TYPE_CHECKING:
     from harness.console import LiveTable
+    from harness.results import Recovered
     from harness.sweep.workers import Glance
 
 OK, SOME_FAILED, WRONG_COMMAND = 0, 1, 2
@@ -40,7 +40,7 @@ class Audience:
         """Say what is good to know."""
         self.say(f"note: {line}")
 
-    def recovered(self, recovered: Recovered) -> None:
+    def recovered(self, recovered: "Recovered") -> None:
         """Say what an earlier run had left in the results folder."""
         for trial_id in recovered.trial_ids:
             self.note(f"the trial {trial_id} of an earlier run was killed outright; its row says so now")

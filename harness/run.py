@@ -149,7 +149,7 @@ def _one_trial(config: TrialConfig, sweep_id: str, audience: Audience) -> int:
     from harness import console, resolution, results, rows, trial
 
     config = resolution.resolved(config)
-    audience.recovered(results.prepare(Path(config.results.dir)))
+    audience.recovered(results.prepare(config.results.dir))
     out, title = console.console(), f"[1/1] init={config.labels.init} seed={config.seed}"
     place = rows.SweepPlace(sweep_id, size=1, index=1)
     with console.progress(out, title, steps=config.train.steps, batch_size=config.train.batch_size) as advance:
@@ -216,8 +216,12 @@ def _missing_lines(missing: "Sequence[PlannedTrial]", plan: "Plan") -> Iterator[
 
 
 def _tell_where(folder: str) -> None:
-    print(f"results: {Path(folder).absolute()}")
-    print(f'  read them: harness.load("{folder}")   check them: python -m harness.results validate {folder}')
+    from harness import results
+
+    place = results.place_of(folder)
+    print(f"results: {place.absolute() if isinstance(place, Path) else place}")
+    check = f"python -m harness.results validate {shlex.quote(folder)}"
+    print(f'  read them: harness.load("{folder}")   check them: {check}')
 
 
 if __name__ == "__main__":

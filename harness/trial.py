@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -132,11 +131,12 @@ def run_trial(
             :class:`harness.results.Publisher` of that name; None: nobody, so they are published before this returns.
 
     Raises:
-        UsageError: the config cannot be run here, or the results folder not be written; no row is left.
+        UsageError: the config cannot be run here, or the results folder not be written; no row is left. Also if the
+            object store that it lies in can no longer be reached at the end.
         KeyboardInterrupt: it was interrupted; its row says ``killed``.
     """
     config = resolved(config)
-    folder = Path(config.results.dir)
+    folder = results.place_of(config.results.dir, "results.dir=")
     if owner is None:
         # an owner has done so, and would be robbed of the deaths that it is about to record
         results.prepare(folder)
@@ -160,7 +160,7 @@ def run_trial(
     return _result(record)
 
 
-def _publish(folder: Path, trial_id: str) -> None:
+def _publish(folder: results.Place, trial_id: str) -> None:
     """Publish a trial that is its own owner."""
     with results.Publisher(folder, trial_id) as publisher:
         publisher.ended(trial_id)

@@ -12,7 +12,7 @@ from hypothesis import settings
 
 import harness
 from harness import TrialConfig
-from harness.results import reading, schema
+from harness.results import schema, table_files
 
 # run by test_kernels.py, in processes of their own
 collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
@@ -48,7 +48,7 @@ def command(tmp_path: Path) -> Command:
 @pytest.fixture
 def evolve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     """``evolve()``: from now on the program is one of the next schema version, with one column more in trials."""
-    caches = (schema._arrow_schema, reading._stored)
+    caches = (schema._arrow_schema, table_files._stored)
 
     def now() -> int:
         following = schema.SCHEMA_VERSION + 1

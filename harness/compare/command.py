@@ -19,6 +19,7 @@ from harness.compare.judgement import ERROR, OK, GateResult, Rules
 from harness.compare.junit import junit
 from harness.compare.measures import KINDS, parse_values, thresholds_with
 from harness.errors import UsageError
+from harness.results import Place, place_of
 from harness.wording import counted
 
 _USAGE = """\
@@ -29,6 +30,7 @@ python -m harness.compare BASE CANDIDATE [options]
 _ABOUT = """\
 Compares two results folders, paired by config and seed: steps to the targets, final test loss and accuracy,
 images/s. A change counts if it exceeds its threshold and is separated from noise (Holm over all arms and measures).
+A folder may be an address: s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or file:///FOLDER.
 BASE may be the name of a promoted baseline. --calibrate measures what two runs of one program differ by."""
 
 _CODES = "Exit codes: 0 ok, 1 regression, 3 inconclusive, 2 error (different hardware, missing arms, unreadable files)."
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _promote(arguments: Sequence[str]) -> int:
     parser = Parser(prog="python -m harness.compare promote", description="Keep a results folder as a baseline.")
-    parser.add_argument("results", metavar="RESULTS", type=Path, help="results folder")
+    parser.add_argument("results", metavar="RESULTS", type=place_of, help="results folder, or its address")
     _add_baselines(parser)
     parser.add_argument("--name", default="main", help="of the baseline (default: main)")
     parser.add_argument("--force", action="store_true", help="replace the baseline of that name")
@@ -54,9 +56,16 @@ def _promote(arguments: Sequence[str]) -> int:
     return OK
 
 
+def _local(given: str) -> Path:
+    place = place_of(given, "--baselines ")
+    if not isinstance(place, Path):
+        raise UsageError(f"--baselines {given}: baselines are kept on this machine; give a folder")
+    return place
+
+
 def _add_baselines(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--baselines", metavar="DIR", type=Path, default=BASELINES, help=f"where they are kept (default: {BASELINES})"
+        "--baselines", metavar="DIR", type=_local, default=BASELINES, help=f"where they are kept (default: {BASELINES})"
     )
 
 
@@ -122,13 +131,13 @@ def _outcome(given: argparse.Namespace, rules: Rules) -> GateResult:
     return replace(outcome, notes=(*outcome.notes, *more))
 
 
-def _folder(given: str, name: str) -> Path:
+def _folder(given: str, name: str) -> Place:
     if not given.strip():
         raise UsageError(f"{name} is empty; give a results folder")
-    return Path(given)
+    return place_of(given)
 
 
-def _read(folders: Sequence[Path], names: Sequence[str]) -> tuple[list[Trials], list[str]]:
+def _read(folders: Sequence[Place], names: Sequence[str]) -> tuple[list[Trials], list[str]]:
     """The trials of each folder, and why they cannot be used; what is odd is said at once."""
     sides = [trials_of(folder) for folder in folders]
     for side in sides:

@@ -2,16 +2,27 @@
 
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.compare.pairs import COLUMNS
 from harness.errors import UsageError
-from harness.results import COUNTED, SPEED, TABLES, files, problems_in, published, read, require_results, to_frame
+from harness.results import (
+    COUNTED,
+    SPEED,
+    Place,
+    RemotePlace,
+    copy_into,
+    place_of,
+    problems_in,
+    published,
+    read,
+    require_results,
+    to_frame,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,15 +52,15 @@ class Trials(NamedTuple):
     versions: Counter[int]
 
 
-def trials_of(folder: Path) -> Trials:
+def trials_of(folder: str | Place) -> Trials:
     """Read them.
 
     Raises:
         UsageError: it is no results folder, or it holds no trial.
     """
-    require_results(folder)
+    place = require_results(folder)
     try:
-        content = read(folder, "trials", COLUMNS)
+        content = read(place, "trials", COLUMNS)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be read ({error.strerror})") from error
     if not content.problems and len(content.rows) == 0:
@@ -58,7 +69,7 @@ def trials_of(folder: Path) -> Trials:
     return Trials(to_frame(content.rows), problems, content.remarks, content.versions)
 
 
-def resolve(given: str, baselines: Path) -> Path:
+def resolve(given: str, baselines: Path) -> Place:
     """A results folder, or the folder of the baseline of that name.
 
     Raises:
@@ -66,16 +77,19 @@ def resolve(given: str, baselines: Path) -> Path:
     """
     if not given.strip():
         raise UsageError("BASE is empty; give a results folder or the name of a baseline")
+    place = place_of(given)
+    if isinstance(place, RemotePlace):
+        return place
     try:
-        exists = Path(given).exists()
+        exists = place.exists()
     except OSError as error:
         raise UsageError(f"{given}: cannot be read ({error.strerror}); give a results folder or a baseline") from error
-    if (Path(given) / "trials").is_dir():
-        return Path(given)
+    if (place / "trials").is_dir():
+        return place
     if _NAME.fullmatch(given) and (baselines / given / "trials").is_dir():
         return baselines / given
     if exists:
-        require_results(Path(given))
+        require_results(place)
     known = ", ".join(names(baselines)) or "none"
     raise UsageError(f"{given}: no results folder, and no baseline in {baselines} (there: {known})")
 
@@ -85,12 +99,12 @@ def names(baselines: Path) -> list[str]:
     return sorted(path.parent.name for path in baselines.glob(f"[!.]*/{PROVENANCE}"))
 
 
-def promote(results: Path, baselines: Path, name: str, *, force: bool) -> Path:
+def promote(results: Place, baselines: Path, name: str, *, force: bool) -> Path:
     """Keep a copy of a results folder as a baseline: there in full, or not at all.
 
     Args:
         results: the folder.
-        baselines: where baselines are kept.
+        baselines: where baselines are kept: a folder of this machine.
         name: of the baseline.
         force: replace one of that name.
 
@@ -114,7 +128,7 @@ def promote(results: Path, baselines: Path, name: str, *, force: bool) -> Path:
     return target
 
 
-def _sound(results: Path) -> "pd.DataFrame":
+def _sound(results: Place) -> "pd.DataFrame":
     """The trials of a folder that can serve as a baseline: all its tables are as the program wrote them."""
     trials = trials_of(results).frame
     if problems := problems_in(results):
@@ -138,23 +152,15 @@ def _require_free(target: Path, *, force: bool) -> None:
         raise UsageError(f"{target}: is promoted already; give another --name, or --force to replace it")
 
 
-def _copy(results: Path, draft: Path) -> None:
-    """Copy the files of the tables."""
-    for table in TABLES:
-        (draft / table).mkdir()
-        for path in files(results, table):
-            with _opened(path) as source, (draft / table / path.name).open("xb") as copy:
-                shutil.copyfileobj(source, copy)
-
-
-def _opened(path: Path) -> BinaryIO:
+def _copy(results: Place, draft: Path) -> None:
+    """Copy the tables, in few files."""
     try:
-        return path.open("rb")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); wait until nothing changes the folder") from error
+        copy_into(results, draft)
+    except FileNotFoundError as error:
+        raise UsageError(f"{results}: {error.filename} is gone; wait until nothing changes the folder") from error
 
 
-def provenance(trials: "pd.DataFrame", results: Path, name: str) -> dict[str, Any]:
+def provenance(trials: "pd.DataFrame", results: Place, name: str) -> dict[str, Any]:
     """Where a baseline comes from: date, commits, versions, hardware, and how many trials."""
     columns = ("git_commit", "git_dirty", "torch_version", *SPEED)
     return {

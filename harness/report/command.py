@@ -10,6 +10,7 @@ from harness.report.content import content
 from harness.report.page import html
 from harness.report.selection import read
 from harness.report.text import as_json, markdown
+from harness.results import Place, RemotePlace, place_of
 
 _FORMS = {"html": html, "md": markdown, "json": as_json}
 
@@ -21,7 +22,11 @@ def _parser() -> Parser:
         epilog="Exit codes: 0 ok, 2 nothing to report or a wrong command. What cannot be read is named on stderr.",
     )
     parser.add_argument(
-        "folder", nargs="?", default="outputs/results", metavar="DIR", help="results.dir of a run (outputs/results)"
+        "folder",
+        nargs="?",
+        default="outputs/results",
+        metavar="DIR",
+        help="results.dir of a run (outputs/results), or an address such as s3://BUCKET/FOLDER",
     )
     parser.add_argument(
         "--format", choices=list(_FORMS), default="html", help="html: one self-contained page (default)"
@@ -33,7 +38,11 @@ def _parser() -> Parser:
         metavar="COLUMN=VALUE,VALUE",
         help="only trials with one of these values, ranked and tested by themselves; may be repeated",
     )
-    parser.add_argument("--output", metavar="FILE", help="default: DIR/report.html; md and json: standard output")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="default: DIR/report.html (DIR is an address: report.html here); md and json: standard output",
+    )
     return parser
 
 
@@ -41,11 +50,11 @@ def _parser() -> Parser:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
-    _run(Path(options.folder), options.format, options.output, options.where)
+    _run(place_of(options.folder), options.format, options.output, options.where)
     return 0
 
 
-def _run(folder: Path, form: str, output: str | None, where: Sequence[str]) -> None:
+def _run(folder: Place, form: str, output: str | None, where: Sequence[str]) -> None:
     frames, problems = read(folder)
     for line in problems:
         print(f"warning: {line}", file=sys.stderr)
@@ -53,7 +62,9 @@ def _run(folder: Path, form: str, output: str | None, where: Sequence[str]) -> N
     if output is None and form != "html":
         print(text, end="")
         return
-    path = Path(output) if output is not None else folder / "report.html"
+    # a store may be readable only
+    beside = Path() if isinstance(folder, RemotePlace) else folder
+    path = Path(output) if output is not None else beside / "report.html"
     _write(path, text)
     print(path)
 

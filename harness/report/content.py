@@ -25,14 +25,14 @@ from harness.report.model import (
     SweepRow,
 )
 from harness.report.selection import narrowed
-from harness.results import STATUSES
+from harness.results import STATUSES, Place
 from harness.wording import counted
 
 SHOWN_ARMS = 12
 """How many arms the figures draw at first."""
 
 
-def content(frames: Frames, folder: Path, problems: Sequence[str], where: Sequence[str] = ()) -> Report:
+def content(frames: Frames, folder: Place, problems: Sequence[str], where: Sequence[str] = ()) -> Report:
     """Build the whole report.
 
     Args:
@@ -74,11 +74,11 @@ def content(frames: Frames, folder: Path, problems: Sequence[str], where: Sequen
     )
 
 
-def _heading(folder: Path, facts: str, where: Sequence[str]) -> Heading:
+def _heading(folder: Place, facts: str, where: Sequence[str]) -> Heading:
     return Heading(
         version=harness.__version__,
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        title=folder.resolve().name or str(folder),
+        title=(folder.resolve().name if isinstance(folder, Path) else folder.name) or str(folder),
         facts="; ".join([facts, *(f"only {part}" for part in where)]),
     )
 

@@ -1,10 +1,9 @@
 """Which trials a report is on: those of a folder that can be read, narrowed by ``--where``."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.errors import UsageError
-from harness.results import CHOICES, Frames, arrow_schema, load_quietly, require_results, text_of
+from harness.results import CHOICES, Frames, Place, arrow_schema, load_quietly, require_results, text_of
 
 _CHOICES = (*CHOICES, "arm_key", "seed", "status")
 _MOST_NAMED = 20
@@ -15,7 +14,7 @@ _LAYERS = (
 )
 
 
-def read(folder: Path) -> tuple[Frames, list[str]]:
+def read(folder: Place) -> tuple[Frames, list[str]]:
     """The frames of a folder, and what is wrong with its files, a line each.
 
     Raises:

@@ -22,14 +22,14 @@ from harness.results.columns import (
     varying,
 )
 from harness.results.command import main
-from harness.results.merging import Compacted, Merged, UnsoundError, compact
+from harness.results.merging import Compacted, Merged, UnsoundError, compact, copy_into
 from harness.results.parts import Publisher
+from harness.results.places import Place, RemotePlace, place_of
 from harness.results.publishing import published
 from harness.results.reading import (
     Content,
     Frames,
     Loaded,
-    files,
     load,
     load_quietly,
     read,
@@ -38,6 +38,7 @@ from harness.results.reading import (
 )
 from harness.results.recovery import Recovered, prepare, record_death, recover
 from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, Column, arrow_schema
+from harness.results.table_files import files
 from harness.results.writing import Running, new_trial_id, write_table
 
 __all__ = [
@@ -61,8 +62,10 @@ __all__ = [
     "Frames",
     "Loaded",
     "Merged",
+    "Place",
     "Publisher",
     "Recovered",
+    "RemotePlace",
     "Running",
     "UnsoundError",
     "arm_columns",
@@ -70,6 +73,7 @@ __all__ = [
     "arrow_schema",
     "check",
     "compact",
+    "copy_into",
     "files",
     "is_missing",
     "label_of",
@@ -77,6 +81,7 @@ __all__ = [
     "load_quietly",
     "main",
     "new_trial_id",
+    "place_of",
     "prepare",
     "problems_in",
     "published",

@@ -2,19 +2,22 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.arguments import Parser, one_line_errors
 from harness.results import merging
 from harness.results.checking import check
+from harness.results.places import Place, place_of
 from harness.wording import counted
 
-_ABOUT = "Check a results folder, or copy it into few large files, which load quickly."
+_ABOUT = (
+    "Check a results folder, or copy it into few large files, which load quickly. A folder may be an address: "
+    "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or file:///FOLDER."
+)
 _CODES = "Exit codes: 0 all is sound, 1 something is not (a line says what), 2 a wrong command."
 _VALIDATE = "check the results folder DIR and print a line for each fault; nothing is changed"
 _COMPACT = (
     "copy the results folder SRC into the new folder DST, with few large files instead of many small ones; SRC is not "
-    "changed, and DST appears when it is complete"
+    "changed, and DST appears when it is complete (in an object store: its table trials does)"
 )
 
 
@@ -22,10 +25,10 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m harness.results", description=_ABOUT, epilog=_CODES)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     validate = commands.add_parser("validate", help=_VALIDATE, description=_VALIDATE, epilog=_CODES)
-    validate.add_argument("folder", metavar="DIR", type=Path)
+    validate.add_argument("folder", metavar="DIR", type=place_of)
     copy = commands.add_parser("compact", help=_COMPACT, description=_COMPACT, epilog=_CODES)
-    copy.add_argument("source", metavar="SRC", type=Path)
-    copy.add_argument("target", metavar="DST", type=Path)
+    copy.add_argument("source", metavar="SRC", type=place_of)
+    copy.add_argument("target", metavar="DST", type=place_of)
     return parser
 
 
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     return _compact(options.source, options.target)
 
 
-def _validate(folder: Path) -> int:
+def _validate(folder: Place) -> int:
     checked = check(folder)
     for line in checked.problems:
         print(line)
@@ -49,7 +52,7 @@ def _validate(folder: Path) -> int:
     return 1 if faults else 0
 
 
-def _compact(source: Path, target: Path) -> int:
+def _compact(source: Place, target: Place) -> int:
     try:
         done = merging.compact(source, target)
     except merging.UnsoundError as error:

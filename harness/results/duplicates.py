@@ -7,7 +7,6 @@ left out, and a line says so: a remark if its rows are the same bit by bit, else
 import filecmp
 from collections import defaultdict
 from collections.abc import Callable, KeysView, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harness.results.places import Place, RemotePlace
 from harness.wording import few
 
 _Whole = npt.NDArray[np.integer[Any]]
@@ -79,10 +79,10 @@ class Repeats:
         problems: a line for each file that holds other values of a trial than an earlier one does.
     """
 
-    def __init__(self, table: str, whole: Callable[[Path], pa.Table]) -> None:
+    def __init__(self, table: str, whole: Callable[[Place], pa.Table]) -> None:
         self._table, self._whole = table, whole
         # numbers, because there may be a hundred thousand files and as many trials
-        self._paths: list[Path] = []
+        self._paths: list[Place] = []
         self._owners: dict[str, int] = {}
         self._same: list[str] = []
         self.problems: list[str] = []
@@ -99,7 +99,7 @@ class Repeats:
             return []
         return [f"{self._table}: rows that are there twice are counted once: {few(self._same)}"]
 
-    def new(self, path: Path, content: pa.Table) -> pa.Table:
+    def new(self, path: Place, content: pa.Table) -> pa.Table:
         """The rows of a file that no earlier one has.
 
         Args:
@@ -117,7 +117,7 @@ class Repeats:
         self._paths.append(path)
         return content
 
-    def _first_of_each(self, path: Path, content: pa.Table) -> pa.Table:
+    def _first_of_each(self, path: Place, content: pa.Table) -> pa.Table:
         """Without rows whose key an earlier row of the same file has."""
         if once(self._table, content, [len(content)]):
             return content
@@ -137,13 +137,13 @@ class Repeats:
             self._same.append(f"{path.name} (in itself)")
         return content.take(np.sort(first["row_min"].to_numpy()))
 
-    def _compare(self, path: Path, shared: Sequence[str]) -> None:
+    def _compare(self, path: Place, shared: Sequence[str]) -> None:
         """Say whether these trials' rows are those of the files that had them first."""
-        owners: dict[Path, list[str]] = defaultdict(list)
+        owners: dict[Place, list[str]] = defaultdict(list)
         for trial_id in shared:
             owners[self._paths[self._owners[trial_id]]].append(trial_id)
         for owner, ids in owners.items():
-            differ = [] if filecmp.cmp(owner, path, shallow=False) else self._differing(owner, path, ids)
+            differ = [] if _same_bytes(owner, path) else self._differing(owner, path, ids)
             if differ:
                 self.problems.append(
                     f"{path}: holds other rows than {owner.name} of the trial {few(differ)}; those of {owner.name} "
@@ -152,12 +152,19 @@ class Repeats:
             if len(differ) < len(ids):
                 self._same.append(f"{path.name} (as in {owner.name})")
 
-    def _differing(self, owner: Path, path: Path, ids: Sequence[str]) -> list[str]:
+    def _differing(self, owner: Place, path: Place, ids: Sequence[str]) -> list[str]:
         """The trials of which a row is in one of the files alone."""
         sides = (self._whole(file) for file in (owner, path))
         rows = [_counted(side.filter(pc.is_in(side["trial_id"], pa.array(ids)))) for side in sides]
         counts = _counted(pa.concat_tables(side.drop_columns(["count_all"]) for side in rows))
         return sorted(pc.unique(counts.filter(pc.equal(counts["count_all"], 1))["trial_id"]).to_pylist())
+
+
+def _same_bytes(one: Place, other: Place) -> bool:
+    """Whether it is plain to see that two files are the same; objects of a store would have to be fetched for it."""
+    if isinstance(one, RemotePlace) or isinstance(other, RemotePlace):
+        return False
+    return filecmp.cmp(one, other, shallow=False)
 
 
 def _counted(rows: pa.Table) -> pa.Table:

@@ -2,13 +2,18 @@
 
 The source is only read. The copy is built in a hidden folder beside its place, flushed to the disk, and renamed to its
 name when it is whole (see :mod:`harness.results.publishing`), so that readers of either folder see each row once,
-whatever ends the process.
+whatever ends the process. An object store has no rename: there the copy is built in a temporary folder of this machine
+and its files are put one after the other, trials last, so that whoever starts from trials sees whole results or none.
+
+Trials that lie in the source's spool (finished, and not published yet) are copied too.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,8 +22,11 @@ import pyarrow.parquet as pq
 from harness.errors import UsageError
 from harness.results import schema
 from harness.results.duplicates import Repeats
+from harness.results.places import Place, RemotePlace, place_of
 from harness.results.publishing import published
-from harness.results.reading import UnreadableError, files, read_file, read_files, require_results
+from harness.results.reading import require_results
+from harness.results.table_files import UnreadableError, files, read_file, read_files
+from harness.results.unpublished import unpublished
 from harness.wording import counted, one_line
 
 # a file of one row takes a hundred times its size in memory while it is not combined with others
@@ -33,7 +41,7 @@ class Merged:
 
     Attributes:
         table: its name.
-        files: how many files were read.
+        files: how many files were read, those of trials that were not published yet included.
         rows: how many rows the copy has.
         parts: how many files the copy has.
         remarks: a line if rows were there twice and the same.
@@ -71,27 +79,30 @@ class UnsoundError(UsageError):
         self.problems = list(problems)
 
 
-def compact(source: Path, target: Path) -> Compacted:
+def compact(source: str | Place, target: str | Place) -> Compacted:
     """Copy a results folder into a new one with few files of the present schema version.
 
     Rows that are there twice and the same are copied once. Trials that have no row in ``trials`` when the copy begins
     (they are running, or were killed) are left out.
 
     Args:
-        source: the folder; it is not changed, and runs may write into it meanwhile.
+        source: the folder; it is not changed, and runs may write into it meanwhile. Here and in the target an address
+            such as ``s3://BUCKET/FOLDER`` will do.
         target: the new folder; it must not exist or be empty.
 
     Raises:
         UnsoundError: files cannot be read or contradict others; there is no copy.
         UsageError: the source holds no results, or the copy cannot be written.
     """
-    require_results(source)
+    source, target = require_results(source), place_of(target)
     try:
+        if isinstance(target, RemotePlace):
+            return _compact_to_store(source, target)
         # the folder that one stands in has no name until it is resolved
         target = target if target.name else target.resolve()
         _require_free(source, target)
         with published(target) as draft:
-            return _copy(source, draft)
+            return copy_into(source, draft)
     except FileNotFoundError as error:
         raise UsageError(f"{source}: {error.filename} is gone; wait until nothing removes files there") from error
     except (OSError, RuntimeError) as error:
@@ -100,18 +111,48 @@ def compact(source: Path, target: Path) -> Compacted:
         raise UsageError(f"{target}: cannot write there ({reason}); {source} is as it was") from error
 
 
-def _require_free(source: Path, target: Path) -> None:
+def _compact_to_store(source: Place, target: RemotePlace) -> Compacted:
+    """Build the copy on this machine, and put its files."""
+    if isinstance(source, RemotePlace) and f"{target.path}/".startswith(f"{source.path}/"):
+        raise UsageError(f"{target}: lies within {source}, where readers would see rows twice; give another DST")
+    target.folders()
+    if target.objects():
+        raise UsageError(f"{target}: exists already; give DST a new name")
+    with TemporaryDirectory(prefix="initbench-") as scratch:
+        draft = Path(scratch)
+        done = copy_into(source, draft)
+        put: list[RemotePlace] = []
+        try:
+            for table in reversed(schema.TABLES):
+                for path in sorted((draft / table).iterdir()):
+                    put.append(target / table / path.name)
+                    put[-1].put(pa.memory_map(str(path)).read_buffer())
+        except BaseException:
+            for own in put:
+                with suppress(UsageError):
+                    own.remove()
+            raise
+    return done
+
+
+def _require_free(source: Place, target: Path) -> None:
     if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise UsageError(f"{target}: exists already; give DST a new name")
-    if target.resolve().is_relative_to(source.resolve()):
+    if isinstance(source, Path) and target.resolve().is_relative_to(source.resolve()):
         raise UsageError(f"{target}: lies within {source}, where readers would see rows twice; give another DST")
 
 
-def _copy(source: Path, draft: Path) -> Compacted:
-    problems: list[str] = []
+def copy_into(source: Place, draft: Path) -> Compacted:
+    """Copy a results folder into an empty folder, which nobody reads yet.
+
+    Raises:
+        UnsoundError: files cannot be read or contradict others.
+    """
+    waiting = unpublished(source)
+    problems = list(waiting.problems)
     left_out: set[str] = set()
     tables: list[Merged] = []
-    trial_ids: Collection[str] | None = None
+    trial_ids: set[str] | None = None
     # trials first: a trial's rows in the other tables are written before the one in trials, so they are there
     for table in schema.TABLES:
         paths = files(source, table)
@@ -119,10 +160,15 @@ def _copy(source: Path, draft: Path) -> Compacted:
         parts = _Parts(draft / table)
         for content in _new_rows(paths, table, repeats, problems):
             parts.add(content if trial_ids is None else _of_trials(content, trial_ids, left_out))
+        more = waiting.beside(table, pa.chunked_array([list(repeats.trial_ids)], pa.string()))
+        if len(more):
+            parts.add(more.replace_schema_metadata())
         parts.close()
         problems += repeats.problems
-        tables.append(Merged(table, len(paths), parts.rows, parts.count, [one_line(line) for line in repeats.remarks]))
-        trial_ids = repeats.trial_ids if trial_ids is None else trial_ids
+        remarks = [one_line(line) for line in repeats.remarks]
+        tables.append(Merged(table, len(paths) + waiting.trials, parts.rows, parts.count, remarks))
+        if trial_ids is None:
+            trial_ids = {*repeats.trial_ids, *waiting.tables["trials"]["trial_id"].to_pylist()}
     if problems:
         raise UnsoundError(
             f"{source}: no copy was made, because {counted(len(problems), 'file')} cannot be copied; repair or remove "
@@ -132,7 +178,7 @@ def _copy(source: Path, draft: Path) -> Compacted:
     return Compacted(tables, len(left_out))
 
 
-def _new_rows(paths: Sequence[Path], table: str, repeats: Repeats, problems: list[str]) -> Iterator[pa.Table]:
+def _new_rows(paths: Sequence[Place], table: str, repeats: Repeats, problems: list[str]) -> Iterator[pa.Table]:
     """What is new in some files at a time, in one chunk."""
     for batch in _batches(paths):
         new = []
@@ -145,11 +191,11 @@ def _new_rows(paths: Sequence[Path], table: str, repeats: Repeats, problems: lis
             yield pa.concat_tables(new).combine_chunks()
 
 
-def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    batch: list[Path] = []
+def _batches(paths: Sequence[Place]) -> Iterator[list[Place]]:
+    batch: list[Place] = []
     size = 0
     for path in paths:
-        own = path.stat().st_size if path.exists() else 0
+        own = _size(path)
         if batch and (len(batch) == _FILES_AT_ONCE or size + own > _BYTES_AT_ONCE):
             yield batch
             batch, size = [], 0
@@ -157,6 +203,12 @@ def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
         size += own
     if batch:
         yield batch
+
+
+def _size(path: Place) -> int:
+    if isinstance(path, RemotePlace):
+        return path.size or 0
+    return path.stat().st_size if path.exists() else 0
 
 
 def _of_trials(content: pa.Table, trial_ids: Collection[str], left_out: set[str]) -> pa.Table:

@@ -19,14 +19,17 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from harness.errors import UsageError
 from harness.interrupts import uninterrupted
 from harness.results import spool
 from harness.results.locking import HeldError, UnlockableError, let_go, take
 from harness.results.notes import UnusableNoteError, read_json, remove_note, set_aside
+from harness.results.places import Place, RemotePlace
 from harness.results.publishing import flush_folder, publish_file
 from harness.results.schema import TABLES, arrow_schema
+from harness.results.stores import StoredSpool
 from harness.results.writing import (
     WAIT_S,
     Row,
@@ -50,41 +53,35 @@ Plan = dict[str, list[str]]
 class Publisher:
     """Who publishes an owner's spooled trials: one process at a time, from one thread.
 
-    Leaving the block publishes what is left. A full disk is an OSError of any of its methods; the trials then stay in
-    the spool, where :func:`harness.load` sees them, and the next try goes on from there.
+    Leaving the block publishes what is left. A full disk is an OSError of any of its methods, a store that cannot be
+    reached a UsageError; the trials then stay in the spool, where :func:`harness.load` sees them, and the next try goes
+    on from there.
 
     Attributes:
         lines: a line for each file in the spool that could not be used and was set aside.
     """
 
-    def __init__(self, folder: Path, owner: str) -> None:
+    def __init__(self, folder: Place, owner: str) -> None:
         self.lines: list[str] = []
         self._folder, self._owner = folder, owner
-        self._lock_path = lock_path(folder, owner)
-        self._spooled = Spooled(folder, owner, self.lines)
+        self._lock: FileLock | None = None
+        self._spooled: Spooled | StoredSpool
+        if isinstance(folder, RemotePlace):
+            self._spooled = StoredSpool(folder, owner, self.lines)
+        else:
+            self._spooled = Spooled(folder, owner, self.lines)
         self._pending: set[str] = set()
         self._published, self._last_s = 0, -_PAUSE_S
 
     def __enter__(self) -> Self:
-        """Take the owner's lock.
+        """Take the owner's lock; a store has none, and there an owner's name must be new.
 
         Raises:
             UsageError: another process publishes the same trials, or the lock cannot be taken.
             OSError: the owner's place in the spool cannot be made.
         """
-        try:
-            self._lock = take(self._lock_path, wait_s=WAIT_S)
-        except HeldError as error:
-            what = f"another process publishes the trials of {self._owner}; wait until it has ended"
-            raise UsageError(f"results.dir={self._folder}: {what}") from error
-        except UnlockableError as error:
-            what = f"cannot lock a file there ({error}); give another folder"
-            raise UsageError(f"results.dir={self._folder}: {what}") from error
-        try:
-            make_owner_folder(self._folder, self._owner)
-        except BaseException:
-            let_go(self._lock_path, self._lock)
-            raise
+        if not isinstance(self._folder, RemotePlace):
+            self._lock = _owners_lock(self._folder, self._owner)
         return self
 
     def __exit__(
@@ -95,7 +92,8 @@ class Publisher:
             self.publish()
         finally:
             self._spooled.leave()
-            let_go(self._lock_path, self._lock)
+            if self._lock is not None and not isinstance(self._folder, RemotePlace):
+                let_go(lock_path(self._folder, self._owner), self._lock)
 
     def spool(self, row: Row) -> None:
         """Spool the row of a trial that could not write it, and that has no curves and layers."""
@@ -120,6 +118,24 @@ class Publisher:
 def _enough(published: int) -> int:
     """How many trials make a part: 100,000 trials are at most some 600 files a table."""
     return min(_MOST_PENDING, 1 + published // _GROWTH)
+
+
+def _owners_lock(folder: Path, owner: str) -> FileLock:
+    path = lock_path(folder, owner)
+    try:
+        lock = take(path, wait_s=WAIT_S)
+    except HeldError as error:
+        what = f"another process publishes the trials of {owner}; wait until it has ended"
+        raise UsageError(f"results.dir={folder}: {what}") from error
+    except UnlockableError as error:
+        what = f"cannot lock a file there ({error}); give another folder"
+        raise UsageError(f"results.dir={folder}: {what}") from error
+    try:
+        make_owner_folder(folder, owner)
+    except BaseException:
+        let_go(path, lock)
+        raise
+    return lock
 
 
 class Spooled:

@@ -26,7 +26,9 @@ from harness.results.notes import (
     set_aside,
 )
 from harness.results.parts import Publisher, Spooled, ids_in, published_row
+from harness.results.places import Place, RemotePlace, place_of
 from harness.results.publishing import flush_folder
+from harness.results.stores import prepare_store, row_of
 from harness.results.writing import PARTIAL, RUNNING, WAIT_S, lock_path, note_path, spool_trial
 from harness.wording import one_line
 
@@ -52,13 +54,22 @@ class Recovered(NamedTuple):
     lines: list[str]
 
 
-def prepare(folder: Path) -> Recovered:
+def prepare(folder: str | Place) -> Recovered:
     """Make the results folder, try all that writing a trial needs, and set right what was killed earlier.
+
+    In an object store, nothing can tell what was killed from what runs, so nothing is set right there.
 
     Raises:
         UsageError: it cannot be written.
         OSError: the disk is too full for the row of a killed trial.
     """
+    folder = place_of(folder, "results.dir=")
+    if isinstance(folder, RemotePlace):
+        try:
+            prepare_store(folder)
+        except UsageError as error:
+            raise UsageError(f"results.dir={error}") from error
+        return Recovered([], [])
     try:
         _make(folder)
         _probe(folder)
@@ -194,7 +205,7 @@ def _record_one(folder: Path, path: Path, publisher: Publisher, known: Collectio
 
 
 def record_death(
-    folder: Path,
+    folder: Place,
     trial_id: str,
     owner: str,
     *,
@@ -212,7 +223,8 @@ def record_death(
         status: how the trial ended.
         error_type: column of the row.
         error_message: column of the row.
-        row: what was planned, for a trial that died before its note was written.
+        row: what was planned, for a trial that died before its note was written; in a store, where there are no notes,
+            for any trial.
 
     Returns:
         the trial's row; the one that it wrote itself if it died after its end.
@@ -220,8 +232,15 @@ def record_death(
     Raises:
         LookupError: there is no trace of the trial, and no row was given.
         OSError: the row cannot be written.
+        UsageError: the store cannot be reached, or denies access.
     """
     end = {"status": status, "error_type": error_type, "error_message": error_message}
+    if isinstance(folder, RemotePlace):
+        own = row_of(folder, owner, trial_id)
+        if own is None:
+            own = _ended_row(folder, trial_id, end, row)
+            spool_trial(folder, owner, {"trials": [own], "curves": [], "layers": []}, holder=owner)
+        return own
     with _lock_of_dead(folder, trial_id):
         own = _own_row(folder, trial_id, owner)
         if own is None:
@@ -268,6 +287,10 @@ def _planned_row(folder: Path, trial_id: str, end: Mapping[str, str], row: Mappi
         pass
     except UnusableNoteError:
         set_aside(path)
+    return _ended_row(folder, trial_id, end, row)
+
+
+def _ended_row(folder: Place, trial_id: str, end: Mapping[str, str], row: Mapping[str, Any] | None) -> dict[str, Any]:
     if row is None:
         raise LookupError(f"{folder}: no trace of the trial {trial_id}")
     return ended_row(row, trial_id, end)

@@ -4,6 +4,8 @@ Below the results folder: ``trials``, ``curves`` and ``layers`` with immutable f
 that has begun and not ended, ``.spool`` with the trials that have ended and are not published yet, and ``.partial``
 with files that are being written. A file in ``.partial`` carries the id of its trial or owner, and a living writer
 holds the lock of that id, so what a killed one left behind can be told apart.
+
+An object store has no locks, so there are neither notes nor unfinished files in it, see :mod:`harness.results.stores`.
 """
 
 import errno
@@ -20,7 +22,9 @@ import pyarrow.parquet as pq
 
 from harness.results import schema, spool
 from harness.results.locking import let_go, take
+from harness.results.places import Place, RemotePlace
 from harness.results.publishing import flush_folder, publish_file
+from harness.results.stores import put_entry
 
 Row = Mapping[str, Any]
 
@@ -113,7 +117,7 @@ def make_owner_folder(folder: Path, owner: str) -> None:
         flush_folder(place.parent)
 
 
-def spool_trial(folder: Path, owner: str, rows: Mapping[str, Sequence[Row]], *, holder: str) -> None:
+def spool_trial(folder: Place, owner: str, rows: Mapping[str, Sequence[Row]], *, holder: str) -> None:
     """Write all rows of a trial as one file in the spool, which lasts when this returns.
 
     Args:
@@ -124,9 +128,18 @@ def spool_trial(folder: Path, owner: str, rows: Mapping[str, Sequence[Row]], *, 
 
     Raises:
         OSError: it cannot be written, or the trial is spooled already.
+        UsageError: the object store cannot be reached, or denies access.
     """
     tables = {table: arrow_rows(table, rows[table]) for table in schema.TABLES}
-    target = spool.entry_path(folder, owner, str(rows["trials"][0]["trial_id"]))
+    trial_id = str(rows["trials"][0]["trial_id"])
+    if isinstance(folder, RemotePlace):
+        put_entry(folder, owner, trial_id, tables)
+    else:
+        _spool_file(folder, owner, trial_id, tables, holder)
+
+
+def _spool_file(folder: Path, owner: str, trial_id: str, tables: Mapping[str, pa.Table], holder: str) -> None:
+    target = spool.entry_path(folder, owner, trial_id)
     for left in reversed(range(_ATTEMPTS)):
         make_owner_folder(folder, owner)
         try:
@@ -144,9 +157,13 @@ def spool_trial(folder: Path, owner: str, rows: Mapping[str, Sequence[Row]], *, 
 
 
 class Running:
-    """A trial between its begin and its row: a locked note that holds the row it gets if it is killed outright."""
+    """A trial between its begin and its row: a locked note that holds the row it gets if it is killed outright.
 
-    def __init__(self, folder: Path, row: Row, *, owner: str | None = None) -> None:
+    In an object store there is no note. A trial that is killed outright there gets its row from its owner, if that one
+    lives.
+    """
+
+    def __init__(self, folder: Place, row: Row, *, owner: str | None = None) -> None:
         """Write the note.
 
         Args:
@@ -157,6 +174,10 @@ class Running:
         """
         self._folder, self._trial_id = folder, str(row["trial_id"])
         self._owner = self._trial_id if owner is None else owner
+        if not isinstance(folder, RemotePlace):
+            self._begin(folder, row)
+
+    def _begin(self, folder: Path, row: Row) -> None:
         self._lock_path = lock_path(folder, self._trial_id)
         # a process that cleans up may hold the lock for a moment
         self._lock = take(self._lock_path, wait_s=WAIT_S)
@@ -175,6 +196,8 @@ class Running:
         """Spool the trial's rows and end. They last when this returns, and the owner's publisher publishes them."""
         rows = {"trials": [trial], "curves": curves, "layers": layers}
         spool_trial(self._folder, self._owner, rows, holder=self._trial_id)
+        if isinstance(self._folder, RemotePlace):
+            return
         # the publisher removes it too, because a published trial must have no note
         note_path(self._folder, self._trial_id).unlink(missing_ok=True)
         let_go(self._lock_path, self._lock)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig
@@ -65,7 +64,7 @@ class SweepConductor:
         first = self.composer.config(self.plan.trials[0].overrides)
         self.composer.refuse_unknown(trial.overrides for trial in self.plan.trials)
         folder = first.results.dir
-        self.audience.recovered(results.prepare(Path(folder)))
+        self.audience.recovered(results.prepare(folder))
         company = company_of(first, most=self.plan.size)
         todo = list(self.plan.trials)
         self.audience.say(self._announcement(folder, company))

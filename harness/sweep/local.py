@@ -4,7 +4,6 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from harness import results
@@ -99,7 +98,7 @@ class LocalSweep:
             # threads that wait for work in a loop keep the other workers from theirs
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         slots = slots_for(self.company.workers, threads=self.company.threads, gpus=list(self.company.gpus))
-        with results.Publisher(Path(self.folder), self.owner) as publisher, Workers(slots) as workers:
+        with results.Publisher(results.place_of(self.folder), self.owner) as publisher, Workers(slots) as workers:
             self._workers = workers
             try:
                 for ended in workers.run(self._tasks(trials), self.audience.look):
@@ -165,7 +164,7 @@ class LocalSweep:
             own = planned(resolution.presumed(task.config), task.trial_id, task.place)
         try:
             return results.record_death(
-                Path(self.folder), task.trial_id, self.owner, status=death.status, error_type=death.error_type,
+                results.place_of(self.folder), task.trial_id, self.owner, status=death.status, error_type=death.error_type,
                 error_message=death.error_message, row=own,
             )  # fmt: skip
         except LookupError:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -48,7 +47,7 @@ class SweepOutcome:
     """
 
     def __init__(self, folder: str, sweep_id: str) -> None:
-        self._folder = Path(folder)
+        self._folder = results.place_of(folder)
         rows = results.read(self._folder, "trials", _ALL_TRIALS).rows
         own = rows.filter(pc.equal(rows["sweep_id"], sweep_id))
         self._rows = own.sort_by([("sweep_index", "ascending")])
