@@ -162,10 +162,8 @@ class LocalSweep:
             from harness import resolution
 
             own = planned(resolution.presumed(task.config), task.trial_id, task.place)
+        end = {"status": death.status, "error_type": death.error_type, "error_message": death.error_message}
         try:
-            return results.record_death(
-                results.place_of(self.folder), task.trial_id, self.owner, status=death.status, error_type=death.error_type,
-                error_message=death.error_message, row=own,
-            )  # fmt: skip
+            return results.record_death(results.place_of(self.folder), task.trial_id, self.owner, row=own, **end)
         except LookupError:
             return None
