@@ -1,6 +1,7 @@
 """From what was typed to a :class:`harness.TrialConfig`: Hydra composes the config groups, the schema checks them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -103,12 +104,22 @@ def load_config(overrides: Sequence[str] = ()) -> TrialConfig:
     Raises:
         UsageError: an unknown group, choice, key or value.
     """
-    try:
-        with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-            composed = compose("config", overrides=list(overrides), return_hydra_config=True)
-    except HydraException as error:
-        raise UsageError(one_line(error)) from error
+    with refusals(), initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        composed = compose("config", overrides=list(overrides), return_hydra_config=True)
     return split_hydra(composed)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn whatever Hydra raises at what it cannot read into a :class:`UsageError` of one line."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        # assertions and attributes of None among them, which say little without their name
+        named = isinstance(error, HydraException | OmegaConfBaseException | ValueError)
+        raise UsageError(one_line(error) if named else f"{type(error).__name__}: {one_line(error)}") from error
 
 
 def one_line(error: Exception) -> str:

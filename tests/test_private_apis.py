@@ -39,6 +39,18 @@ def _splits_a_sweep() -> bool:
     return len(BasicSweeper.split_arguments(overrides, None)[0]) == 6
 
 
+def _plans_a_sweep() -> bool:
+    from harness.sweep.plan import plan_from
+
+    return plan_from(["seed=1,2", "init=zero,he"])[0].size == 4
+
+
+def _reads_the_sweepers_params() -> bool:
+    from hydra._internal.core_plugins import basic_sweeper
+
+    return basic_sweeper.BasicSweeper(None, {"seed": "1,2"})._parse_config() == ["seed=1,2"]
+
+
 def _parses_switches() -> bool:
     from hydra._internal.utils import get_args_parser
 
@@ -85,6 +97,38 @@ PRIVATE_APIS = [
         "harness/run.py counts the trials of a sweep with it",
         "multiply the lengths of the sweep_string_iterator() of the parsed overrides",
         _splits_a_sweep,
+    ),
+    PrivateApi(
+        "hydra-core",
+        "hydra._internal.core_plugins",
+        "basic_sweeper",
+        "harness/sweep/plan.py splits a sweep into its trials as its BasicSweeper does",
+        "parse hydra.sweeper.params and what was typed, and multiply their sweep_string_iterator()",
+        _reads_the_sweepers_params,
+    ),
+    PrivateApi(
+        "hydra-core",
+        "hydra._internal.config_loader_impl",
+        "ConfigLoaderImpl",
+        "harness/sweep composes with it, without the global state of hydra.initialize",
+        "GlobalHydra.instance().config_loader() within hydra.initialize_config_dir",
+        _plans_a_sweep,
+    ),
+    PrivateApi(
+        "hydra-core",
+        "hydra._internal.hydra",
+        "Hydra",
+        "harness/sweep/plan.py registers Hydra's resolvers and the job's name by making one",
+        "GlobalHydra.instance().hydra within hydra.initialize_config_dir",
+        _plans_a_sweep,
+    ),
+    PrivateApi(
+        "hydra-core",
+        "hydra._internal.utils",
+        "create_config_search_path",
+        "harness/sweep/plan.py puts --config-dir before our own choices with it",
+        "hydra.searchpath=[file://DIR], which comes after them",
+        _plans_a_sweep,
     ),
     PrivateApi(
         "hydra-core",

@@ -16,13 +16,11 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from harness.bounds import check
-from harness.compose import choices_of, labels_of, one_line, split_hydra, unchecked, without_hydra, writable_schema
+from harness.compose import choices_of, labels_of, refusals, split_hydra, unchecked, without_hydra, writable_schema
 from harness.config import TrialConfig
 from harness.errors import UsageError
 
@@ -81,8 +79,9 @@ class Composer:
             UsageError: they are wrong; the message is the one that Hydra's own composition gives.
         """
         try:
-            config = self._quick(overrides)
-        except (HydraException, OmegaConfBaseException, UsageError, ValueError):
+            with refusals():
+                config = self._quick(overrides)
+        except UsageError:
             # composed by Hydra it gives the error in full
             config = None
         return self._composed(overrides, number) if config is None else config
@@ -115,7 +114,7 @@ class Composer:
     def _quick(self, overrides: Sequence[str]) -> TrialConfig | None:
         """The config without Hydra; None: only Hydra can tell."""
         parsed = [self._parse(text) for text in overrides]
-        keys = [override.key_or_group for override in parsed if not self._is_plain(override)]
+        keys = [own.key_or_group for own in parsed if not self._is_plain(own) and not self._is_choice(own)]
         base, plain = self._base_and_plain(parsed, keys)
         if base is not None and base.mentioned and any(_meet(own.key_or_group, base.mentioned) for own in plain):
             base, plain = self._base_and_plain(parsed, [*keys, *base.mentioned])
@@ -124,10 +123,16 @@ class Composer:
         values = {override.key_or_group: override.value() for override in plain}
         if not values.keys() <= base.values:
             return None
-        config = self._with(base.config, values)
-        config = replace(config, labels=labels_of(base.choices, overrides))
+        labels = labels_of(base.choices, overrides)
+        if "${" in labels.init + labels.model:
+            return None
+        config = replace(self._with(base.config, values), labels=labels)
         check(config)
         return config
+
+    def _is_choice(self, override: Override) -> bool:
+        """Whether it chooses from a group; choices come before all values, wherever they are typed."""
+        return self._is_group(override.key_or_group) and not isinstance(override.value(), dict)
 
     def _is_plain(self, override: Override) -> bool:
         """Whether it sets one existing number, word, flag or null, and nothing else."""
@@ -146,8 +151,9 @@ class Composer:
     def _base(self, overrides: tuple[str, ...]) -> _Base | None:
         if overrides not in self._bases:
             try:
-                self._bases[overrides] = self._new_base(overrides)
-            except (HydraException, OmegaConfBaseException, UsageError, ValueError):
+                with refusals():
+                    self._bases[overrides] = self._new_base(overrides)
+            except UsageError:
                 self._bases[overrides] = None
             if len(self._bases) > _MOST_BASES:
                 self._bases.popitem(last=False)
@@ -167,10 +173,8 @@ class Composer:
 
     def _composed(self, overrides: Sequence[str], number: int) -> TrialConfig:
         """The config as Hydra's own composition gives it."""
-        try:
+        with refusals():
             composed = self._load(overrides)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise UsageError(one_line(error)) from error
         if "${hydra:" in str(OmegaConf.to_container(without_hydra(composed), resolve=False)):
             with open_dict(composed):
                 composed.hydra.job.num = composed.hydra.job.id = number

@@ -17,13 +17,11 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from harness.compose import CONF_DIR, one_line, typed_overrides
+from harness.compose import CONF_DIR, refusals, typed_overrides
 from harness.errors import UsageError
 from harness.sweep.composer import Composer
 
@@ -132,12 +130,10 @@ def composed(loader: ConfigLoaderImpl, overrides: Sequence[str], config_name: st
     Raises:
         UsageError: something typed is wrong, or a config is.
     """
-    try:
+    with refusals():
         return loader.load_configuration(
             config_name, list(overrides), RunMode.MULTIRUN, from_shell=True, validate_sweep_overrides=False
         )
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UsageError(one_line(error)) from error
 
 
 def plan_of(loader: ConfigLoaderImpl, config: DictConfig, *, multirun: bool, command: str = "") -> Plan:
@@ -155,18 +151,24 @@ def plan_of(loader: ConfigLoaderImpl, config: DictConfig, *, multirun: bool, com
     multirun = multirun or config.hydra.mode == RunMode.MULTIRUN
     typed = typed_overrides(config.hydra)
     parser = OverridesParser.create(config_loader=loader)
-    try:
+    with refusals():
         ours = cast("list[str]", OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False))
         loader.validate_sweep_overrides_legal(
             parser.parse_overrides([*ours, *typed]), RunMode.MULTIRUN if multirun else RunMode.RUN, from_shell=True
         )
         lists = _split(_sweeper(config), parser, typed) if multirun else [typed]
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UsageError(one_line(error)) from error
     if not lists:
         raise UsageError(_EMPTY)
-    trials = PlannedTrials(lists, f"init={config.hydra.runtime.choices.get('init')} seed={config.get('seed')}")
+    trials = PlannedTrials(lists, _title_of_one(config, lists[0]))
     return Plan(uuid.uuid4().hex[:16], command, os.getcwd(), multirun, trials)  # noqa: PTH109 - text, as it is stored
+
+
+def _title_of_one(config: DictConfig, overrides: Sequence[str]) -> str:
+    """The title where nothing varies."""
+    seed = OmegaConf.to_container(OmegaConf.masked_copy(config, ["seed"]), resolve=False)
+    values = {"init": config.hydra.runtime.choices.get("init"), **cast("dict[str, object]", seed)}
+    values |= {key: value for key, _, value in (text.partition("=") for text in overrides) if key in values}
+    return " ".join(f"{key}={value}" for key, value in values.items())
 
 
 def _sweeper(config: DictConfig) -> basic_sweeper.BasicSweeper:
