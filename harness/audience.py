@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 OK, SOME_FAILED, WRONG_COMMAND = 0, 1, 2
 """The exit codes."""
 
+INTERRUPTED = "interrupted: finished trials are safe, those in hand are recorded as killed"
+
 
 class Audience:
     """Whoever reads the command's output.

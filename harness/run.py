@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness import article, output, usage
 from harness.arguments import refusal
-from harness.audience import OK, SOME_FAILED, WRONG_COMMAND, Audience
+from harness.audience import INTERRUPTED, OK, SOME_FAILED, WRONG_COMMAND, Audience
 from harness.compose import CONF_DIR, one_line
 from harness.config import SweepConfig, TrialConfig
 from harness.errors import UsageError
@@ -74,7 +74,7 @@ def main() -> None:
         try:
             sys.exit(_run(interruptions))
         except KeyboardInterrupt:
-            print("interrupted: all trials are recorded", file=sys.stderr)
+            print(INTERRUPTED, file=sys.stderr)
             sys.exit(SOME_FAILED)
 
 
@@ -88,7 +88,11 @@ def _switches() -> argparse.Namespace:
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_args()
+    switches = parser.parse_args()
+    modes = [f"--{name}" for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(switches, name)]
+    if len(modes) > 1:
+        refuse(f"{' and '.join(modes)} do not go together; give one of them".replace("_", "-"))
+    return switches
 
 
 def _run(interruptions: Interruptions) -> int:
@@ -192,10 +196,11 @@ def _sweep(conductor: "SweepConductor", interruptions: Interruptions) -> int:
     for failure in failures:
         print(_failure_line(failure, plan))
     if audience.is_interrupted:
-        print("interrupted: finished trials are safe, those in hand are recorded as killed", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
     for line in _missing_lines(missing, plan):
         print(line, file=sys.stderr)
-    _tell_where(folder)
+    if len(outcome):
+        _tell_where(folder)
     return audience.exit_code(failed=bool(failures or missing))
 
 

@@ -36,7 +36,7 @@ from harness.results.reading import (
     require_results,
     to_frame,
 )
-from harness.results.recovery import Recovered, prepare, record_death, recover
+from harness.results.recovery import Recovered, discard, missing_folders, prepare, record_death, recover
 from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, Column, arrow_schema
 from harness.results.table_files import files
 from harness.results.writing import Running, new_trial_id, write_table
@@ -74,12 +74,14 @@ __all__ = [
     "check",
     "compact",
     "copy_into",
+    "discard",
     "files",
     "is_missing",
     "label_of",
     "load",
     "load_quietly",
     "main",
+    "missing_folders",
     "new_trial_id",
     "place_of",
     "prepare",

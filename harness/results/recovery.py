@@ -8,7 +8,7 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from harness.results.notes import (
 from harness.results.parts import Publisher, Spooled, ids_in, published_row
 from harness.results.places import Place, RemotePlace, place_of
 from harness.results.publishing import flush_folder
+from harness.results.spool import SPOOL
 from harness.results.stores import prepare_store, row_of
 from harness.results.writing import PARTIAL, RUNNING, WAIT_S, lock_path, note_path, spool_trial
 from harness.wording import one_line
@@ -116,6 +117,27 @@ def _probe(folder: Path) -> None:
                 flush_folder(place.parent)
         finally:
             place.rmdir()
+
+
+def missing_folders(folder: str | Place) -> list[Path]:
+    """Return the results folder and those of its parents that are not there yet, the innermost first."""
+    place = place_of(folder)
+    return [] if isinstance(place, RemotePlace) else [path for path in (place, *place.parents) if not path.exists()]
+
+
+def discard(folder: str | Place, new: Sequence[Path]) -> None:
+    """Remove a results folder into which nothing was recorded; what is not empty stays.
+
+    Args:
+        folder: the results folder.
+        new: what :func:`missing_folders` said before it was made; nothing else is removed.
+    """
+    place = place_of(folder)
+    if isinstance(place, RemotePlace) or place not in new:
+        return
+    for path in (*(place / name for name in (*schema.TABLES, RUNNING, PARTIAL, SPOOL)), *new):
+        with suppress(OSError):
+            path.rmdir()
 
 
 def recover(folder: Path) -> Recovered:

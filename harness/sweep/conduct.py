@@ -64,6 +64,7 @@ class SweepConductor:
         first = self.composer.config(self.plan.trials[0].overrides)
         self.composer.refuse_unknown(trial.overrides for trial in self.plan.trials)
         folder = first.results.dir
+        new = results.missing_folders(folder)
         self.audience.recovered(results.prepare(folder))
         company = company_of(first, most=self.plan.size)
         todo = list(self.plan.trials)
@@ -75,6 +76,8 @@ class SweepConductor:
         with watch(self.plan.size, self.plan.size - len(todo)):
             sweep.run(todo)
         outcome = SweepOutcome(folder, self.plan.sweep_id)
+        if not len(outcome):
+            results.discard(folder, new)
         there = outcome.indices
         missing = [trial for trial in todo if trial.index not in there | sweep.refused]
         return Conducted(folder, outcome, missing)
