@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,24 +60,27 @@ def note(folder: Path, trial_id: str, **own: Any) -> None:
     writing.note_path(folder, trial_id).write_text(content)
 
 
-def by_glob(folder: Path, table: str) -> list[Row]:
-    """What a reader without this program sees; a torn file raises."""
+def by_glob(folder: Path, table: str, columns: list[str] | None = None) -> list[list[Row]]:
+    """What a reader without this program sees in each file; a torn one raises."""
     paths = sorted((folder / table).glob("*.parquet"))
-    return [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
+    return [pq.ParquetFile(path).read(columns=columns).to_pylist() for path in paths]
+
+
+def published(folder: Path) -> list[Row]:
+    return [row for file in by_glob(folder, "trials") for row in file]
 
 
 def statuses(folder: Path) -> dict[str, str]:
     """Trial -> status, of the published ones; each is there once, whole, in one part."""
-    trials = by_glob(folder, "trials")
-    ids = [row["trial_id"] for row in trials]
-    assert len(set(ids)) == len(ids)
+    trials = [row for file in by_glob(folder, "trials", ["trial_id", "status"]) for row in file]
     finished = {row["trial_id"] for row in trials if row["status"] == "ok"}
+    assert len({row["trial_id"] for row in trials}) == len(trials)
     for table in TABLES:
-        in_files = [parts.ids_of(path) or set() for path in (folder / table).glob("*.parquet")]
-        assert sum(map(len, in_files)) == len(set().union(*in_files)), "no trial in two files"
-        keys = [row["trial_id"] for row in by_glob(folder, table)]
-        assert {trial_id: keys.count(trial_id) for trial_id in finished} == dict.fromkeys(finished, OF_ONE[table])
-        assert set(map(keys.count, keys)) <= {1, OF_ONE[table]}, "no row twice, of a trial without its row neither"
+        files = [Counter(row["trial_id"] for row in file) for file in by_glob(folder, table, ["trial_id"])]
+        counts = sum(files, Counter())
+        assert sum(map(len, files)) == len(counts), "no trial is in two files"
+        assert set(counts.values()) <= {1, OF_ONE[table]}, "no row is there twice"
+        assert {trial_id: counts[trial_id] for trial_id in finished} == dict.fromkeys(finished, OF_ONE[table])
     return {row["trial_id"]: row["status"] for row in trials}
 
 
@@ -183,7 +187,7 @@ def test_worker_killed_at_any_moment_has_one_row_and_its_parent_knows_which(fold
 
         begun()
         seen = set()
-        for after in kills(worker, folder / "."):
+        for after in kills(worker, folder.parent, steps=15):
             assert results.recover(folder) == ([], []), "its owner lives, and knows more"
             row = record(folder, names[-1], row=rows_of(names[-1])[0])
             assert row["status"] in ("ok", "crashed")
@@ -192,7 +196,7 @@ def test_worker_killed_at_any_moment_has_one_row_and_its_parent_knows_which(fold
                 publisher.ended(names[-1])
             begun()
         publisher.publish()
-        expected = {row["trial_id"]: row["status"] for row in by_glob(folder, "trials")}
+        expected = statuses(folder)
         assert set(expected) == set(names)
         assert seen == {"ok", "crashed"}
     assert statuses(folder) == expected
@@ -230,10 +234,9 @@ def test_death_is_recorded_from_the_note(folder: Path) -> None:
     note(folder, "d", owner="sweep")
     with results.Publisher(folder, "sweep"):
         row = record(folder, "d", row=rows_of("d", seed=99)[0])
-    (published,) = by_glob(folder, "trials")
     words = ("status", "error_type", "error_message", "seed")
-    assert [published[name] for name in words] == ["crashed", "SIGSEGV", "the process ended by signal 11", 0]
-    assert [row[name] for name in words] == [published[name] for name in words]
+    for there in (row, *published(folder)):
+        assert [there[name] for name in words] == ["crashed", "SIGSEGV", "the process ended by signal 11", 0]
     assert_clean(folder)
 
 
@@ -246,12 +249,12 @@ def test_death_before_the_note_is_recorded_from_the_plan(folder: Path, content: 
     assert statuses(folder) == {"d": "crashed"}
 
 
-@pytest.mark.parametrize("published", [False, True])
-def test_death_after_the_end_leaves_the_trials_own_row(folder: Path, *, published: bool) -> None:
+@pytest.mark.parametrize("in_part", [False, True])
+def test_death_after_the_end_leaves_the_trials_own_row(folder: Path, *, in_part: bool) -> None:
     with results.Publisher(folder, "sweep") as publisher:
         for name in ("c", "d"):
             finish(folder, name, "sweep")
-        if published:
+        if in_part:
             publisher.publish()
         assert record(folder, "d", row=rows_of("d")[0])["status"] == "ok"
     assert statuses(folder) == {"c": "ok", "d": "ok"}
@@ -304,9 +307,9 @@ def test_trials_are_published_one_by_one_at_first_and_all_at_the_end(
 
 
 def test_a_hundred_thousand_trials_are_at_most_a_thousand_files() -> None:
-    published = files = 0
-    while published < 100_000:
-        published += parts._enough(published)
+    trials = files = 0
+    while trials < 100_000:
+        trials += parts._enough(trials)
         files += 1
     assert 500 < files <= 1000
     assert parts._enough(0) == 1
@@ -511,7 +514,7 @@ def test_what_a_later_program_spooled_is_left_to_it(
     assert statuses(folder) == {}
     monkeypatch.setattr(schema, "SCHEMA_VERSION", now + 1)
     assert results.prepare(folder) == ([], [])
-    assert len(by_glob(folder, "trials")) == 1
+    assert len(published(folder)) == 1
     assert harness.load(folder).trials["trial_id"].tolist() == ["a"]
 
 
