@@ -359,9 +359,9 @@ def cut_short(work: Callable[[], object], place: Path, after: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def kills(work: Callable[[], object], place: Path, *, steps: int = 25) -> Iterator[int]:
+def kills(work: Callable[[], object], place: Path, *, steps: int = 25, every: int = 1) -> Iterator[int]:
     """Kill the work at each of its steps, of which there are more than ``steps``, until it comes to its end."""
-    for after in range(1000):
+    for after in range(0, 1000, every):
         if not cut_short(work, place, after):
             assert after > steps, "the kills reach every stage"
             return

@@ -93,7 +93,12 @@ def assert_clean(folder: Path) -> None:
 # kills
 
 
-def test_kill_at_any_moment_of_a_sweep_loses_and_doubles_nothing(folder: Path) -> None:
+# the moments of all kills take a minute
+EVERY = pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 11])
+
+
+@EVERY
+def test_kill_at_any_moment_of_a_sweep_loses_and_doubles_nothing(folder: Path, every: int) -> None:
     told = folder.parent.parent / "told"
 
     def sweep() -> None:
@@ -105,7 +110,7 @@ def test_kill_at_any_moment_of_a_sweep_loses_and_doubles_nothing(folder: Path) -
                 publisher.ended(name)
 
     seen = set()
-    for _ in kills(sweep, folder.parent):
+    for _ in kills(sweep, folder.parent, every=every):
         lines = told.read_text() if told.exists() else ""
         safe = {name for name in "abc" if f"{name} is safe" in lines}
         begun = {name for name in "abc" if f"{name} begins" in lines}
@@ -122,7 +127,8 @@ def test_kill_at_any_moment_of_a_sweep_loses_and_doubles_nothing(folder: Path) -
         assert_clean(folder)
         told.unlink(missing_ok=True)
         emptied(folder)
-    assert {(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (3, 2), (3, 1), (3, 0)} <= seen, "every stage was met"
+    stages = {(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (3, 2), (3, 1), (3, 0)}
+    assert len(stages & seen) == len(stages) if every == 1 else len(stages & seen) > 4, "the stages were met"
     assert statuses(folder) == dict.fromkeys("abc", "ok")
     assert_clean(folder)
 
@@ -159,10 +165,11 @@ def failing_at(count: int, error: int = 28) -> Iterator[list[int]]:
 LEFT = {"a": "ok", "b": "ok", "c": "ok", "d": "killed", "e": "ok"}
 
 
-def test_kill_at_any_moment_of_a_recovery_loses_and_doubles_nothing(folder: Path) -> None:
+@EVERY
+def test_kill_at_any_moment_of_a_recovery_loses_and_doubles_nothing(folder: Path, every: int) -> None:
     """Also if the recovery of a recovery is killed."""
     leave(folder)
-    for after in kills(lambda: results.recover(folder), folder.parent):
+    for after in kills(lambda: results.recover(folder), folder.parent, every=every):
         statuses(folder)
         cut_short(lambda: results.prepare(folder), folder.parent, after // 2 + 5)
         statuses(folder)
