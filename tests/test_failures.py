@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -373,11 +374,18 @@ def files(folder: Path, pattern: str) -> list[Path]:
     return sorted((folder / RESULTS).glob(pattern))
 
 
+def recorded(folder: Path) -> set[str]:
+    """The trials that have a row, published or not."""
+    spooled = {path.stem for path in files(folder, ".spool/*/*.arrow")}
+    paths = files(folder, "trials/*.parquet")
+    return spooled.union(*(pq.ParquetFile(path).read(columns=["trial_id"])["trial_id"].to_pylist() for path in paths))
+
+
 def wait_for_second_trial(folder: Path, process: Process) -> None:
     """The first trial's row and the second one's note are there."""
     wait_for(process, lambda: bool(files(folder, "trials/*.parquet")))
-    first = files(folder, "trials/*.parquet")[0].stem
-    wait_for(process, lambda: any(path.stem != first for path in files(folder, ".running/*.json")))
+    first = recorded(folder)
+    wait_for(process, lambda: any(path.stem not in first for path in files(folder, ".running/*.json")))
 
 
 INTERRUPTED = "interrupted: finished trials are safe, those in hand are recorded as killed\n"
@@ -417,16 +425,21 @@ def test_interruption_while_rows_are_written_waits_for_them(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from harness import results
-    from harness.results import writing
+    from harness.results import parts, publishing, writing
 
     config = configure("model=mlp")
-    write = writing.spool_trial
+    write = publishing.publish_file
+    targets: list[Path] = []
 
-    def interrupted(*arguments: object, **settings: object) -> None:
-        signal.raise_signal(signal.SIGINT)
-        write(*arguments, **settings)  # type: ignore[arg-type]
+    def interrupted(partial: Path, target: Path, content: Any) -> None:
+        # the note is no row
+        if target.parent.name != ".running":
+            targets.append(target)
+            signal.raise_signal(signal.SIGINT)
+        write(partial, target, content)
 
-    monkeypatch.setattr(writing, "spool_trial", interrupted)
+    for module in (writing, parts):
+        monkeypatch.setattr(module, "publish_file", interrupted)
     # a shell that starts the tests in the background lets them ignore it
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -435,6 +448,7 @@ def test_interruption_while_rows_are_written_waits_for_them(
     finally:
         signal.signal(signal.SIGINT, before)
     assert harness.load(config.results.dir).trials["status"].tolist() == ["ok"]
+    assert [path.suffix for path in targets] == [".arrow", ".json", *[".parquet"] * 3]
     assert results.problems_in(Path(config.results.dir)) == []
 
 
@@ -465,7 +479,7 @@ def test_ctrl_c_before_the_first_trial_is_one_line(tmp_path: Path, moment: Calla
 def unfinished(folder: Path) -> set[str]:
     """Trials that have a whole note and no row."""
     begun = {path.stem for path in files(folder, ".running/*.json") if path.read_text().endswith("}")}
-    return begun - {path.stem for path in files(folder, "trials/*.parquet")}
+    return begun - recorded(folder)
 
 
 def noted(stdout: str) -> set[str]:
@@ -480,9 +494,10 @@ def wait_for_new(folder: Path, process: Process, pattern: str) -> None:
     wait_for(process, lambda: bool(set(files(folder, pattern)) - before))
 
 
-# what has to appear, then how many seconds may pass; of a trial itself, for recovery writes to trials alone
-MOMENTS = [(".running/*.json", 0.01), (".partial/[cl]*.parquet", 0.0), ("layers/*.parquet", 0.0)]
-MOMENTS += [("layers/*.parquet", wait_s) for wait_s in np.random.default_rng(0).uniform(0, 1, 2)]
+# what has to appear, then how many seconds may pass; of a trial itself, because recovery writes to the same folders
+MOMENTS = [(".running/*.json", 0.01), (".partial/spool-2*", 0.0), (".spool/2*/*.arrow", 0.0), (".spool/2*/*.json", 0.0)]
+MOMENTS += [(".partial/[cl]*-2*.parquet", 0.0), ("layers/2*.parquet", 0.0)]
+MOMENTS += [("layers/2*.parquet", wait_s) for wait_s in np.random.default_rng(0).uniform(0, 1, 2)]
 
 
 def kill_at(folder: Path, pattern: str, wait_s: float) -> str:
@@ -509,7 +524,7 @@ def test_kill_9_at_any_moment_costs_the_trial_in_hand_and_no_more(tmp_path: Path
                 pq.ParquetFile(path).read()
         assert noted(stdout) == left, "the run says what the one before left"
         lines += len(lines_of(stdout, "["))
-        before, rows = rows, {path.stem for path in files(tmp_path, "trials/*.parquet")}
+        before, rows = rows, recorded(tmp_path)
         assert rows >= before | left
         left = unfinished(tmp_path)
         assert len(left) <= 1
@@ -529,14 +544,18 @@ def test_kill_9_at_any_moment_costs_the_trial_in_hand_and_no_more(tmp_path: Path
 
 LIMITED = """
 import os, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-os.execv(sys.executable, [sys.executable, "-m", "harness.run", *sys.argv[1:]])
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+os.execv(sys.executable, [sys.executable, "-m", "harness.run", *sys.argv[2:]])
 """
 
 
-def test_full_disk_is_one_line_a_trial_and_leaves_a_folder_to_go_on_with(command: Command, tmp_path: Path) -> None:
-    """By a limit on the size of a file, which the row of a trial exceeds and its curve does not."""
-    arguments = [sys.executable, "-c", LIMITED, "-m", "seed=0,1", *QUICK_MLP]
+@pytest.mark.parametrize(("limit_bytes", "status"), [(8_000, "killed"), (28_000, "ok")], ids=["spool", "publish"])
+def test_full_disk_is_one_line_a_trial_and_leaves_a_folder_to_go_on_with(
+    command: Command, tmp_path: Path, limit_bytes: int, status: str
+) -> None:
+    """By a limit on the size of a file, which the note of a trial never reaches; a trial that is spooled is safe."""
+    arguments = [sys.executable, "-c", LIMITED, str(limit_bytes), "-m", "seed=0,1", *QUICK_MLP]
     full = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert full.returncode == 1
     assert full.stderr.splitlines()[:2] == [
@@ -545,14 +564,15 @@ def test_full_disk_is_one_line_a_trial_and_leaves_a_folder_to_go_on_with(command
     ]
     assert "Traceback" not in full.stdout
     assert files(tmp_path, "trials/*") == files(tmp_path, ".partial/*") == []
-    left = unfinished(tmp_path)
-    assert len(left) >= 1
+    left, safe = unfinished(tmp_path), recorded(tmp_path)
+    assert (len(left) >= 1, len(safe) >= 1) == (status == "killed", status == "ok")
     done = command("seed=2", *QUICK_MLP)
     assert (done.returncode, done.stderr) == (0, "")
     assert noted(done.stdout) == left
     trials = trials_below(tmp_path).set_index("trial_id")
     assert set(trials.query("status == 'killed'").index) == left
-    assert (trials["status"] == "ok").sum() == 1
+    assert (trials["status"] == "ok").sum() == 1 + len(safe)
+    assert trials.loc[sorted(left | safe), "status"].eq(status).all()
     assert_sound(tmp_path)
 
 
