@@ -1,21 +1,40 @@
-"""Holding Ctrl-C back where half of something would be worse than a moment's wait."""
+"""Ctrl-C and termination: who is told, and how they are held back where half of something is worse than a wait."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+Handler = Callable[[int, FrameType | None], object]
+
+_HELD = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def on_interrupt(handler: Handler) -> None:
+    """Call ``handler`` with the signal's number and the frame when Ctrl-C or a termination signal comes.
+
+    Whoever wants a method called must say so here and not to ``signal.signal``. Up to Python 3.11 that function looks
+    for the handler it replaces among the names SIG_DFL and SIG_IGN, and writes the handler's repr into an error that it
+    drops. The repr of a method holds that of its object: for an object with all results of a sweep, seconds a trial.
+    """
+
+    def call(number: int, frame: FrameType | None) -> None:
+        handler(number, frame)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, call)
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and termination back until the block has ended, so that impatience costs no row."""
+    """Hold Ctrl-C, termination and hang-up back until the block has ended, so that impatience costs no row."""
     if threading.current_thread() is not threading.main_thread():
         # only the main thread is interrupted
         yield
         return
     held: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda caught, _frame: held.append(caught)) for number in numbers}
+    before = {number: signal.signal(number, lambda caught, _frame: held.append(caught)) for number in _HELD}
     try:
         yield
     finally:

@@ -31,6 +31,7 @@ from harness.arguments import refusal
 from harness.compose import CONF_DIR, from_hydra_job, one_line, typed_overrides
 from harness.config import TrialConfig
 from harness.errors import UsageError
+from harness.interrupts import on_interrupt
 
 if TYPE_CHECKING:
     from harness.trial import TrialResult
@@ -148,8 +149,7 @@ def main() -> None:
     # Hydra then raises instead of printing a page, and the one line that matters is printed here
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sweep = Sweep(sys.argv[1:])
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, sweep.interrupt)
+    on_interrupt(sweep.interrupt)
     with tempfile.TemporaryDirectory(prefix="initbench-") as scratch:
         os.environ["INITBENCH_SCRATCH"] = scratch
         try:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -373,11 +374,18 @@ def files(folder: Path, pattern: str) -> list[Path]:
     return sorted((folder / RESULTS).glob(pattern))
 
 
+def recorded(folder: Path) -> set[str]:
+    """The trials that have a row, published or not."""
+    spooled = {path.stem for path in files(folder, ".spool/*/*.arrow")}
+    paths = files(folder, "trials/*.parquet")
+    return spooled.union(*(pq.ParquetFile(path).read(columns=["trial_id"])["trial_id"].to_pylist() for path in paths))
+
+
 def wait_for_second_trial(folder: Path, process: Process) -> None:
     """The first trial's row and the second one's note are there."""
     wait_for(process, lambda: bool(files(folder, "trials/*.parquet")))
-    first = files(folder, "trials/*.parquet")[0].stem
-    wait_for(process, lambda: any(path.stem != first for path in files(folder, ".running/*.json")))
+    first = recorded(folder)
+    wait_for(process, lambda: any(path.stem not in first for path in files(folder, ".running/*.json")))
 
 
 INTERRUPTED = "interrupted: finished trials are safe, the one in hand is recorded as killed\n"
@@ -415,16 +423,21 @@ def test_interruption_while_rows_are_written_waits_for_them(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from harness import results
-    from harness.results import writing
+    from harness.results import parts, publishing, writing
 
     config = configure("model=mlp")
-    write = writing.write_table
+    write = publishing.publish_file
+    targets: list[Path] = []
 
-    def interrupted(*arguments: object) -> None:
-        signal.raise_signal(signal.SIGINT)
-        write(*arguments)  # type: ignore[arg-type]
+    def interrupted(partial: Path, target: Path, content: Any) -> None:
+        # the note is no row
+        if target.parent.name != ".running":
+            targets.append(target)
+            signal.raise_signal(signal.SIGINT)
+        write(partial, target, content)
 
-    monkeypatch.setattr(writing, "write_table", interrupted)
+    for module in (writing, parts):
+        monkeypatch.setattr(module, "publish_file", interrupted)
     # a shell that starts the tests in the background lets them ignore it
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -433,6 +446,7 @@ def test_interruption_while_rows_are_written_waits_for_them(
     finally:
         signal.signal(signal.SIGINT, before)
     assert harness.load(config.results.dir).trials["status"].tolist() == ["ok"]
+    assert [path.suffix for path in targets] == [".arrow", ".json", *[".parquet"] * 3]
     assert results.problems_in(Path(config.results.dir)) == []
 
 
@@ -463,7 +477,7 @@ def test_ctrl_c_before_the_first_trial_is_one_line(tmp_path: Path, moment: Calla
 def unfinished(folder: Path) -> set[str]:
     """Trials that have a whole note and no row."""
     begun = {path.stem for path in files(folder, ".running/*.json") if path.read_text().endswith("}")}
-    return begun - {path.stem for path in files(folder, "trials/*.parquet")}
+    return begun - recorded(folder)
 
 
 def noted(stdout: str) -> set[str]:
@@ -479,7 +493,8 @@ def wait_for_new(folder: Path, process: Process, pattern: str) -> None:
 
 
 # what has to appear, then how many seconds may pass; of a trial itself, for recovery writes to trials alone
-MOMENTS = [(".running/*.json", 0.01), (".partial/[cl]*.parquet", 0.0), ("layers/*.parquet", 0.0)]
+MOMENTS = [(".running/*.json", 0.01), (".partial/spool*", 0.0), (".spool/*/*.arrow", 0.0), (".spool/*/*.json", 0.0)]
+MOMENTS += [(".partial/[cl]*.parquet", 0.0), ("layers/*.parquet", 0.0)]
 MOMENTS += [("layers/*.parquet", wait_s) for wait_s in np.random.default_rng(0).uniform(0, 1, 2)]
 
 
@@ -507,7 +522,7 @@ def test_kill_9_at_any_moment_costs_the_trial_in_hand_and_no_more(tmp_path: Path
                 pq.ParquetFile(path).read()
         assert noted(stdout) == left, "the run says what the one before left"
         lines += len(lines_of(stdout, "["))
-        before, rows = rows, {path.stem for path in files(tmp_path, "trials/*.parquet")}
+        before, rows = rows, recorded(tmp_path)
         assert rows >= before | left
         left = unfinished(tmp_path)
         assert len(left) <= 1

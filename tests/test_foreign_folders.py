@@ -12,6 +12,7 @@ from test_merging import bytes_of
 import harness
 from harness import results
 from harness.errors import UsageError
+from harness.results import writing
 
 Plant = Callable[[Path, Path], None]
 QUICK = ("device=cpu", "device.threads=1", "model=mlp", "train.steps=2", "train.eval_every=2", "train.warmup_steps=1")
@@ -147,6 +148,8 @@ OTHERS: dict[str, Plant] = {
     "lock is a pipe": pipe(".running/other.lock"),
     "partial file links outside": link(f".partial/trials-{NOTE}-0123abcd.parquet", "canary", with_note=True),
     "partial file is a folder": directory(f".partial/trials-{NOTE}-0123abcd.parquet", with_note=True),
+    "probe in the spool links outside": link(".spool/.probe-0123abcd", ""),
+    "unfinished entry links outside": link(f".partial/spool-{NOTE}-0123abcd.arrow", "canary"),
     "probe links outside": link(".partial/probe-0123abcd", "canary"),
     "probe in a table links outside": link("trials/.probe-0123abcd", ""),
     "probe in a table holds a file": directory("trials/.probe-0123abcd"),
@@ -156,6 +159,111 @@ OTHERS: dict[str, Plant] = {
     "curves are a pipe": pipe("curves/pipe.parquet"),
     "journal of an earlier merging": journal,
     "file that nobody knows": lambda folder, _outside: (folder / ".partial" / "notes.txt").write_text("x") and None,
+}
+
+
+def spooled(name: str = NOTE, trial_id: str = NOTE, owner: str = "dead") -> Plant:
+    """A finished trial that nobody has published, under the name of its file."""
+
+    def plant(folder: Path, _outside: Path) -> None:
+        row = results.read(folder, "trials").rows.to_pylist()[0] | {"trial_id": trial_id}
+        (folder / ".spool" / owner).mkdir(exist_ok=True)
+        rows = {"trials": [row], "curves": [], "layers": []}
+        writing.spool_trial(folder, owner, rows, holder=owner)
+        path = folder / ".spool" / owner / f"{trial_id}.arrow"
+        path.rename(path.with_name(f"{name}.arrow"))
+
+    return plant
+
+
+def in_spool(content: str | bytes, name: str = f"{NOTE}.arrow") -> Plant:
+    def plant(folder: Path, _outside: Path) -> None:
+        (folder / ".spool/dead").mkdir(exist_ok=True)
+        (folder / ".spool/dead" / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return plant
+
+
+def below_dead(plant: Plant) -> Plant:
+    """In the folder of an owner that has died."""
+
+    def planted(folder: Path, outside: Path) -> None:
+        (folder / ".spool/dead").mkdir()
+        plant(folder, outside)
+
+    return planted
+
+
+def cut_entry(folder: Path, outside: Path) -> None:
+    spooled()(folder, outside)
+    path = folder / f".spool/dead/{NOTE}.arrow"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def sparse_entry(folder: Path, _outside: Path) -> None:
+    (folder / ".spool/dead").mkdir()
+    with (folder / f".spool/dead/{NOTE}.arrow").open("wb") as file:
+        file.truncate(1 << 40)
+
+
+def manifest(**own: object) -> Plant:
+    plan = {table: [NOTE] for table in results.TABLES} | own
+    return in_spool(json.dumps(plan), "part-1.json")
+
+
+SPOOLED: dict[str, Plant] = {
+    "nothing": in_spool(""),
+    "text": in_spool("no trial"),
+    "cut": cut_entry,
+    "huge": sparse_entry,
+    "other trial": spooled(trial_id="20300101T000000-abd"),
+    "folder": below_dead(directory(f".spool/dead/{NOTE}.arrow")),
+    "pipe": below_dead(pipe(f".spool/dead/{NOTE}.arrow")),
+    "link outside": below_dead(link(f".spool/dead/{NOTE}.arrow", "canary")),
+    "link to nothing": below_dead(link(f".spool/dead/{NOTE}.arrow", "nothing")),
+    "line break in the name": in_spool("", "a\nb.arrow"),
+    "only a suffix": in_spool("", ".arrow"),
+    "owner is a link": link(".spool/dead", ""),
+    "owner is a file": lambda folder, _outside: (folder / ".spool/dead").write_text("x") and None,
+    "owner is a pipe": pipe(".spool/dead"),
+    "owner of no name of ours": directory(".spool/a b"),
+    "manifest is half": in_spool('{"trials": ["', "part-1.json"),
+    "manifest is a list": in_spool("[]", "part-1.json"),
+    "manifest of two tables": in_spool('{"trials": [], "curves": []}', "part-1.json"),
+    "manifest names what lies outside": manifest(trials=["../../../outside/canary"]),
+    "manifest names numbers": manifest(layers=[1]),
+    "manifest is a pipe": below_dead(pipe(".spool/dead/part-1.json")),
+    "manifest links outside": below_dead(link(".spool/dead/part-1.json", f"{NOTE}.json")),
+    "manifest is huge": in_spool(" " * (1 << 21), "part-1.json"),
+}
+
+
+def both(*plants: Plant) -> Plant:
+    def plant(folder: Path, outside: Path) -> None:
+        for own in plants:
+            own(folder, outside)
+
+    return plant
+
+
+def part_in_the_way(plant: Plant) -> Plant:
+    """A manifest and its spooled trial, and something else under the name of the part."""
+    return both(spooled(), manifest(), plant)
+
+
+FINISHED: dict[str, Plant] = {
+    "spooled": spooled(),
+    "with a manifest": both(spooled(), manifest()),
+    "part is a link outside": part_in_the_way(link("trials/part-1.parquet", "canary")),
+    "part links to nothing": part_in_the_way(link("curves/part-1.parquet", "nothing.parquet")),
+    "part is a folder": part_in_the_way(directory("layers/part-1.parquet")),
+    "part is a pipe": part_in_the_way(pipe("trials/part-1.parquet")),
+    "part is torn": part_in_the_way(lambda f, _o: (f / "trials/part-1.parquet").write_text("PAR1") and None),
+    "part of other trials": part_in_the_way(
+        lambda f, _o: shutil.copy(next((f / "trials").iterdir()), f / "trials/part-1.parquet") and None
+    ),
+    "note of it too": both(spooled(), changed_note()),
+    "file that nobody knows": both(spooled(), in_spool("x", "notes.txt")),
 }
 
 
@@ -219,7 +327,7 @@ def test_whatever_else_lies_there_leads_nowhere(
         assert path.read_text() == "not ours"
 
 
-@pytest.mark.parametrize("name", [".running", ".partial"])
+@pytest.mark.parametrize("name", [".running", ".partial", ".spool"])
 def test_bookkeeping_that_lies_elsewhere_is_refused(
     folder: Path, outside: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,6 +357,38 @@ def test_table_that_is_a_link_is_read_and_never_written_to(
         run(folder)
     assert len(harness.load(folder).trials) == 1
     assert bytes_of(outside) == before
+
+
+@pytest.mark.parametrize("plant", SPOOLED.values(), ids=SPOOLED)
+def test_what_is_no_trial_in_the_spool_is_named_and_set_aside(
+    folder: Path, outside: Path, plant: Plant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(folder, outside)
+    recovered = assert_usable(folder, outside, capsys)
+    assert recovered.trial_ids == []
+    (line,) = recovered.lines
+    assert line.startswith(str(folder / ".spool"))
+    assert "; set aside as " in line
+    assert len(list((folder / ".spool").rglob("*.unreadable"))) == 1
+    assert results.prepare(folder) == ([], []), "named once"
+    assert len(results.read(folder, "trials").rows) == 2
+    for path in folder.rglob("content"):
+        assert path.read_text() == "not ours"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("plant", FINISHED.values(), ids=FINISHED)
+def test_finished_trial_is_published_whatever_lies_beside_it(
+    folder: Path, outside: Path, plant: Plant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(folder, outside)
+    assert_usable(folder, outside, capsys)
+    rows = harness.load(folder).trials["trial_id"].tolist()
+    assert rows.count(NOTE) == 1
+    assert len(rows) == 3
+    assert not (folder / f".running/{NOTE}.json").exists()
+    assert [path.name for path in (folder / ".spool").rglob("*.arrow")] == []
+    assert results.prepare(folder) == ([], [])
 
 
 def test_usable_note_is_a_row(folder: Path, outside: Path, capsys: pytest.CaptureFixture[str]) -> None:

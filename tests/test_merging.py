@@ -359,11 +359,11 @@ def cut_short(work: Callable[[], object], place: Path, after: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def kills(work: Callable[[], object], place: Path) -> Iterator[int]:
-    """Kill the work at each of its steps, one after the other, until it comes to its end."""
-    for after in range(1000):
+def kills(work: Callable[[], object], place: Path, *, steps: int = 25, every: int = 1) -> Iterator[int]:
+    """Kill the work at each of its steps, of which there are more than ``steps``, until it comes to its end."""
+    for after in range(0, 1000, every):
         if not cut_short(work, place, after):
-            assert after > 25, "the kills reach every stage"
+            assert after > steps, "the kills reach every stage"
             return
         yield after
 

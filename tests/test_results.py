@@ -106,11 +106,11 @@ def test_any_trial_comes_back_through_load(trial: Row, curves: list[Row], layers
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         results.prepare(folder)
-        results.Running(folder, trial).finish(trial, curves, layers)
+        with results.Publisher(folder, "sweep"):
+            results.Running(folder, trial, owner="sweep").finish(trial, curves, layers)
         frames = harness.load(folder)
-        assert sorted(path for path in folder.rglob("*") if path.is_file()) == sorted(
-            folder / table / "one.parquet" for table in TABLES
-        )
+        (part,) = {path.name for path in folder.rglob("*") if path.is_file()}
+        assert re.fullmatch(r"part-[0-9]{8}T[0-9]{6}-sweep-0001\.parquet", part)
     for frame, written in zip(frames, ([trial], curves, layers), strict=True):
         assert each(frame.to_dict("records"), as_in_a_frame) == each(written, as_in_a_frame)
 
@@ -590,7 +590,7 @@ def test_rows_are_flushed_with_their_folders_and_the_trial_is_last(
 ) -> None:
     """A power cut keeps the names that were flushed, and a trial in ``trials`` has all its details."""
     steps: list[str] = []
-    rename, fsync = Path.rename, os.fsync
+    rename, fsync, unlink = Path.rename, os.fsync, Path.unlink
 
     def renamed(path: Path, target: Path) -> Path:
         steps.append(f"rename to {target.parent.name}")
@@ -601,11 +601,23 @@ def test_rows_are_flushed_with_their_folders_and_the_trial_is_last(
         steps.append(f"flush {place.name if place.is_dir() else 'file'}")
         fsync(descriptor)
 
+    def unlinked(path: Path, *, missing_ok: bool = False) -> None:
+        if path.exists():
+            steps.append(f"remove {path.suffix}")
+        unlink(path, missing_ok=missing_ok)
+
     monkeypatch.setattr(Path, "rename", renamed)
     monkeypatch.setattr(os, "fsync", flushed)
-    results.Running(folder, planned).finish(planned | {"status": "ok"}, [], [])
-    order = (".running", "curves", "layers", "trials")
-    assert steps == [step for name in order for step in ("flush file", f"rename to {name}", f"flush {name}")]
+    monkeypatch.setattr(Path, "unlink", unlinked)
+    with results.Publisher(folder, "sweep"):
+        results.Running(folder, planned, owner="sweep").finish(planned | {"status": "ok"}, [], [])
+
+    def published(*names: str) -> list[str]:
+        return [step for name in names for step in ("flush file", f"rename to {name}", f"flush {name}")]
+
+    note, spooled = ["remove .json", "remove .lock"], ["remove .arrow", "flush sweep", "remove .json", "remove .lock"]
+    own = ["flush .spool", *published(".running", "sweep"), *note]
+    assert steps == [*own, *published("sweep", "layers", "curves", "trials"), *spooled]
 
 
 @pytest.mark.parametrize("table", TABLES)

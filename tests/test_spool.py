@@ -156,9 +156,15 @@ def test_links_pipes_folders_and_huge_files_are_not_read(tmp_path: Path) -> None
 def test_listing_passes_over_what_is_no_owners_folder(tmp_path: Path) -> None:
     assert list(spool.entries(tmp_path)) == []
     for owner in ("b", "a", ".hidden", "with space"):
-        spool.owner_folder(tmp_path, owner).mkdir(parents=True)
-        entry(spool.owner_folder(tmp_path, owner), b"", "one")
+        (tmp_path / spool.SPOOL / owner).mkdir(parents=True)
+        entry(tmp_path / spool.SPOOL / owner, b"", "one")
     (tmp_path / spool.SPOOL / "link").symlink_to(tmp_path / spool.SPOOL / "a")
     (tmp_path / spool.SPOOL / "file").touch()
     assert spool.owners(tmp_path) == ["a", "b"]
     assert list(spool.entries(tmp_path)) == [spool.entry_path(tmp_path, owner, "one") for owner in ("a", "b")]
+
+
+@pytest.mark.parametrize("owner", ["", ".", "..", "../outside", "/outside", "a/b", "a" * 101, "line\nbreak"])
+def test_owner_whose_name_leads_elsewhere_is_refused(tmp_path: Path, owner: str) -> None:
+    with pytest.raises(ValueError, match="is no name; give up to 100 letters"):
+        spool.owner_folder(tmp_path, owner)

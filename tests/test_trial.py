@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 from conftest import Configure
 
 import harness
-from harness import timing
+from harness import results, timing
 from harness.compose import CONF_DIR
 from harness.results import COLUMNS
 from harness.trial import TrialResult
@@ -35,15 +36,41 @@ def test_the_same_config_twice_gives_the_same_bits(configure: Configure, batches
 
 
 def test_another_seed_gives_other_weights_and_batches(configure: Configure) -> None:
-    results = [harness.run_trial(configure(f"seed={seed}", "data.batches=random", "model=mlp")) for seed in (0, 1)]
-    assert len({result.trial["initial_weights_sha256"] for result in results}) == 2
-    assert not torch.equal(results[0].train_losses, results[1].train_losses)
+    both = [harness.run_trial(configure(f"seed={seed}", "data.batches=random", "model=mlp")) for seed in (0, 1)]
+    assert len({result.trial["initial_weights_sha256"] for result in both}) == 2
+    assert not torch.equal(both[0].train_losses, both[1].train_losses)
     only_batches = [
         harness.run_trial(configure(f"seed={seed}", "init=all_zero", "data.batches=random", "model=mlp"))
         for seed in (0, 1)
     ]
     assert len({result.trial["initial_weights_sha256"] for result in only_batches}) == 1
     assert not torch.equal(only_batches[0].train_losses, only_batches[1].train_losses), "batches come from the seed"
+
+
+def test_trial_with_an_owner_is_spooled_under_the_given_id_and_the_owner_publishes_it(configure: Configure) -> None:
+    """Nor does it clean the folder up: a neighbour that has just died is its owner's to record."""
+    config = configure("model=mlp")
+    folder = Path(config.results.dir)
+    results.prepare(folder)
+    with results.Publisher(folder, "sweep") as publisher:
+        done = harness.run_trial(config, trial_id="mine", owner="sweep")
+        neighbour = results.Running(folder, done.trial | {"trial_id": "neighbour"}, owner="sweep")
+        neighbour._lock.release()
+        assert harness.run_trial(config, trial_id="other", owner="sweep").trial["trial_id"] == "other"
+        assert (folder / ".running/neighbour.json").exists()
+        assert [list((folder / table).iterdir()) for table in results.TABLES] == [[], [], []]
+        publisher.ended("mine")
+        assert sorted(harness.load(folder).trials["trial_id"]) == ["mine", "other"]
+    assert len(list((folder / "trials").iterdir())) == 1
+
+
+def test_trial_without_an_owner_is_published_when_it_returns(configure: Configure) -> None:
+    config = configure("model=mlp")
+    trial_id = harness.run_trial(config).trial["trial_id"]
+    paths = [path for path in Path(config.results.dir).rglob("*") if path.is_file()]
+    assert sorted((path.parent.name, path.name) for path in paths) == sorted(
+        (table, f"{trial_id}.parquet") for table in results.TABLES
+    )
 
 
 def test_how_a_trial_is_timed_changes_no_bit_of_it(configure: Configure) -> None:

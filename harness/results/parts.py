@@ -105,8 +105,7 @@ class Publisher:
         The first trials appear one by one and later ones in ever larger parts, so that few files hold many trials.
         """
         self._pending.add(trial_id)
-        enough = min(_MOST_PENDING, 1 + self._published // _GROWTH)
-        if len(self._pending) >= enough and time.monotonic() >= self._last_s + _PAUSE_S:
+        if len(self._pending) >= _enough(self._published) and time.monotonic() >= self._last_s + _PAUSE_S:
             self.publish()
 
     def publish(self) -> None:
@@ -132,6 +131,11 @@ def _owners_lock(folder: Path, owner: str) -> FileLock:
         let_go(path, lock)
         raise
     return lock
+
+
+def _enough(published: int) -> int:
+    """How many trials make a part: 100,000 trials are at most some 600 files a table."""
+    return min(_MOST_PENDING, 1 + published // _GROWTH)
 
 
 class Spooled:
