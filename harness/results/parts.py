@@ -115,11 +115,6 @@ class Publisher:
         self._pending.clear()
 
 
-def _enough(published: int) -> int:
-    """How many trials make a part: 100,000 trials are at most some 600 files a table."""
-    return min(_MOST_PENDING, 1 + published // _GROWTH)
-
-
 def _owners_lock(folder: Path, owner: str) -> FileLock:
     path = lock_path(folder, owner)
     try:
@@ -136,6 +131,11 @@ def _owners_lock(folder: Path, owner: str) -> FileLock:
         let_go(path, lock)
         raise
     return lock
+
+
+def _enough(published: int) -> int:
+    """How many trials make a part: 100,000 trials are at most some 600 files a table."""
+    return min(_MOST_PENDING, 1 + published // _GROWTH)
 
 
 class Spooled:

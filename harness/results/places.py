@@ -9,7 +9,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
@@ -36,12 +36,15 @@ _CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
 }
 _CONNECT_S, _ANSWER_S, _ATTEMPTS = 5.0, 30.0, 3
+# Google's library tries again until then
+_RETRY_S = 8.0
+_LONGEST_REASON = 300
 _GONE = ("NO_SUCH_KEY", "RESOURCE_NOT_FOUND")
 
 # words in what a store's library says -> what that means, and what to do; the first that fits
 _FAULTS = (
     (r"NO_SUCH_BUCKET|bucket does not exist", "there is no such bucket; make it first, or mend its name"),
-    (r"INVALID_(?:ACCESS_KEY|SIGNATURE|CLIENT_TOKEN)|SIGNATURE_DOES_NOT|UNRECOGNIZED_CLIENT|EXPIRED|AUTHENTICATED|[Cc]redential",
+    (r"INVALID_(?:ACCESS_KEY|SIGNATURE|CLIENT_TOKEN)|SIGNATURE_DOES_NOT|UNRECOGNIZED_CLIENT|EXPIRED|AUTHENTICATED|[Cc]redential|OAuth2",
      "the credentials are missing or wrong; set {credentials}"),
     (r"ACCESS_DENIED|HTTP status 403|PERMISSION_DENIED|[Pp]ermission.*denied",
      "access is denied; set {credentials} to those of an account that may read and write there"),
@@ -164,11 +167,18 @@ class RemotePlace:
         Raises:
             UsageError: the store cannot be reached, or denies access.
         """
-        try:
-            with self.answering():
-                self._store.delete_file(self.path)
-        except FileNotFoundError:
-            return
+        with suppress(FileNotFoundError), self.answering():
+            self._store.delete_file(self.path)
+
+    def remove_empty(self) -> None:
+        """Remove the mark of a folder that a store's library leaves where the last object was removed.
+
+        Raises:
+            UsageError: the store cannot be reached, or denies access.
+        """
+        if not self.objects():
+            with suppress(FileNotFoundError), self.answering():
+                self._store.delete_dir(self.path)
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -195,7 +205,7 @@ class RemotePlace:
         text = " ".join(str(error).split())
         if any(word in text for word in _GONE):
             return FileNotFoundError(errno.ENOENT, "No such object", str(self))
-        said = text.split(" (Request ID")[0]
+        said = re.split(r" \(Request ID| error_info=", text)[0][:_LONGEST_REASON]
         fixes = (fix for words, fix in _FAULTS if re.search(words, text))
         fix = next(fixes, "look up what the store says, and try again").format(credentials=_CREDENTIALS[self.scheme])
         # the store names the object itself
@@ -255,7 +265,7 @@ def _remote(scheme: str, rest: str, name: str) -> RemotePlace:
     shown = f"{name}{scheme}://{rest}"
     if not parts or {".", ".."} & set(parts):
         raise UsageError(f"{shown}: is no address of a folder; give {scheme}://BUCKET/FOLDER")
-    options = tuple(sorted(parse_qsl(query, keep_blank_values=True)))
+    options = tuple(parse_qsl(query, keep_blank_values=True))
     for option, value in options:
         if option not in _OPTIONS[scheme] or not value:
             allowed = ", ".join(_OPTIONS[scheme])
@@ -271,7 +281,7 @@ def _connected(scheme: str, bucket: str, options: tuple[tuple[str, str], ...]) -
     if "anonymous" in chosen:
         chosen["anonymous"] = chosen["anonymous"].lower() in ("true", "1", "yes")
     if scheme == "gs":
-        return fs.GcsFileSystem(**chosen, retry_time_limit=timedelta(seconds=_ANSWER_S))
+        return fs.GcsFileSystem(**chosen, retry_time_limit=timedelta(seconds=_RETRY_S))
     # pyarrow passes over these variables, which all other programs for S3 follow
     endpoint = chosen.pop("endpoint_override", None) or os.environ.get("AWS_ENDPOINT_URL_S3")
     endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL")

@@ -15,13 +15,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from harness.errors import UsageError
 from harness.results import spool
 from harness.results.places import RemotePlace
 from harness.results.schema import arrow_schema
-from harness.results.table_files import files, read_files
+from harness.results.table_files import files, read_files, write_rows
 from harness.results.unpublished import remote_entry
 
 _ORDER = ("layers", "curves", "trials")
@@ -114,7 +113,8 @@ class StoredSpool:
         return count
 
     def leave(self) -> None:
-        """Do nothing, because a store has no folders that could be left empty."""
+        """Remove the place if nothing is in it."""
+        self._place.remove_empty()
 
     def _name(self, trial_ids: Sequence[str]) -> str:
         """A new name for a part, which sorts by time; a lone trial's part has the name of the trial."""
@@ -165,7 +165,7 @@ class StoredSpool:
         for table in _ORDER:
             content = io.BytesIO()
             whole = pa.concat_tables([arrow_schema(table).empty_table(), *(own[table] for own in trials.values())])
-            pq.write_table(whole.combine_chunks(), content, compression="zstd")
+            write_rows(whole.combine_chunks(), content, few=len(trials) == 1)
             (self._folder / table / f"{name}.parquet").put(content.getvalue())
 
     def _remove(self, manifest: RemotePlace, trial_ids: Sequence[str]) -> None:

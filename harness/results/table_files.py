@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,12 @@ _ROWS_FOR_THREADS = 10_000
 
 REQUESTS_AT_ONCE = 32
 """How many objects of a store are read at once, because each answer is waited for."""
+
+
+_MANY: dict[str, Any] = {"compression": "zstd"}
+# a file of few rows is all footer: statistics and dictionaries would make it half as large again, and to begin zstd
+# anew for each column takes most of the time of reading it
+_FEW: dict[str, Any] = {"compression": "snappy", "write_statistics": False, "use_dictionary": False}
 
 
 class UnreadableError(Exception):
@@ -133,6 +140,17 @@ def read_files(
     remote = any(isinstance(path, RemotePlace) for path in paths)
     with ThreadPoolExecutor(REQUESTS_AT_ONCE if remote else None) as pool:
         return list(pool.map(attempt, paths))
+
+
+def write_rows(content: pa.Table, file: BinaryIO, *, few: bool) -> None:
+    """Write rows as one Parquet file.
+
+    Args:
+        content: the rows, in the columns of the present schema version.
+        file: open for writing.
+        few: the rows are those of one trial.
+    """
+    pq.write_table(content, file, **(_FEW if few else _MANY))
 
 
 def version_of(content: pa.Table) -> int:

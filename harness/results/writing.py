@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from harness.results import schema, spool
 from harness.results.locking import let_go, take
 from harness.results.places import Place, RemotePlace
 from harness.results.publishing import flush_folder, publish_file
 from harness.results.stores import put_entry
+from harness.results.table_files import write_rows
 
 Row = Mapping[str, Any]
 
@@ -64,12 +64,6 @@ def write_table(folder: Path, table: str, trial_id: str, rows: Sequence[Row]) ->
     write_part(folder, table, trial_id, arrow_rows(table, rows), owner=trial_id, few=True)
 
 
-_MANY: dict[str, Any] = {"compression": "zstd"}
-# a file of few rows is all footer: statistics and dictionaries would make it half as large again, and to begin zstd
-# anew for each column takes most of the time of reading it
-_FEW: dict[str, Any] = {"compression": "snappy", "write_statistics": False, "use_dictionary": False}
-
-
 def write_part(folder: Path, table: str, name: str, content: pa.Table, *, owner: str, few: bool) -> None:
     """Write rows as one Parquet file of a table.
 
@@ -87,7 +81,7 @@ def write_part(folder: Path, table: str, name: str, content: pa.Table, *, owner:
     publish_file(
         partial_path(folder, table, owner, ".parquet"),
         folder / table / f"{name}.parquet",
-        lambda file: pq.write_table(content, file, **(_FEW if few else _MANY)),
+        lambda file: write_rows(content, file, few=few),
     )
 
 
