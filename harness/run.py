@@ -192,7 +192,7 @@ def _sweep(conductor: "SweepConductor", interruptions: Interruptions) -> int:
     for failure in failures:
         print(_failure_line(failure, plan))
     if audience.is_interrupted:
-        print("interrupted: finished trials are safe, those in hand are recorded as killed", file=sys.stderr)
+        print(f"interrupted: {audience.interruption}", file=sys.stderr)
     for line in _missing_lines(missing, plan):
         print(line, file=sys.stderr)
     _tell_where(folder)

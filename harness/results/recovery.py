@@ -146,6 +146,13 @@ def notes(folder: Path) -> list[Path]:
     return [] if linked(folder) else sorted((folder / RUNNING).glob("*.json"))
 
 
+def has_living(folder: Path, owners: str) -> bool:
+    """Return whether a process lives that publishes trials, of an owner whose name begins so, or that runs one."""
+    locks = (folder / RUNNING).glob(f"{owners}*.lock")
+    trials = [path for path in notes(folder) if (owner_of(path) or "").startswith(owners)]
+    return any(map(is_held, locks)) or any(_is_attended(folder, path) for path in trials)
+
+
 def _record_killed(folder: Path, lines: list[str]) -> list[str]:
     """Write the rows of dead notes into one part; returns the trials that had none."""
     dead = [path for path in notes(folder) if not _is_attended(folder, path)]

@@ -17,7 +17,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.compose import CONF_DIR, one_line, typed_overrides
 from harness.errors import UsageError
+from harness.sweep import engines
 from harness.sweep.composer import Composer
 
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -136,6 +137,9 @@ def composed(loader: ConfigLoaderImpl, overrides: Sequence[str], config_name: st
         return loader.load_configuration(
             config_name, list(overrides), RunMode.MULTIRUN, from_shell=True, validate_sweep_overrides=False
         )
+    except MissingConfigException as error:
+        engines.refuse_missing(error.missing_cfg_file)
+        raise UsageError(one_line(error)) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UsageError(one_line(error)) from error
 
