@@ -42,7 +42,7 @@ def never_ends(shape, *, gain, generator):
 LAUNCHERS = {
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     "submitit_local": ("hydra/launcher=submitit_local",),
-    "ray": ("hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2"),
+    "ray": ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"),
 }
 INITS = ("glorot_truncated", "segfault", "zeros", "fails")
 

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -125,6 +126,9 @@ class Job:
         Raises:
             UsageError: the command's folder is not there, or the results folder cannot be written.
         """
+        if multiprocessing.get_start_method(allow_none=True) not in {None, *multiprocessing.get_all_start_methods()}:
+            # joblib's own, which the processes that a worker is cannot take over
+            multiprocessing.set_start_method("spawn", force=True)
         with _in_folder(self.folder, self.results_dir), _importing(self.import_path):
             return self._run(engines.job_number(), unpacked(config[TRIALS]))
 
