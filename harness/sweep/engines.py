@@ -15,8 +15,9 @@ from harness.errors import UsageError
 from harness.sweep.workers import usable_cores
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-_RAY_QUIET = {"logging_level": 30}
-_RAY_LOCAL = {"include_dashboard": False}
+_RAY_LOCAL = {"logging_level": 30, "include_dashboard": False}
+# the plugin would give the object store a size, which Ray refuses where it runs already
+_RAY_CLUSTER = {"logging_level": 30, "object_store_memory": None}
 _GROUP = "hydra/launcher"
 
 
@@ -109,11 +110,10 @@ def adapt(engine: Engine, composed: DictConfig) -> None:
     if engine.name != "ray":
         return
     own = composed.hydra.launcher.ray.init
-    is_cluster = own.get("address") or os.environ.get("RAY_ADDRESS")
-    # the plugin gives an object store a size, which Ray refuses where it runs already
-    wanted: dict[str, Any] = {"object_store_memory": None} if is_cluster else _RAY_LOCAL
     with open_dict(own):
-        for name, value in {**_RAY_QUIET, **wanted}.items():
+        # without an address Ray would join whatever cluster was last started on this machine
+        own.address = own.get("address") or os.environ.get("RAY_ADDRESS") or "local"
+        for name, value in (_RAY_LOCAL if own.address == "local" else _RAY_CLUSTER).items():
             own.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
