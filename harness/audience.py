@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 OK, SOME_FAILED, WRONG_COMMAND = 0, 1, 2
 """The exit codes."""
 
-INTERRUPTED = "interrupted: finished trials are safe, those in hand are recorded as killed"
+SAFE = "finished trials are safe, those in hand are recorded as killed"
+"""What an interruption means for the trials of a command."""
 
 
 class Audience:
@@ -23,12 +24,14 @@ class Audience:
         table: the live table of a sweep, while it runs.
         broken: how many could not be recorded.
         is_interrupted: whether the command was told to stop.
+        interruption: what that means for its trials.
     """
 
     def __init__(self) -> None:
         self.table: LiveTable | None = None
         self.broken = 0
         self.is_interrupted = False
+        self.interruption = SAFE
         self._errors: list[str] = []
 
     def say(self, line: str) -> None:
@@ -58,8 +61,12 @@ class Audience:
 
     def break_down(self, title: str, error: BaseException) -> None:
         """Say that a trial could not be recorded."""
+        self.lose(f"{title} could not be recorded: {type(error).__name__}: {error}")
+
+    def lose(self, line: str) -> None:
+        """Say what was lost, be it a trial's row or a job."""
         self.broken += 1
-        print(f"error: {title} could not be recorded: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
 
     def look(self, running: "list[Glance]") -> None:
         """Show what runs just now."""

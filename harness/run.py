@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness import article, output, usage
 from harness.arguments import refusal
-from harness.audience import INTERRUPTED, OK, SOME_FAILED, WRONG_COMMAND, Audience
+from harness.audience import OK, SAFE, SOME_FAILED, WRONG_COMMAND, Audience
 from harness.compose import CONF_DIR, one_line
 from harness.config import SweepConfig, TrialConfig
 from harness.errors import UsageError
@@ -74,7 +74,7 @@ def main() -> None:
         try:
             sys.exit(_run(interruptions))
         except KeyboardInterrupt:
-            print(INTERRUPTED, file=sys.stderr)
+            print(f"interrupted: {SAFE}", file=sys.stderr)
             sys.exit(SOME_FAILED)
 
 
@@ -196,7 +196,7 @@ def _sweep(conductor: "SweepConductor", interruptions: Interruptions) -> int:
     for failure in failures:
         print(_failure_line(failure, plan))
     if audience.is_interrupted:
-        print(INTERRUPTED, file=sys.stderr)
+        print(f"interrupted: {audience.interruption}", file=sys.stderr)
     for line in _missing_lines(missing, plan):
         print(line, file=sys.stderr)
     if len(outcome):

@@ -3,6 +3,7 @@
 ``python -m harness.results`` is its command. Other packages import from here only.
 """
 
+from harness.results.arrivals import Arrivals
 from harness.results.checking import Checked, check, problems_in
 from harness.results.columns import (
     BULK,
@@ -36,7 +37,7 @@ from harness.results.reading import (
     require_results,
     to_frame,
 )
-from harness.results.recovery import Recovered, discard, missing_folders, prepare, record_death, recover
+from harness.results.recovery import Recovered, discard, has_living, missing_folders, prepare, record_death, recover
 from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, Column, arrow_schema
 from harness.results.table_files import files
 from harness.results.writing import Running, new_trial_id, write_table
@@ -55,6 +56,7 @@ __all__ = [
     "STATUSES",
     "TABLES",
     "WORK",
+    "Arrivals",
     "Checked",
     "Column",
     "Compacted",
@@ -76,6 +78,7 @@ __all__ = [
     "copy_into",
     "discard",
     "files",
+    "has_living",
     "is_missing",
     "label_of",
     "load",

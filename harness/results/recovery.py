@@ -140,7 +140,7 @@ def discard(folder: str | Place, new: Sequence[Path]) -> None:
             path.rmdir()
 
 
-def recover(folder: Path) -> Recovered:
+def recover(folder: Place) -> Recovered:
     """Publish what dead owners left, and give each trial that was killed outright its ``killed`` row.
 
     Outright is: by kill -9, a power cut, or the out-of-memory killer. A trial whose owner lives is left to it. What
@@ -150,7 +150,8 @@ def recover(folder: Path) -> Recovered:
         OSError: a row cannot be written.
     """
     lines: list[str] = []
-    if linked(folder):
+    # an object store has no locks to tell who is dead
+    if isinstance(folder, RemotePlace) or linked(folder):
         return Recovered([], lines)
     for path in spool.strangers(folder):
         lines += [one_line(f"{path}: it is no folder of finished trials; {set_aside(path)}")]
@@ -177,6 +178,18 @@ def _publish_left(folder: Path, owner: str, lines: list[str]) -> None:
 def notes(folder: Path) -> list[Path]:
     """The notes in ``.running``, usable or not."""
     return [] if linked(folder) else sorted((folder / RUNNING).glob("*.json"))
+
+
+def has_living(folder: Place, owners: str) -> bool:
+    """Return whether a process lives that publishes trials, of an owner whose name begins so, or that runs one.
+
+    An object store has no locks, so there nobody can tell.
+    """
+    if isinstance(folder, RemotePlace):
+        return False
+    locks = (folder / RUNNING).glob(f"{owners}*.lock")
+    trials = [path for path in notes(folder) if (owner_of(path) or "").startswith(owners)]
+    return any(map(is_held, locks)) or any(_is_attended(folder, path) for path in trials)
 
 
 def _record_killed(folder: Path, lines: list[str]) -> list[str]:

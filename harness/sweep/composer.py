@@ -68,6 +68,11 @@ class Composer:
         name = composed.hydra.job.config_name
         return cls(loader, config_name=name, hydra_overrides=cast("list[str]", overrides))
 
+    @property
+    def loader(self) -> ConfigLoaderImpl:
+        """Hydra's loader."""
+        return self._loader
+
     def config(self, overrides: Sequence[str], *, number: int = 0) -> TrialConfig:
         """Compose one trial.
 

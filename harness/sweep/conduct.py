@@ -9,7 +9,10 @@ from omegaconf import DictConfig
 
 from harness import results
 from harness.audience import Audience
+from harness.config import TrialConfig
 from harness.sweep.composer import Composer
+from harness.sweep.engines import engine_of
+from harness.sweep.launch import LaunchedSweep
 from harness.sweep.local import Company, LocalSweep, company_of
 from harness.sweep.outcome import SweepOutcome
 from harness.sweep.plan import Plan, PlannedTrial
@@ -64,14 +67,11 @@ class SweepConductor:
         first = self.composer.config(self.plan.trials[0].overrides)
         self.composer.refuse_unknown(trial.overrides for trial in self.plan.trials)
         folder = first.results.dir
+        launched = self._launched(first)
         new = results.missing_folders(folder)
         self.audience.recovered(results.prepare(folder))
-        company = company_of(first, most=self.plan.size)
         todo = list(self.plan.trials)
-        self.audience.say(self._announcement(folder, company))
-        sweep = LocalSweep(
-            self.plan.sweep_id, self.plan.sweep_id, self.plan.size, folder, self.composer, company, self.audience
-        )
+        sweep = launched or self._local(first)
         on_interruption(sweep.interrupt)
         with watch(self.plan.size, self.plan.size - len(todo)):
             sweep.run(todo)
@@ -81,6 +81,27 @@ class SweepConductor:
         there = outcome.indices
         missing = [trial for trial in todo if trial.index not in there | sweep.refused]
         return Conducted(folder, outcome, missing)
+
+    def _launched(self, first: TrialConfig) -> LaunchedSweep | None:
+        """The sweep in jobs of a launcher; None: workers of this process run it."""
+        engine = engine_of(self.composed)
+        if engine is None:
+            return None
+        per_job = first.sweep.trials_per_job
+        sweep = LaunchedSweep(
+            engine, self.plan, first.results.dir, self.composed, self.composer.loader, per_job, self.audience
+        )
+        sweep.check()
+        jobs = f"in {counted(sweep.jobs, 'job')} of hydra/launcher={engine.name}"
+        self.audience.say(f"planned: {counted(self.plan.size, 'trial')} {jobs}, into {first.results.dir}")
+        return sweep
+
+    def _local(self, first: TrialConfig) -> LocalSweep:
+        folder, company = first.results.dir, company_of(first, most=self.plan.size)
+        self.audience.say(self._announcement(folder, company))
+        return LocalSweep(
+            self.plan.sweep_id, self.plan.sweep_id, self.plan.size, folder, self.composer, company, self.audience
+        )
 
     def _announcement(self, folder: str, company: Company) -> str:
         """What is planned, before anything of it runs."""

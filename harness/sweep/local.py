@@ -13,7 +13,7 @@ from harness.errors import UsageError
 from harness.rows import SweepPlace, planned
 from harness.sweep.composer import Composer
 from harness.sweep.plan import PlannedTrial
-from harness.sweep.worker import TrialTask
+from harness.sweep.worker import Slot, TrialTask
 from harness.sweep.workers import Death, Ended, Workers, slots_for, threads_each, usable_cores
 
 
@@ -25,11 +25,23 @@ class Company:
         workers: processes.
         threads: CPU threads of each trial; None: as its config says, or torch's default.
         gpus: the GPUs that are given out, as in ``CUDA_VISIBLE_DEVICES``; none: each trial's config says which.
+        jobs: how many jobs like this one share the machine.
     """
 
     workers: int
     threads: int | None
     gpus: tuple[str, ...] = ()
+    jobs: int = 1
+
+    @property
+    def simultaneous_trials(self) -> int:
+        """How many trials run at the same time on this machine."""
+        return self.workers * self.jobs
+
+    def slots(self) -> list[Slot]:
+        """Return where the workers run; jobs that share a machine cannot tell whose the cores are, and pin none."""
+        slots = slots_for(self.workers, threads=self.threads, gpus=list(self.gpus))
+        return slots if self.jobs == 1 else [dataclasses.replace(slot, cores=()) for slot in slots]
 
 
 def company_of(config: TrialConfig, most: int) -> Company:
@@ -94,10 +106,10 @@ class LocalSweep:
 
     def run(self, trials: Iterable[PlannedTrial]) -> None:
         """Run the trials; each that begins gets a row, whatever happens to it."""
-        if self.company.workers > 1:
+        if self.company.simultaneous_trials > 1:
             # threads that wait for work in a loop keep the other workers from theirs
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        slots = slots_for(self.company.workers, threads=self.company.threads, gpus=list(self.company.gpus))
+        slots = self.company.slots()
         with results.Publisher(results.place_of(self.folder), self.owner) as publisher, Workers(slots) as workers:
             self._workers = workers
             try:
@@ -122,7 +134,7 @@ class LocalSweep:
             except UsageError as error:
                 self._refuse(trial.index, error)
                 continue
-            place = SweepPlace(self.sweep_id, self.size, trial.index, self.company.workers)
+            place = SweepPlace(self.sweep_id, self.size, trial.index, self.company.simultaneous_trials)
             title = f"[{trial.index}/{self.size}] {trial.title}"
             yield TrialTask(results.new_trial_id(), config, place, title, self.owner)
 

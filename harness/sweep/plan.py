@@ -17,12 +17,14 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException
 from hydra.types import RunMode
 from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf
 
 from harness.compose import CONF_DIR, refusals, typed_overrides
 from harness.errors import UsageError
+from harness.sweep import engines
 from harness.sweep.composer import Composer
 
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -131,9 +133,13 @@ def composed(loader: ConfigLoaderImpl, overrides: Sequence[str], config_name: st
         UsageError: something typed is wrong, or a config is.
     """
     with refusals():
-        return loader.load_configuration(
-            config_name, list(overrides), RunMode.MULTIRUN, from_shell=True, validate_sweep_overrides=False
-        )
+        try:
+            return loader.load_configuration(
+                config_name, list(overrides), RunMode.MULTIRUN, from_shell=True, validate_sweep_overrides=False
+            )
+        except MissingConfigException as error:
+            engines.refuse_missing(error.missing_cfg_file)
+            raise
 
 
 def plan_of(loader: ConfigLoaderImpl, config: DictConfig, *, multirun: bool, command: str = "") -> Plan:
