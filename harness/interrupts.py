@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and termination back until the block has ended, so that impatience costs no row."""
+    """Hold Ctrl-C, termination and a closed terminal back until the block has ended, so that impatience costs no row."""
     if threading.current_thread() is not threading.main_thread():
         # only the main thread is interrupted
         yield
         return
     held: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, lambda caught, _frame: held.append(caught)) for number in numbers}
     try:
         yield
