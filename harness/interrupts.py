@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C, termination and a closed terminal back until the block has ended, so that impatience costs no row."""
+    """Hold Ctrl-C, termination and a hang-up back until the block has ended, so that impatience costs no row."""
     if threading.current_thread() is not threading.main_thread():
         # only the main thread is interrupted
         yield

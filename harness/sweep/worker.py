@@ -16,6 +16,7 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any, NoReturn
 
+from harness import output
 from harness.config import TrialConfig
 from harness.rows import SweepPlace
 
@@ -70,6 +71,8 @@ def begin(slot: Slot, progress: Any) -> None:  # noqa: ANN401 - shared memory ha
     """Settle in the slot, then import what trials need; runs once in each worker."""
     global _progress  # noqa: PLW0603 - a worker process has one progress
     _progress = progress
+    # what a user's initializer prints must not fail its trial where the command's reader has left
+    output.forgive()
     for number in FROM_A_TERMINAL:
         signal.signal(number, signal.SIG_IGN)
     # the parent blocks them until here, where Python would otherwise end with a traceback
