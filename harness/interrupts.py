@@ -22,7 +22,7 @@ def on_interrupt(handler: Handler) -> None:
     def call(number: int, frame: FrameType | None) -> None:
         handler(number, frame)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _HELD:
         signal.signal(number, call)
 
 

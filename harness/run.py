@@ -7,7 +7,6 @@ This module parses, calls and prints. Torch is imported in the workers, or insid
 import argparse
 import os
 import shlex
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -28,14 +27,13 @@ from harness.audience import OK, SAFE, SOME_FAILED, WRONG_COMMAND, Audience
 from harness.compose import CONF_DIR, one_line
 from harness.config import SweepConfig, TrialConfig
 from harness.errors import UsageError
+from harness.interrupts import on_interrupt
 from harness.wording import counted, few
 
 if TYPE_CHECKING:
     from harness.sweep.conduct import SweepConductor
     from harness.sweep.outcome import Failure
     from harness.sweep.plan import Plan, PlannedTrial
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruptions:
@@ -67,8 +65,7 @@ def main() -> None:
     # Hydra then raises instead of printing a page, and the one line that matters is printed here
     os.environ["HYDRA_FULL_ERROR"] = "1"
     interruptions = Interruptions()
-    for number in _SIGNALS:
-        signal.signal(number, interruptions.handle)
+    on_interrupt(interruptions.handle)
     with tempfile.TemporaryDirectory(prefix="initbench-") as scratch:
         os.environ["INITBENCH_SCRATCH"] = scratch
         try:

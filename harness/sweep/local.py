@@ -58,7 +58,8 @@ def company_of(config: TrialConfig, most: int) -> Company:
     workers = max(1, min(wanted, most))
     if workers == 1:
         return Company(1, None)
-    return Company(workers, threads_each(workers), gpus if config.device.index == 0 else ())
+    threads = config.device.threads or threads_each(workers)
+    return Company(workers, threads, gpus if config.device.index == 0 else ())
 
 
 def _gpus() -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What runs in a worker process: it imports torch once and trains trial after trial, each recorded before the next.
 
-A worker leaves Ctrl-C to its parent, which ends it by SIGTERM: the trial in hand is then recorded as killed. If the
-parent vanishes, the worker ends itself.
+A worker leaves Ctrl-C and a closed terminal to its parent, which ends it by SIGTERM: the trial in hand is then recorded
+as killed. If the parent vanishes, the worker ends itself.
 """
 
 import multiprocessing
@@ -16,10 +16,14 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any, NoReturn
 
+from harness import output
 from harness.config import TrialConfig
 from harness.rows import SweepPlace
 
-_LAST_WORDS_S = 10.0
+_LAST_WORDS_S, _LOOK_S = 10.0, 0.05
+FROM_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+"""Signals that a terminal sends to all its processes; a worker leaves them to its parent."""
+
 BEGUN, STEP, SECONDS = range(3)
 """Places in what a worker shows of its progress: monotonic time of the trial's begin, updates made, training time."""
 
@@ -67,7 +71,12 @@ def begin(slot: Slot, progress: Any) -> None:  # noqa: ANN401 - shared memory ha
     """Settle in the slot, then import what trials need; runs once in each worker."""
     global _progress  # noqa: PLW0603 - a worker process has one progress
     _progress = progress
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # what a user's initializer prints must not fail its trial where the command's reader has left
+    output.forgive()
+    for number in FROM_A_TERMINAL:
+        signal.signal(number, signal.SIG_IGN)
+    # the parent blocks them until here, where Python would otherwise end with a traceback
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FROM_A_TERMINAL)
     if slot.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpu
     if slot.cores and hasattr(os, "sched_setaffinity"):
@@ -123,7 +132,9 @@ def _end_with_the_parent() -> NoReturn:
     wait([parent.sentinel])
     with suppress(ProcessLookupError):
         os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_LAST_WORDS_S)
+    deadline_s = time.monotonic() + _LAST_WORDS_S
+    while _is_busy and time.monotonic() < deadline_s:
+        time.sleep(_LOOK_S)
     os._exit(1)
 
 

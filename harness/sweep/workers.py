@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
@@ -80,28 +81,44 @@ class _Worker:
     oom_kills: tuple[int, ...] = ()
 
     def submit(self, task: TrialTask) -> "Future[dict[str, Any] | None]":
+        self.task, self.timed_out, self.killed = task, False, False
+        try:
+            self.future = self._hand_over(task)
+        except BrokenProcessPool:
+            # it died while it had nothing to do, which costs no trial
+            self.close()
+            self.future = self._hand_over(task)
+        return self.future
+
+    def _hand_over(self, task: TrialTask) -> "Future[dict[str, Any] | None]":
         if self.executor is None:
             self._start()
         assert self.executor is not None
         self.progress[:] = (0.0, 0.0, 0.0)
-        self.task, self.timed_out, self.oom_kills = task, False, _oom_kills()
-        self.future = self.executor.submit(worker.work, task)
-        return self.future
+        self.oom_kills = _oom_kills()
+        return self.executor.submit(worker.work, task)
 
     def _start(self) -> None:
         before = {child.pid for child in multiprocessing.active_children()}
-        self.executor = ProcessPoolExecutor(
-            1, mp_context=_SPAWN, initializer=worker.begin, initargs=(self.slot, self.progress)
-        )
-        # a first task makes it start its process, which the standard library lists, but does not return
-        self.executor.submit(int)
-        self.process = next(child for child in multiprocessing.active_children() if child.pid not in before)
+        with _deaf():
+            self.executor = ProcessPoolExecutor(
+                1, mp_context=_SPAWN, initializer=worker.begin, initargs=(self.slot, self.progress)
+            )
+            # a first task makes it start its process, which the standard library lists, but does not return
+            self.executor.submit(int)
+        # one that died at once is not listed
+        self.process = next((child for child in multiprocessing.active_children() if child.pid not in before), None)
 
     def signal(self, number: int) -> None:
         """Send a signal to the process, if it lives."""
         if self.process is not None and self.process.pid is not None and self.process.exitcode is None:
             with suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
+
+    def interrupt(self, number: int) -> None:
+        """Tell the trial in hand to record itself as killed, or kill it."""
+        self.killed = True
+        self.signal(number)
 
     def close(self) -> None:
         """Let go of a process that has died, or end one that is idle."""
@@ -157,6 +174,22 @@ def _oom_kills() -> tuple[int, ...]:
     return tuple(counts)
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Let no process that is started in the block die of a signal that a terminal sends to all; it inherits the mask.
+
+    A worker takes the signals over in :func:`harness.sweep.worker.begin`. The standard library's own process beside
+    the workers ignores Ctrl-C by itself and would die of a hang-up.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, worker.FROM_A_TERMINAL)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Workers:
     """Processes that run tasks side by side. Use it as a context manager: at its end no process is left."""
 
@@ -177,9 +210,8 @@ class Workers:
     def stop(self, *, at_once: bool = False) -> None:
         """Begin no further task and interrupt those in hand; ``at_once`` kills them."""
         for one in self._workers:
-            one.killed = one.task is not None
             if one.task is not None:
-                one.signal(signal.SIGKILL if at_once else signal.SIGTERM)
+                one.interrupt(signal.SIGKILL if at_once else signal.SIGTERM)
         self._is_stopping = True
         self._stop_by_s = min(self._stop_by_s, time.monotonic() + GRACE_S)
 
@@ -198,6 +230,9 @@ class Workers:
             for one in self._workers:
                 if one.task is None and coming is not None and not self._is_stopping:
                     one.submit(coming)
+                    if self._is_stopping:
+                        # told to stop meanwhile, when it had no task yet
+                        one.interrupt(signal.SIGTERM)
                     coming = next(tasks, None)
             futures = [one.future for one in self._workers if one.future is not None]
             if not futures:
