@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 import harness
-from harness import analysis
+from harness import analysis, results
 from harness.analysis import Frames
 from harness.errors import UsageError
 from harness.report import machine, ranking_view, series, words
@@ -66,7 +66,7 @@ def content(frames: Frames, folder: Place, problems: Sequence[str], where: Seque
         left_out=words.left_out(arms, in_steps[default].target),
         pictures=pictures,
         throughput=machine.throughput(arms),
-        completeness=_completeness(frames, whole, problems, failures(arms)),
+        completeness=_completeness(folder, frames, whole, problems, failures(arms)),
         environments=environments,
         environment_note=machine.environment_note(environments),
         packages=machine.packages(arms),
@@ -108,14 +108,16 @@ def _clock(clock: ranking_view.Clock, arms: Arms, views: Sequence[ArmView], curv
     )
 
 
-def _completeness(frames: Frames, whole: Frames, problems: Sequence[str], bad: list[FailureRow]) -> CompletenessView:
-    planned = analysis.completeness(whole.trials)
+def _completeness(
+    folder: Path, frames: Frames, whole: Frames, problems: Sequence[str], bad: list[FailureRow]
+) -> CompletenessView:
+    planned, stored = analysis.completeness(whole.trials), results.progress(folder)
     failed = sum(row.n for row in bad)
     return CompletenessView(
-        notes=words.planned(planned, whole=frames is whole),
+        notes=[*words.planned(planned, whole=frames is whole), *filter(None, map(results.named, stored.plans))],
         statuses=analysis.completeness(frames.trials).statuses,
         sweeps=_sweeps(planned.sweeps),
-        problems=list(problems),
+        problems=[*problems, *stored.problems],
         failures=bad,
         failures_caption=f"{counted(failed, 'trial')} did not end ok: which, and why.",
     )

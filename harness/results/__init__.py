@@ -26,6 +26,8 @@ from harness.results.command import main
 from harness.results.merging import Compacted, Merged, UnsoundError, compact, copy_into
 from harness.results.parts import Publisher
 from harness.results.places import Place, RemotePlace, place_of
+from harness.results.plans import StoredPlan, StoredPlans, copy_plans, plans, write_plan
+from harness.results.progress import Progress, Progresses, named, progress, tally
 from harness.results.publishing import published
 from harness.results.reading import (
     Content,
@@ -65,10 +67,14 @@ __all__ = [
     "Loaded",
     "Merged",
     "Place",
+    "Progress",
+    "Progresses",
     "Publisher",
     "Recovered",
     "RemotePlace",
     "Running",
+    "StoredPlan",
+    "StoredPlans",
     "UnsoundError",
     "arm_columns",
     "arm_names",
@@ -76,6 +82,7 @@ __all__ = [
     "check",
     "compact",
     "copy_into",
+    "copy_plans",
     "discard",
     "files",
     "has_living",
@@ -85,17 +92,22 @@ __all__ = [
     "load_quietly",
     "main",
     "missing_folders",
+    "named",
     "new_trial_id",
     "place_of",
+    "plans",
     "prepare",
     "problems_in",
+    "progress",
     "published",
     "read",
     "record_death",
     "recover",
     "require_results",
+    "tally",
     "text_of",
     "to_frame",
     "varying",
+    "write_plan",
     "write_table",
 ]

@@ -34,7 +34,7 @@ from harness.results.writing import PARTIAL, RUNNING, WAIT_S, lock_path, note_pa
 from harness.wording import one_line
 
 _PARTIAL_FILE = re.compile(
-    rf"(?:{'|'.join(schema.TABLES)}|note|spool|manifest)-(?P<owner>.+)-[0-9a-f]{{8}}\.(?:parquet|json|arrow)"
+    rf"(?:{'|'.join(schema.TABLES)}|note|plan|spool|manifest)-(?P<owner>.+)-[0-9a-f]{{8}}\.(?:parquet|json|arrow)"
 )
 _PROBE = re.compile(r"\.?(?P<owner>probe-[0-9a-f]{8})")
 _DEAD_WAIT_S = 10.0

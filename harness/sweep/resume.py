@@ -1,0 +1,145 @@
+"""What a results folder has of a plan already: those trials are not run again."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import results
+from harness.config import TrialConfig
+from harness.errors import UsageError
+from harness.wording import few
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_VERSIONS = "package_versions"
+_COMPARED = ("git_commit", "git_dirty", "python_version", "platform", "gpu_driver", *results.HARDWARE, "threads")
+_READ = ("trial_id", "trial_key", "status", "measured_at", *_COMPARED, _VERSIONS)
+_SAMPLE = 20
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Which trials of a plan are left to run.
+
+    Attributes:
+        to_run: their places in the plan, counted from 1.
+        done_by: of each planned trial, the id of the earlier one that makes it unnecessary, or None.
+        lines: what to print: how many of each kind, and what differs between the earlier trials and those to come.
+    """
+
+    to_run: list[int]
+    done_by: list[str | None]
+    lines: list[str]
+
+
+def resumed(configs: Iterable[TrialConfig], folder: Path, now: Mapping[str, Any]) -> Resumed:
+    """Find out which trials of a plan a results folder lacks.
+
+    A trial is done if there is an ``ok`` or ``diverged`` row of the same ``trial_key``; where a plan has the same trial
+    several times, it needs as many rows. All others are to run, those that failed before among them.
+
+    Args:
+        configs: of the planned trials in their order, resolved (see :func:`harness.resolution.resolved`).
+        folder: the results folder; one that holds no results has none of them.
+        now: columns of the trials to come, see :func:`columns_now`.
+    """
+    rows = _rows(folder)
+    done, failed = _by_key(rows)
+    used: list[int | None] = []
+    sample: list[TrialConfig] = []
+    failed_before = 0
+    for config in configs:
+        key = config.trial_key
+        used.append(done[key].pop() if done.get(key) else None)
+        if used[-1] is None:
+            failed_before += failed[key] > 0
+            failed[key] -= 1
+            sample += [config] if len(sample) < _SAMPLE else []
+    ids = rows["trial_id"].to_pylist()
+    taken = [row for row in used if row is not None]
+    to_run = [index for index, row in enumerate(used, 1) if row is None]
+    lines = [f"{len(used):,} planned: {len(taken):,} done, {failed_before:,} failed before, {len(to_run):,} to run"]
+    if to_run:
+        lines += _differences(rows.take(taken), now) if taken else _other_threads(sample, done, rows)
+    return Resumed(to_run, [None if row is None else ids[row] for row in used], lines)
+
+
+def columns_now(config: TrialConfig, *, simultaneous_trials: int) -> dict[str, Any]:
+    """Return what :func:`resumed` compares, of a trial of this resolved config that would run now.
+
+    Args:
+        config: one of those to come, resolved.
+        simultaneous_trials: how many trials will run at the same time on this machine.
+    """
+    from harness import device, rows
+
+    provenance = rows.environment(device.environment(device.resolve(config.device)))
+    return {**provenance, "simultaneous_trials": simultaneous_trials, "threads": config.device.threads}
+
+
+def _rows(folder: Path) -> "pa.Table":
+    """The rows of trials, the latest last."""
+    try:
+        results.require_results(folder)
+    except UsageError:
+        return results.arrow_schema("trials").empty_table()
+    return results.read(folder, "trials", _READ).rows.sort_by("measured_at")
+
+
+def _by_key(rows: "pa.Table") -> tuple[dict[str, list[int]], Counter[str]]:
+    """The places of the rows of finished trials by their keys, and how many other rows each key has."""
+    done: dict[str, list[int]] = {}
+    failed: Counter[str] = Counter()
+    statuses = rows["status"].to_pylist()
+    for place, (key, status) in enumerate(zip(rows["trial_key"].to_pylist(), statuses, strict=True)):
+        if status in results.COUNTED:
+            done.setdefault(key, []).append(place)
+        else:
+            failed[key] += 1
+    return done, failed
+
+
+def _differences(done: "pa.Table", now: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each thing that is not as it was when the trials that are done were measured."""
+    for name in _COMPARED:
+        counts = Counter(done[name].to_pylist())
+        if set(counts) != {now[name]}:
+            earlier = [f"{results.text_of(value)} ({n:,})" for value, n in counts.most_common() if value != now[name]]
+            yield f"note: {name} differs: done trials have {few(earlier)}, the coming ones {results.text_of(now[name])}"
+    changed: dict[str, None] = {}
+    for text in set(done[_VERSIONS].to_pylist()):
+        changed |= dict.fromkeys(_changed(_versions(text), _versions(now[_VERSIONS])))
+    if changed:
+        yield f"note: packages differ between done trials and the coming ones: {few(changed, 10)}"
+
+
+def _versions(text: str | None) -> dict[str, Any]:
+    try:
+        versions = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return versions if isinstance(versions, dict) else {}
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Each package with both versions."""
+    names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return [f"{name} {before.get(name, 'none')} -> {now.get(name, 'none')}" for name in names]
+
+
+def _other_threads(sample: Sequence[TrialConfig], done: Mapping[str, object], rows: "pa.Table") -> Iterator[str]:
+    """Where nothing matches: the number of threads with which the first trials would."""
+    counts = sorted({n for n in rows["threads"].to_pylist() if n is not None}) if done else []
+    for threads in counts:
+        others = [replace(own, device=replace(own.device, threads=threads)) for own in sample]
+        matching = sum(own.trial_key in done for own in others)
+        if matching:
+            yield (
+                f"note: {matching} of the first {len(sample)} are done with {threads} threads, which is another "
+                f"result: workers share the cores, so sweep.workers changes device.threads; add "
+                f"device.threads={threads} to go on from them"
+            )
