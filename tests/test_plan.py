@@ -15,11 +15,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 import harness
-from harness import TrialConfig
+from harness import TrialConfig, results
 from harness.compose import typed_overrides
 from harness.errors import UsageError
 from harness.sweep.composer import Composer
-from harness.sweep.plan import composed, loader_of, plan_from
+from harness.sweep.plan import composed, loader_of, plan_from, stored
 
 FILES = {
     "experiment/grid.yaml": "hydra: {sweeper: {params: {init: 'zero,glorot', seed: 'range(0,3)'}}}\nseed: 9",
@@ -133,6 +133,18 @@ def test_what_cannot_be_planned_is_refused_in_one_line(overrides: list[str], mul
         plan_from(overrides, multirun=multirun)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_plan_is_stored_and_its_missing_trials_are_named(tmp_path: Path) -> None:
+    plan, _ = plan_from(
+        ["init=zero,he", "seed=0,1", "model=mlp"], command="initbench -m init=zero,he seed=0,1 model=mlp"
+    )
+    results.prepare(tmp_path)
+    results.write_plan(tmp_path, stored(plan, results_dir=str(tmp_path), environment={"git_commit": None}))
+    (own,) = results.progress(tmp_path).plans
+    assert own.missing == ["init=zero seed=0", "init=zero seed=1", "init=he seed=0", "init=he seed=1"]
+    assert own.command == f"{plan.command} sweep.resume=true"
+    assert (own.plan.sweep_id, own.plan.typed_in) == (plan.sweep_id, str(Path.cwd()))
 
 
 def test_ten_thousand_trials_are_planned_and_checked_at_once() -> None:

@@ -6,10 +6,11 @@ the top config or of an experiment. Hydra's own sweeper then says which override
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast, overload
+from typing import TYPE_CHECKING, cast, overload
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins import basic_sweeper
@@ -26,6 +27,9 @@ from harness.compose import CONF_DIR, refusals, typed_overrides
 from harness.errors import UsageError
 from harness.sweep import engines
 from harness.sweep.composer import Composer
+
+if TYPE_CHECKING:
+    from harness.results import StoredPlan
 
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 _EMPTY = "the sweep is empty: no choice matches, or a range has no number in it"
@@ -198,6 +202,33 @@ def _split(
     every = parser.parse_overrides([*sweeper._parse_config(), *typed])  # noqa: SLF001 - what reads hydra.sweeper.params
     (batch,) = sweeper.split_arguments(every, None)
     return batch
+
+
+def stored(
+    plan: Plan, *, results_dir: str, environment: Mapping[str, object], done_by: Sequence[str | None] | None = None
+) -> "StoredPlan":
+    """Return a plan as :func:`harness.results.write_plan` stores it.
+
+    Args:
+        plan: the plan.
+        results_dir: ``results.dir`` as it was typed.
+        environment: commit, package versions and hardware, such as :func:`harness.sweep.resume.columns_now` gives.
+        done_by: of each trial, the id of the earlier one that makes it unnecessary; None: all are to run.
+    """
+    from harness.results import StoredPlan
+
+    trials = list(plan.trials)
+    return StoredPlan(
+        sweep_id=plan.sweep_id,
+        command=plan.command,
+        typed_in=plan.folder,
+        results_dir=results_dir,
+        planned_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}",
+        environment=dict(environment),
+        overrides=[list(trial.overrides) for trial in trials],
+        titles=[trial.title for trial in trials],
+        done_by=list(done_by) if done_by is not None else [None] * len(trials),
+    )
 
 
 def plan_from(
