@@ -109,7 +109,7 @@ def _clock(clock: ranking_view.Clock, arms: Arms, views: Sequence[ArmView], curv
 
 
 def _completeness(
-    folder: Path, frames: Frames, whole: Frames, problems: Sequence[str], bad: list[FailureRow]
+    folder: Place, frames: Frames, whole: Frames, problems: Sequence[str], bad: list[FailureRow]
 ) -> CompletenessView:
     planned, stored = analysis.completeness(whole.trials), results.progress(folder)
     failed = sum(row.n for row in bad)

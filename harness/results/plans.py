@@ -10,6 +10,7 @@ import json
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.results.places import Place, RemotePlace
 from harness.results.publishing import publish_file
 from harness.results.writing import partial_path
 from harness.wording import one_line
@@ -76,7 +78,7 @@ class _NoPlanError(Exception):
     """A file in the folder of plans cannot be used, and why."""
 
 
-def write_plan(folder: Path, plan: StoredPlan) -> None:
+def write_plan(folder: Place, plan: StoredPlan) -> None:
     """Write a plan into a results folder that :func:`harness.results.prepare` made, whole and durable.
 
     Whoever holds the lock of the sweep writes it, because what else lies in ``.partial`` may be removed.
@@ -99,7 +101,7 @@ def _encoded(plan: StoredPlan) -> bytes:
     return content.getvalue()
 
 
-def plans(folder: Path) -> StoredPlans:
+def plans(folder: Place) -> StoredPlans:
     """Read the plans that are stored in a results folder."""
     read, problems = [], []
     for name, content in _stored(folder):
@@ -112,22 +114,44 @@ def plans(folder: Path) -> StoredPlans:
     return StoredPlans(sorted(read, key=lambda plan: (plan.planned_at, plan.sweep_id)), problems)
 
 
-def copy_plans(source: Path, draft: Path) -> None:
+def copy_plans(source: Place, draft: Place) -> None:
     """Copy the plans of a results folder into a draft that nobody sees yet; what is no plan is left out."""
     for plan in plans(source).plans:
+        if isinstance(draft, RemotePlace):
+            (draft / PLANS / f"{plan.sweep_id}.parquet").put(_encoded(plan))
+            continue
         (draft / PLANS).mkdir(exist_ok=True)
         (draft / PLANS / f"{plan.sweep_id}.parquet").write_bytes(_encoded(plan))
 
 
-def _put(folder: Path, name: str, content: bytes) -> None:
+def remove_plan(folder: Place, sweep_id: str) -> None:
+    """Remove the plan of a sweep that could not begin; the folder goes with its last plan."""
+    path = folder / PLANS / f"{sweep_id}.parquet"
+    if isinstance(path, RemotePlace):
+        path.remove()
+        return
+    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.parent.rmdir()
+
+
+def _put(folder: Place, name: str, content: bytes) -> None:
     """The only place that writes a plan."""
+    if isinstance(folder, RemotePlace):
+        (folder / PLANS / name).put(content)
+        return
     (folder / PLANS).mkdir(exist_ok=True)
     partial = partial_path(folder, "plan", Path(name).stem, ".parquet")
     publish_file(partial, folder / PLANS / name, lambda file: file.write(content))
 
 
-def _stored(folder: Path) -> Iterator[tuple[str, bytes | _NoPlanError]]:
+def _stored(folder: Place) -> Iterator[tuple[str, bytes | _NoPlanError]]:
     """The only place that reads plans: each file's name and content, or why it is not read."""
+    if isinstance(folder, RemotePlace):
+        for own in (folder / PLANS).objects():
+            if own.suffix == ".parquet" and (own.size or 0) <= _LARGEST_BYTES:
+                yield own.name, own.read_bytes()
+        return
     if (folder / PLANS).is_symlink() or not (folder / PLANS).is_dir():
         return
     for path in sorted((folder / PLANS).glob("*.parquet")):

@@ -11,7 +11,9 @@ from harness.config import INCIDENTAL
 from harness.results.locking import is_held
 from harness.results.plans import StoredPlan, plans
 from harness.results.reading import read, require_results
-from harness.results.recovery import UnusableNoteError, killed_row, notes
+from harness.results.notes import UnusableNoteError, killed_row
+from harness.results.places import Place, RemotePlace, place_of
+from harness.results.recovery import notes
 from harness.results.schema import STATUSES
 from harness.results.writing import lock_path
 from harness.wording import counted, few, one_line
@@ -60,7 +62,7 @@ class Progresses(NamedTuple):
     problems: list[str]
 
 
-def progress(folder: Path) -> Progresses:
+def progress(folder: Place) -> Progresses:
     """Say what has become of each plan of a results folder that no later plan replaces.
 
     Raises:
@@ -84,8 +86,10 @@ def progress(folder: Path) -> Progresses:
     )
 
 
-def _running(folder: Path) -> Iterator[tuple[Any, Any]]:
-    """Sweep and place of each trial whose note's lock is held."""
+def _running(folder: Place) -> Iterator[tuple[Any, Any]]:
+    """Sweep and place of each trial whose note's lock is held; an object store has neither."""
+    if isinstance(folder, RemotePlace):
+        return
     for path in notes(folder):
         try:
             row = killed_row(path)
@@ -109,7 +113,7 @@ def _determining(overrides: list[str]) -> tuple[str, ...]:
 
 
 def _of_plan(
-    folder: Path,
+    folder: Place,
     plan: StoredPlan,
     of_trial: Mapping[str, str],
     of_place: Mapping[tuple[str, int], str],
@@ -125,12 +129,12 @@ def _of_plan(
             statuses[status] += 1
         else:
             (running if place in all_running else missing).append(title)
-    is_running = bool(running) or is_held(lock_path(folder, plan.sweep_id))
+    is_running = bool(running) or (isinstance(folder, Path) and is_held(lock_path(folder, plan.sweep_id)))
     known = {status: statuses[status] for status in (*STATUSES, *statuses) if statuses[status]}
     return Progress(plan, known, running, missing, is_running, _command(plan, folder))
 
 
-def _command(plan: StoredPlan, folder: Path) -> str:
+def _command(plan: StoredPlan, folder: Place) -> str:
     """The stored command with ``sweep.resume=true``; quoted anew, because a folder may come from anywhere."""
     try:
         typed = shlex.split(plan.command)
@@ -139,14 +143,15 @@ def _command(plan: StoredPlan, folder: Path) -> str:
     added = ["sweep.resume=true"]
     if not _is_same(Path(plan.typed_in), plan.results_dir, folder):
         # the folder was moved, or is a copy
-        added.append(f"results.dir={folder.absolute()}")
+        added.append(f"results.dir={folder.absolute() if isinstance(folder, Path) else folder}")
     return one_line(shlex.join([*typed, *(text for text in added if text not in typed)]))
 
 
-def _is_same(typed_in: Path, results_dir: str, folder: Path) -> bool:
-    if "://" in results_dir:
-        return results_dir.rstrip("/") == str(folder).rstrip("/")
-    return (typed_in / results_dir).resolve() == folder.resolve()
+def _is_same(typed_in: Path, results_dir: str, folder: Place) -> bool:
+    place = place_of(results_dir)
+    if isinstance(place, RemotePlace) or isinstance(folder, RemotePlace):
+        return place == folder
+    return (typed_in / place).resolve() == folder.resolve()
 
 
 def described(own: Progress, most: int | None = FEW) -> Iterator[str]:

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import results
@@ -36,7 +35,7 @@ class Resumed:
     lines: list[str]
 
 
-def resumed(configs: Iterable[TrialConfig], folder: Path, now: Mapping[str, Any]) -> Resumed:
+def resumed(configs: Iterable[TrialConfig], folder: results.Place, now: Mapping[str, Any]) -> Resumed:
     """Find out which trials of a plan a results folder lacks.
 
     A trial is done if there is an ``ok`` or ``diverged`` row of the same ``trial_key``; where a plan has the same trial
@@ -81,7 +80,7 @@ def columns_now(config: TrialConfig, *, simultaneous_trials: int) -> dict[str, A
     return {**provenance, "simultaneous_trials": simultaneous_trials, "threads": config.device.threads}
 
 
-def _rows(folder: Path) -> "pa.Table":
+def _rows(folder: results.Place) -> "pa.Table":
     """The rows of trials, the latest last."""
     try:
         results.require_results(folder)
