@@ -39,6 +39,12 @@ def _splits_a_sweep() -> bool:
     return len(BasicSweeper.split_arguments(overrides, None)[0]) == 6
 
 
+def _calls_back() -> bool:
+    from hydra._internal.callbacks import Callbacks
+
+    return Callbacks(OmegaConf.create({"hydra": {"callbacks": {}}})).callbacks == []
+
+
 def _parses_switches() -> bool:
     from hydra._internal.utils import get_args_parser
 
@@ -93,6 +99,14 @@ PRIVATE_APIS = [
         "harness/run.py reads the switches with it, so that a wrong one is refused in one line",
         "find -m and --multirun in sys.argv, and catch SystemExit around hydra.main",
         _parses_switches,
+    ),
+    PrivateApi(
+        "hydra-core",
+        "hydra._internal.callbacks",
+        "Callbacks",
+        "harness/sweep/launch.py gives a launcher what Hydra's own sweeper gives it",
+        "let hydra.main run the sweep with a task function that does what a job does",
+        _calls_back,
     ),
     PrivateApi(
         "omegaconf",
