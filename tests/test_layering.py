@@ -30,7 +30,17 @@ LAYERS = [
     {"errors", "interrupts", "wording", "markdown", "output"},
 ]
 FREE_OF_TORCH = ("config", "compose", "results", "usage", "article", "errors", "run", "explain")
-FREE_OF_TORCH += ("sweep.plan", "sweep.composer", "sweep.resume", "analysis", "report", "compare", "bounds", "datasets", "optimizers")
+FREE_OF_TORCH += (
+    "sweep.plan",
+    "sweep.composer",
+    "sweep.resume",
+    "analysis",
+    "report",
+    "compare",
+    "bounds",
+    "datasets",
+    "optimizers",
+)
 
 
 def imported(path: Path) -> set[str]:

@@ -51,6 +51,12 @@ def _reads_the_sweepers_params() -> bool:
     return basic_sweeper.BasicSweeper(None, {"seed": "1,2"})._parse_config() == ["seed=1,2"]
 
 
+def _calls_back() -> bool:
+    from hydra._internal.callbacks import Callbacks
+
+    return Callbacks(OmegaConf.create({"hydra": {"callbacks": {}}})).callbacks == []
+
+
 def _parses_switches() -> bool:
     from hydra._internal.utils import get_args_parser
 
@@ -137,6 +143,14 @@ PRIVATE_APIS = [
         "harness/run.py reads the switches with it, so that a wrong one is refused in one line",
         "find -m and --multirun in sys.argv, and catch SystemExit around hydra.main",
         _parses_switches,
+    ),
+    PrivateApi(
+        "hydra-core",
+        "hydra._internal.callbacks",
+        "Callbacks",
+        "harness/sweep/launch.py gives a launcher what Hydra's own sweeper gives it",
+        "let hydra.main run the sweep with a task function that does what a job does",
+        _calls_back,
     ),
     PrivateApi(
         "omegaconf",

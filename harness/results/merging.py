@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from harness.errors import UsageError
 from harness.results import schema
 from harness.results.duplicates import Repeats
+from harness.results.plans import PLANS, copy_plans
 from harness.results.places import Place, RemotePlace, place_of
 from harness.results.publishing import published
 from harness.results.reading import require_results
@@ -123,9 +124,9 @@ def _compact_to_store(source: Place, target: RemotePlace) -> Compacted:
         done = copy_into(source, draft)
         put: list[RemotePlace] = []
         try:
-            for table in reversed(schema.TABLES):
-                for path in sorted((draft / table).iterdir()):
-                    put.append(target / table / path.name)
+            for name in (PLANS, *reversed(schema.TABLES)):
+                for path in sorted((draft / name).glob("*")):
+                    put.append(target / name / path.name)
                     put[-1].put(pa.memory_map(str(path)).read_buffer())
         except BaseException:
             for own in put:
@@ -175,6 +176,7 @@ def copy_into(source: Place, draft: Path) -> Compacted:
             "what is named, or measure its trials again",
             [one_line(problem) for problem in problems],
         )
+    copy_plans(source, draft)
     return Compacted(tables, len(left_out))
 
 
