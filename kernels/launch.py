@@ -88,13 +88,14 @@ def forward(
     geometry, x, packed = _geometry(x.shape, weight.shape, window), _addressable(x), _packed(weight)
     bias = None if bias is None else bias.contiguous()
     rows = images * height * width
-    kind = tiles.arithmetic(tiles.FORWARD, _depth(geometry.C, geometry), **_operands(x, precision))
+    depth = _depth(geometry.C, geometry)
+    kind = tiles.arithmetic(tiles.FORWARD, depth, **_operands(x, precision))
     choice = _choose(tiles.FORWARD, kind, rows=rows, columns=geometry.K)
     grid = _programs(rows, geometry.K, choice.tile) * models * geometry.GROUPS
     if grid:
         _start(
-            tk.forward_kernel, grid, choice, x, packed, bias, y, winner, images, _model_stride(x),
-            _model_stride(packed), G=geometry, X=_image_strides(x), Y=_image_strides(y), TILE=choice.tile,
+            tk.forward_kernel, grid, choice, x, packed, bias, y, winner, images, depth,
+            _model_stride(x), _model_stride(packed), G=geometry, X=_image_strides(x), Y=_image_strides(y), TILE=choice.tile,
             EPILOGUE=epilogue, PRECISION=precision,
         )  # fmt: skip
     return y, winner
@@ -135,13 +136,14 @@ def input_gradient(
     dx = allocate(shape, dy, channels_last=channels_last, dtype=torch.float32 if add_up else dy.dtype)
     geometry, packed = _geometry(shape, weight.shape, window), _packed(weight)
     dy, gate = _addressable(dy), None if gate is None else _addressable(gate)
-    kind = tiles.arithmetic(tiles.INPUT_GRADIENT, _depth(geometry.K, geometry), **_operands(dy, precision))
+    depth = _depth(geometry.K, geometry)
+    kind = tiles.arithmetic(tiles.INPUT_GRADIENT, depth, **_operands(dy, precision))
     rows = images * image[0] * image[1]
     choice = _choose(tiles.INPUT_GRADIENT, kind, rows=rows, columns=geometry.C)
     grid = _programs(rows, geometry.C, choice.tile) * models * geometry.GROUPS
     if grid:
         _start(
-            tk.input_gradient_kernel, grid, choice, dy, gate, packed, dx, images, _model_stride(dy),
+            tk.input_gradient_kernel, grid, choice, dy, gate, packed, dx, images, depth, _model_stride(dy),
             _model_stride(gate), _model_stride(packed), G=geometry, DY=_image_strides(dy),
             GATE=_image_strides(gate), DX=_image_strides(dx), TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision,
         )  # fmt: skip
@@ -223,8 +225,8 @@ def _weight_gradient_parts(
     numbers = (math.prod(filters) if needs[0] else 0) + (filters[0] if needs[1] else 0)
     parts = torch.empty((models, splits, numbers), dtype=torch.float32, device=x.device)
     _start(
-        tk.weight_gradient_kernel, programs * splits, choice, x, dy, gate, parts, x.shape[1], splits, _model_stride(x),
-        _model_stride(dy), _model_stride(gate), G=geometry, X=_image_strides(x), DY=_image_strides(dy),
+        tk.weight_gradient_kernel, programs * splits, choice, x, dy, gate, parts, x.shape[1], splits, columns,
+        _model_stride(x), _model_stride(dy), _model_stride(gate), G=geometry, X=_image_strides(x), DY=_image_strides(dy),
         GATE=_image_strides(gate), F=tk.FilterStrides(*dense_strides(shape, channels_last=channels_last)[1:]),
         TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision, WEIGHT=needs[0], BIAS=needs[1],
     )  # fmt: skip
