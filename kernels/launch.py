@@ -5,7 +5,9 @@ captured in a CUDA graph. Tensors are 5-D as in ``kernels.geometry``; what is ``
 """
 
 import contextlib
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,8 +97,8 @@ def forward(
     if grid:
         _start(
             tk.forward_kernel, grid, choice, x, packed, bias, y, winner, images, depth,
-            _model_stride(x), _model_stride(packed), G=geometry, X=_image_strides(x), Y=_image_strides(y), TILE=choice.tile,
-            EPILOGUE=epilogue, PRECISION=precision,
+            _model_stride(x), _model_stride(packed), G=geometry, X=_image_strides(x), Y=_image_strides(y),
+            TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision,
         )  # fmt: skip
     return y, winner
 
@@ -226,8 +228,8 @@ def _weight_gradient_parts(
     parts = torch.empty((models, splits, numbers), dtype=torch.float32, device=x.device)
     _start(
         tk.weight_gradient_kernel, programs * splits, choice, x, dy, gate, parts, x.shape[1], splits, columns,
-        _model_stride(x), _model_stride(dy), _model_stride(gate), G=geometry, X=_image_strides(x), DY=_image_strides(dy),
-        GATE=_image_strides(gate), F=tk.FilterStrides(*dense_strides(shape, channels_last=channels_last)[1:]),
+        _model_stride(x), _model_stride(dy), _model_stride(gate), G=geometry, X=_image_strides(x),
+        DY=_image_strides(dy), GATE=_image_strides(gate), F=tk.FilterStrides(*dense_strides(shape, channels_last=channels_last)[1:]),
         TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision, WEIGHT=needs[0], BIAS=needs[1],
     )  # fmt: skip
     return parts
@@ -248,7 +250,8 @@ def _add_parts(partial: torch.Tensor, first: torch.Tensor | None, second: torch.
         _start(tk.add_parts_kernel, blocks * models, choice, *arguments, BLOCK=tiles.SUM_BLOCK)
 
 
-def _geometry(x: Sequence[int], weight: Sequence[int], window: ConvolutionWindow) -> tk.Geometry:
+@functools.lru_cache(maxsize=1024)
+def _geometry(x: tuple[int, ...], weight: tuple[int, ...], window: ConvolutionWindow) -> tk.Geometry:
     """From 5-D shapes."""
     taps, (top, _, left, _) = weight[3:], window.padding
     (height, width), (p, q) = x[3:], window.output(x[3:], taps)
@@ -276,7 +279,8 @@ def _packed(weight: torch.Tensor) -> torch.Tensor:
 
 def _addressable(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor as it lies, if offsets within one image fit into 32 bits; else a dense copy."""
-    span = sum((size - 1) * stride for size, stride in zip(tensor.shape[2:], tensor.stride()[2:], strict=True))
+    (_, _, *sizes), (_, _, *strides) = tensor.shape, tensor.stride()
+    span = sum(map(operator.mul, sizes, strides)) - sum(strides)
     return tensor if span <= LARGEST else tensor.contiguous()
 
 
@@ -298,7 +302,9 @@ def _start(kernel: Any, programs: int, choice: tiles.TileChoice, *arguments: Any
     if programs > LARGEST:
         raise ConvolutionError(f"{programs} programs are more than a launch can have; split the batch or the models")
     tensor = next(argument for argument in arguments if isinstance(argument, torch.Tensor))
-    with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
+    # entering a device that is current already takes 5 us
+    elsewhere = tensor.is_cuda and tensor.device.index != torch.cuda.current_device()
+    with torch.cuda.device(tensor.device) if elsewhere else contextlib.nullcontext():
         kernel[(programs,)](*arguments, **constants, **compile_options(choice, hip=bool(torch.version.hip)))
 
 

@@ -5,6 +5,7 @@ A program computes ``M`` rows by ``N`` columns of a matrix product and goes thro
 taken in the same order everywhere. None was timed on a GPU; ``scripts/compile_kernels.py`` shows what each compiles to.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -103,6 +104,7 @@ def arithmetic(operation: str, depth: int, *, element_bytes: int, precision: str
     return {"ieee": FMA, "tf32": TF32, "tf32x3": TF32X3}[precision]
 
 
+@functools.lru_cache(maxsize=1024)
 def choose(operation: str, kind: str, *, rows: int, columns: int) -> TileChoice:
     """The tile for a product of this many columns, and of this many rows where rows are channels.
 

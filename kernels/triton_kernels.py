@@ -94,7 +94,7 @@ def _tap(start, depth, CHANNELS: tl.constexpr, TAPS_W: tl.constexpr, DEPTH: tl.c
     lane = tl.arange(0, DEPTH)[None, :]
     if CHANNELS % DEPTH == 0:
         tap = start // CHANNELS
-        channel = start % CHANNELS + lane
+        channel = tl.multiple_of(start % CHANNELS, DEPTH) + lane
     else:
         number = start + lane + tl.minimum(depth, 0)
         tap = number // CHANNELS
