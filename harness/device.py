@@ -93,7 +93,7 @@ def reset_peak_memory(device: torch.device) -> None:
     """Start counting the peak anew: torch's allocator on CUDA, the process on a CPU (where Linux can)."""
     if device.type == "cuda":
         # torch's allocator knows no device before CUDA has started, which the first tensor does otherwise
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats(device)
         return
     with contextlib.suppress(OSError):

@@ -91,8 +91,10 @@ def forward(
     bias = None if bias is None else bias.contiguous()
     rows = images * height * width
     depth = _depth(geometry.C, geometry)
-    kind = tiles.arithmetic(tiles.FORWARD, depth, **_operands(x, precision))
-    choice = _choose(tiles.FORWARD, kind, rows=rows, columns=geometry.K)
+    kind = _kind(tiles.FORWARD, x, precision, depth=depth, columns=geometry.K)
+    choice = _choose(
+        tiles.FORWARD, kind, depth=depth, rows=rows, columns=geometry.K, pools=epilogue == EPILOGUES["pool_relu"]
+    )
     grid = _programs(rows, geometry.K, choice.tile) * models * geometry.GROUPS
     if grid:
         _start(
@@ -139,9 +141,9 @@ def input_gradient(
     geometry, packed = _geometry(shape, weight.shape, window), _packed(weight)
     dy, gate = _addressable(dy), None if gate is None else _addressable(gate)
     depth = _depth(geometry.K, geometry)
-    kind = tiles.arithmetic(tiles.INPUT_GRADIENT, depth, **_operands(dy, precision))
+    kind = _kind(tiles.INPUT_GRADIENT, dy, precision, depth=depth, columns=geometry.C)
     rows = images * image[0] * image[1]
-    choice = _choose(tiles.INPUT_GRADIENT, kind, rows=rows, columns=geometry.C)
+    choice = _choose(tiles.INPUT_GRADIENT, kind, depth=depth, rows=rows, columns=geometry.C)
     grid = _programs(rows, geometry.C, choice.tile) * models * geometry.GROUPS
     if grid:
         _start(
@@ -218,8 +220,8 @@ def _weight_gradient_parts(
     models, filters, geometry = shape[0], shape[1:], _geometry(x.shape, shape, window)
     x, dy, gate = _addressable(x), _addressable(dy), None if gate is None else _addressable(gate)
     columns = geometry.C * geometry.R * geometry.S if needs[0] else 1
-    kind = tiles.arithmetic(tiles.WEIGHT_GRADIENT, 0, **_operands(dy, precision))
-    choice = _choose(tiles.WEIGHT_GRADIENT, kind, rows=geometry.K, columns=columns)
+    kind = _kind(tiles.WEIGHT_GRADIENT, dy, precision, depth=0, columns=columns)
+    choice = _choose(tiles.WEIGHT_GRADIENT, kind, depth=0, rows=geometry.K, columns=columns)
     programs = _programs(geometry.K, columns, choice.tile) * models * geometry.GROUPS
     if not programs:
         return None
@@ -229,7 +231,8 @@ def _weight_gradient_parts(
     _start(
         tk.weight_gradient_kernel, programs * splits, choice, x, dy, gate, parts, x.shape[1], splits, columns,
         _model_stride(x), _model_stride(dy), _model_stride(gate), G=geometry, X=_image_strides(x),
-        DY=_image_strides(dy), GATE=_image_strides(gate), F=tk.FilterStrides(*dense_strides(shape, channels_last=channels_last)[1:]),
+        DY=_image_strides(dy), GATE=_image_strides(gate),
+        F=tk.FilterStrides(*dense_strides(shape, channels_last=channels_last)[1:]),
         TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision, WEIGHT=needs[0], BIAS=needs[1],
     )  # fmt: skip
     return parts
@@ -259,17 +262,19 @@ def _geometry(x: tuple[int, ...], weight: tuple[int, ...], window: ConvolutionWi
     return tk.Geometry(*channels, height, width, p, q, taps[0], taps[1], *window.stride, top, left, *window.dilation)
 
 
-def _choose(operation: str, kind: str, *, rows: int, columns: int) -> tiles.TileChoice:
-    choice = tiles.choose(operation, kind, rows=rows, columns=columns)
+def _kind(operation: str, tensor: torch.Tensor, precision: str, *, depth: int, columns: int) -> str:
+    """How the products of operands such as ``tensor`` are made."""
+    size = tensor.element_size()
+    return tiles.arithmetic(operation, depth=depth, columns=columns, element_bytes=size, precision=precision)
+
+
+def _choose(operation: str, kind: str, *, depth: int, rows: int, columns: int, pools: bool = False) -> tiles.TileChoice:
+    choice = tiles.choose(operation, kind, depth=depth, rows=rows, columns=columns, pools=pools)
     return tiles.for_interpreter(operation, choice) if tk.INTERPRETED else choice
 
 
 def _depth(channels: int, geometry: tk.Geometry) -> int:
     return channels * geometry.R * geometry.S
-
-
-def _operands(tensor: torch.Tensor, precision: str) -> dict[str, Any]:
-    return {"element_bytes": tensor.element_size(), "precision": precision}
 
 
 def _packed(weight: torch.Tensor) -> torch.Tensor:

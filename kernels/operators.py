@@ -4,7 +4,6 @@ Three operators of ``torch.library``, all on 5-D tensors with an axis of models 
 plain convolution is one model.
 """
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -199,9 +198,9 @@ def _no_forward_mode(ctx: Any, *_: Tensor | None) -> None:  # noqa: ANN401 - tor
 def _is_plain(arguments: Sequence[Any]) -> bool:
     """Whether torch would do nothing around an operator but call it: no transform, tracer, mode or subclass sees it."""
     return not (
-        torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        torch._C._are_functorch_transforms_active()  # noqa: SLF001 - see tests/test_private_apis.py
+        or torch._C._len_torch_dispatch_stack()  # noqa: SLF001
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or torch.compiler.is_compiling()
         # tensors come first in every operator's arguments, three at most
         or any(isinstance(value, Tensor) and type(value) not in _PLAIN for value in arguments[:3])
@@ -217,8 +216,16 @@ def _directly(operator: Any, compute: Any) -> Any:  # noqa: ANN401 - an operator
     return call
 
 
-def _function(operator: Any, setup: Any, backward: Any) -> Any:  # noqa: ANN401 - an operator -> an autograd function
+def _function(operator: Any, compute: Any, setup: Any, backward: Any) -> Any:  # noqa: ANN401 - as _directly
     """The operator with gradients that torch.func can transform; those registered with an operator it cannot."""
+
+    class Plain(torch.autograd.Function):
+        # with a setup_context of its own torch would work out and bind the signature in every call, for 15 us
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:  # noqa: ANN401 - those of the operator
+            output = compute(*arguments)
+            setup(ctx, arguments, output)
+            return output
 
     class Function(torch.autograd.Function):
         generate_vmap_rule = True
@@ -228,11 +235,10 @@ def _function(operator: Any, setup: Any, backward: Any) -> Any:  # noqa: ANN401 
         def forward(*arguments: Any) -> Any:  # noqa: ANN401 - those of the operator
             return operator(*arguments)
 
-    # else torch works it out in every call, for 10 us
-    Function.forward.__signature__ = inspect.signature(Function.forward)  # type: ignore[attr-defined]
-    Function.backward = staticmethod(backward)  # type: ignore[method-assign]
-    Function.jvp = staticmethod(_no_forward_mode)  # type: ignore[method-assign]
-    return Function.apply
+    for function in (Plain, Function):
+        function.backward = staticmethod(backward)  # type: ignore[method-assign]
+        function.jvp = staticmethod(_no_forward_mode)  # type: ignore[method-assign]
+    return lambda *arguments: (Plain if _is_plain(arguments) else Function).apply(*arguments)
 
 
 def _register_gradient(name: str, backward: Any, setup: Any = None) -> None:  # noqa: ANN401 - torch's callbacks
@@ -259,6 +265,6 @@ _register_gradient("convolution_weight_gradient", _no_second_derivative)
 _PLAIN = (Tensor, torch.nn.Parameter)
 _direct_input_gradient = _directly(input_gradient, _input_gradient)
 _direct_weight_gradient = _directly(weight_gradient, _weight_gradient)
-differentiable_convolution = _function(_directly(convolution, _convolution), _remember, _backward)
-_differentiable_input_gradient = _function(_direct_input_gradient, _remember_nothing, _no_second_derivative)
-_differentiable_weight_gradient = _function(_direct_weight_gradient, _remember_nothing, _no_second_derivative)
+differentiable_convolution = _function(convolution, _convolution, _remember, _backward)
+_differentiable_input_gradient = _function(input_gradient, _input_gradient, _remember_nothing, _no_second_derivative)
+_differentiable_weight_gradient = _function(weight_gradient, _weight_gradient, _remember_nothing, _no_second_derivative)

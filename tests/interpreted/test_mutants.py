@@ -162,7 +162,7 @@ def nothing(ctx: Any, *_: object) -> tuple[None, ...]:
 def test_a_second_derivative_that_is_silently_zero_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     for gradient in ("input_gradient", "weight_gradient"):
         operator = getattr(operators, gradient)
-        silent = operators._function(operator, operators._remember_nothing, nothing)
+        silent = operators._function(operator, operator, operators._remember_nothing, nothing)
         monkeypatch.setattr(operators, f"_differentiable_{gradient}", silent)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_operators.test_second_derivatives_are_refused("none")
