@@ -90,11 +90,9 @@ def forward(
     geometry, x, packed = _geometry(x.shape, weight.shape, window), _addressable(x), _packed(weight)
     bias = None if bias is None else bias.contiguous()
     rows = images * height * width
-    depth = _depth(geometry.C, geometry)
-    kind = _kind(tiles.FORWARD, x, precision, depth=depth, columns=geometry.K)
-    choice = _choose(
-        tiles.FORWARD, kind, depth=depth, rows=rows, columns=geometry.K, pools=epilogue == EPILOGUES["pool_relu"]
-    )
+    depth, pools = _depth(geometry.C, geometry), winner is not None
+    sizes = {"depth": depth, "rows": rows, "columns": geometry.K}
+    choice = _choose(tiles.FORWARD, x, precision, **sizes, pools=pools)
     grid = _programs(rows, geometry.K, choice.tile) * models * geometry.GROUPS
     if grid:
         _start(
@@ -141,9 +139,8 @@ def input_gradient(
     geometry, packed = _geometry(shape, weight.shape, window), _packed(weight)
     dy, gate = _addressable(dy), None if gate is None else _addressable(gate)
     depth = _depth(geometry.K, geometry)
-    kind = _kind(tiles.INPUT_GRADIENT, dy, precision, depth=depth, columns=geometry.C)
     rows = images * image[0] * image[1]
-    choice = _choose(tiles.INPUT_GRADIENT, kind, depth=depth, rows=rows, columns=geometry.C)
+    choice = _choose(tiles.INPUT_GRADIENT, dy, precision, depth=depth, rows=rows, columns=geometry.C)
     grid = _programs(rows, geometry.C, choice.tile) * models * geometry.GROUPS
     if grid:
         _start(
@@ -220,8 +217,7 @@ def _weight_gradient_parts(
     models, filters, geometry = shape[0], shape[1:], _geometry(x.shape, shape, window)
     x, dy, gate = _addressable(x), _addressable(dy), None if gate is None else _addressable(gate)
     columns = geometry.C * geometry.R * geometry.S if needs[0] else 1
-    kind = _kind(tiles.WEIGHT_GRADIENT, dy, precision, depth=0, columns=columns)
-    choice = _choose(tiles.WEIGHT_GRADIENT, kind, depth=0, rows=geometry.K, columns=columns)
+    choice = _choose(tiles.WEIGHT_GRADIENT, dy, precision, depth=0, rows=geometry.K, columns=columns)
     programs = _programs(geometry.K, columns, choice.tile) * models * geometry.GROUPS
     if not programs:
         return None
@@ -262,13 +258,12 @@ def _geometry(x: tuple[int, ...], weight: tuple[int, ...], window: ConvolutionWi
     return tk.Geometry(*channels, height, width, p, q, taps[0], taps[1], *window.stride, top, left, *window.dilation)
 
 
-def _kind(operation: str, tensor: torch.Tensor, precision: str, *, depth: int, columns: int) -> str:
-    """How the products of operands such as ``tensor`` are made."""
+def _choose(
+    operation: str, tensor: torch.Tensor, precision: str, *, depth: int, rows: int, columns: int, pools: bool = False
+) -> tiles.TileChoice:
+    """The tile for operands such as ``tensor``."""
     size = tensor.element_size()
-    return tiles.arithmetic(operation, depth=depth, columns=columns, element_bytes=size, precision=precision)
-
-
-def _choose(operation: str, kind: str, *, depth: int, rows: int, columns: int, pools: bool = False) -> tiles.TileChoice:
+    kind = tiles.arithmetic(operation, depth=depth, columns=columns, element_bytes=size, precision=precision)
     choice = tiles.choose(operation, kind, depth=depth, rows=rows, columns=columns, pools=pools)
     return tiles.for_interpreter(operation, choice) if tk.INTERPRETED else choice
 

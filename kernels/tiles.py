@@ -2,7 +2,7 @@
 
 A program computes ``M`` rows by ``N`` columns of a matrix product and goes through the depth ``K`` at a time (see
 ``kernels.triton_kernels``). Choices follow from shapes and precision alone, never from the device, so that sums are
-taken in the same order everywhere. Those that say so were timed on an NVIDIA H200 with Triton 3.6, on the article's
+taken in the same order everywhere. Where a row says so it was timed on an NVIDIA H200 with Triton 3.6, on the article's
 network (docs/kernels.md); ``scripts/compile_kernels.py`` shows what each compiles to.
 """
 

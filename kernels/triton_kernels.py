@@ -26,6 +26,11 @@ from it, for each output, one *gate*: after relu the output itself (its gradient
 one byte, the winner's place in its window, or ``SHUT``. Gradients of the convolution's own output are never stored:
 both backward kernels read dy through the gate.
 
+**What LLVM must not know.** It turns divisions of numbers below 256 into ones of 8 or 16 bits, and what follows into
+packed additions; ptxas 12.8 and 12.9 lose the constant of one of which half is used (docs/kernels.md, *A wrong result*).
+So numbers that are divided have no range that it could know: the number of columns and the depth, which follow from the
+sizes, are arguments all the same, and halves of rows and columns are taken by bits.
+
 Offsets of an image, a model or a group are 64 bits wide, those within an image, and in a group's filters, 32;
 ``kernels.geometry`` refuses what they would not count.
 """
@@ -94,8 +99,10 @@ def _tap(start, depth, CHANNELS: tl.constexpr, TAPS_W: tl.constexpr, DEPTH: tl.c
     lane = tl.arange(0, DEPTH)[None, :]
     if CHANNELS % DEPTH == 0:
         tap = start // CHANNELS
+        # Triton 3.6 does not work this out of the loop's step, and would copy 4 bytes at a time, not 16
         channel = tl.multiple_of(start % CHANNELS, DEPTH) + lane
     else:
+        # plus 0, which LLVM cannot know: see above
         number = start + lane + tl.minimum(depth, 0)
         tap = number // CHANNELS
         channel = number % CHANNELS
