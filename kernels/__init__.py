@@ -93,8 +93,8 @@ def _require_triton(device: torch.device, precision: str) -> None:
     launch.require_device(device, precision)
 
 
-# channels last, because neighbouring threads then read neighbouring channels, 16 bytes each: a prediction from the
-# compiled code, not yet a measurement
+# channels last, because neighbouring threads then read neighbouring channels, 16 bytes each: on an H200 a block at
+# batch 50 took 31 to 41 us so and 46 to 66 us in NCHW (tf32, docs/kernels.md)
 _triton = functools.partial(
     Backend, require=_require_triton, package="triton (Linux only)", precisions=PRECISIONS, channels_last=True
 )

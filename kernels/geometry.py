@@ -91,6 +91,9 @@ def _whole(value: object) -> int | None:
 
 
 def _pair(name: str, value: int | Sequence[int], *, least: int) -> tuple[int, int]:
+    # most calls; the general way takes 4 us more
+    if type(value) is int and least <= value < 2**31:
+        return value, value
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     numbers = [_whole(number) for number in (values * 2 if len(values) == 1 else values)]
     allowed = [number for number in numbers if number is not None and least <= number < 2**31]

@@ -5,7 +5,9 @@ captured in a CUDA graph. Tensors are 5-D as in ``kernels.geometry``; what is ``
 """
 
 import contextlib
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,14 +90,15 @@ def forward(
     geometry, x, packed = _geometry(x.shape, weight.shape, window), _addressable(x), _packed(weight)
     bias = None if bias is None else bias.contiguous()
     rows = images * height * width
-    kind = tiles.arithmetic(tiles.FORWARD, _depth(geometry.C, geometry), **_operands(x, precision))
-    choice = _choose(tiles.FORWARD, kind, rows=rows, columns=geometry.K)
+    depth, pools = _depth(geometry.C, geometry), winner is not None
+    sizes = {"depth": depth, "rows": rows, "columns": geometry.K}
+    choice = _choose(tiles.FORWARD, x, precision, **sizes, pools=pools)
     grid = _programs(rows, geometry.K, choice.tile) * models * geometry.GROUPS
     if grid:
         _start(
-            tk.forward_kernel, grid, choice, x, packed, bias, y, winner, images, _model_stride(x),
-            _model_stride(packed), G=geometry, X=_image_strides(x), Y=_image_strides(y), TILE=choice.tile,
-            EPILOGUE=epilogue, PRECISION=precision,
+            tk.forward_kernel, grid, choice, x, packed, bias, y, winner, images, depth,
+            _model_stride(x), _model_stride(packed), G=geometry, X=_image_strides(x), Y=_image_strides(y),
+            TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision,
         )  # fmt: skip
     return y, winner
 
@@ -135,13 +138,13 @@ def input_gradient(
     dx = allocate(shape, dy, channels_last=channels_last, dtype=torch.float32 if add_up else dy.dtype)
     geometry, packed = _geometry(shape, weight.shape, window), _packed(weight)
     dy, gate = _addressable(dy), None if gate is None else _addressable(gate)
-    kind = tiles.arithmetic(tiles.INPUT_GRADIENT, _depth(geometry.K, geometry), **_operands(dy, precision))
+    depth = _depth(geometry.K, geometry)
     rows = images * image[0] * image[1]
-    choice = _choose(tiles.INPUT_GRADIENT, kind, rows=rows, columns=geometry.C)
+    choice = _choose(tiles.INPUT_GRADIENT, dy, precision, depth=depth, rows=rows, columns=geometry.C)
     grid = _programs(rows, geometry.C, choice.tile) * models * geometry.GROUPS
     if grid:
         _start(
-            tk.input_gradient_kernel, grid, choice, dy, gate, packed, dx, images, _model_stride(dy),
+            tk.input_gradient_kernel, grid, choice, dy, gate, packed, dx, images, depth, _model_stride(dy),
             _model_stride(gate), _model_stride(packed), G=geometry, DY=_image_strides(dy),
             GATE=_image_strides(gate), DX=_image_strides(dx), TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision,
         )  # fmt: skip
@@ -214,8 +217,7 @@ def _weight_gradient_parts(
     models, filters, geometry = shape[0], shape[1:], _geometry(x.shape, shape, window)
     x, dy, gate = _addressable(x), _addressable(dy), None if gate is None else _addressable(gate)
     columns = geometry.C * geometry.R * geometry.S if needs[0] else 1
-    kind = tiles.arithmetic(tiles.WEIGHT_GRADIENT, 0, **_operands(dy, precision))
-    choice = _choose(tiles.WEIGHT_GRADIENT, kind, rows=geometry.K, columns=columns)
+    choice = _choose(tiles.WEIGHT_GRADIENT, dy, precision, depth=0, rows=geometry.K, columns=columns)
     programs = _programs(geometry.K, columns, choice.tile) * models * geometry.GROUPS
     if not programs:
         return None
@@ -223,9 +225,10 @@ def _weight_gradient_parts(
     numbers = (math.prod(filters) if needs[0] else 0) + (filters[0] if needs[1] else 0)
     parts = torch.empty((models, splits, numbers), dtype=torch.float32, device=x.device)
     _start(
-        tk.weight_gradient_kernel, programs * splits, choice, x, dy, gate, parts, x.shape[1], splits, _model_stride(x),
-        _model_stride(dy), _model_stride(gate), G=geometry, X=_image_strides(x), DY=_image_strides(dy),
-        GATE=_image_strides(gate), F=tk.FilterStrides(*dense_strides(shape, channels_last=channels_last)[1:]),
+        tk.weight_gradient_kernel, programs * splits, choice, x, dy, gate, parts, x.shape[1], splits, columns,
+        _model_stride(x), _model_stride(dy), _model_stride(gate), G=geometry, X=_image_strides(x),
+        DY=_image_strides(dy), GATE=_image_strides(gate),
+        F=tk.FilterStrides(*dense_strides(shape, channels_last=channels_last)[1:]),
         TILE=choice.tile, EPILOGUE=epilogue, PRECISION=precision, WEIGHT=needs[0], BIAS=needs[1],
     )  # fmt: skip
     return parts
@@ -246,7 +249,8 @@ def _add_parts(partial: torch.Tensor, first: torch.Tensor | None, second: torch.
         _start(tk.add_parts_kernel, blocks * models, choice, *arguments, BLOCK=tiles.SUM_BLOCK)
 
 
-def _geometry(x: Sequence[int], weight: Sequence[int], window: ConvolutionWindow) -> tk.Geometry:
+@functools.lru_cache(maxsize=1024)
+def _geometry(x: tuple[int, ...], weight: tuple[int, ...], window: ConvolutionWindow) -> tk.Geometry:
     """From 5-D shapes."""
     taps, (top, _, left, _) = weight[3:], window.padding
     (height, width), (p, q) = x[3:], window.output(x[3:], taps)
@@ -254,17 +258,18 @@ def _geometry(x: Sequence[int], weight: Sequence[int], window: ConvolutionWindow
     return tk.Geometry(*channels, height, width, p, q, taps[0], taps[1], *window.stride, top, left, *window.dilation)
 
 
-def _choose(operation: str, kind: str, *, rows: int, columns: int) -> tiles.TileChoice:
-    choice = tiles.choose(operation, kind, rows=rows, columns=columns)
+def _choose(
+    operation: str, tensor: torch.Tensor, precision: str, *, depth: int, rows: int, columns: int, pools: bool = False
+) -> tiles.TileChoice:
+    """The tile for operands such as ``tensor``."""
+    size = tensor.element_size()
+    kind = tiles.arithmetic(operation, depth=depth, columns=columns, element_bytes=size, precision=precision)
+    choice = tiles.choose(operation, kind, depth=depth, rows=rows, columns=columns, pools=pools)
     return tiles.for_interpreter(operation, choice) if tk.INTERPRETED else choice
 
 
 def _depth(channels: int, geometry: tk.Geometry) -> int:
     return channels * geometry.R * geometry.S
-
-
-def _operands(tensor: torch.Tensor, precision: str) -> dict[str, Any]:
-    return {"element_bytes": tensor.element_size(), "precision": precision}
 
 
 def _packed(weight: torch.Tensor) -> torch.Tensor:
@@ -274,7 +279,8 @@ def _packed(weight: torch.Tensor) -> torch.Tensor:
 
 def _addressable(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor as it lies, if offsets within one image fit into 32 bits; else a dense copy."""
-    span = sum((size - 1) * stride for size, stride in zip(tensor.shape[2:], tensor.stride()[2:], strict=True))
+    (_, _, *sizes), (_, _, *strides) = tensor.shape, tensor.stride()
+    span = sum(map(operator.mul, sizes, strides)) - sum(strides)
     return tensor if span <= LARGEST else tensor.contiguous()
 
 
@@ -296,7 +302,9 @@ def _start(kernel: Any, programs: int, choice: tiles.TileChoice, *arguments: Any
     if programs > LARGEST:
         raise ConvolutionError(f"{programs} programs are more than a launch can have; split the batch or the models")
     tensor = next(argument for argument in arguments if isinstance(argument, torch.Tensor))
-    with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
+    # entering a device that is current already takes 5 us
+    elsewhere = tensor.is_cuda and tensor.device.index != torch.cuda.current_device()
+    with torch.cuda.device(tensor.device) if elsewhere else contextlib.nullcontext():
         kernel[(programs,)](*arguments, **constants, **compile_options(choice, hip=bool(torch.version.hip)))
 
 

@@ -25,8 +25,7 @@ def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[in
     return ConvolutionWindow(tuple(stride), tuple(padding), tuple(dilation), groups)  # type: ignore[arg-type]
 
 
-@torch.library.custom_op(f"{NAMESPACE}::convolution", mutates_args=())
-def convolution(
+def _convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -43,6 +42,9 @@ def convolution(
     return _both(*launch.forward(x, weight, bias, window, precision=precision, epilogue=epilogue))
 
 
+convolution = torch.library.custom_op(f"{NAMESPACE}::convolution", _convolution, mutates_args=())
+
+
 def _both(y: Tensor, winner: Tensor | None) -> tuple[Tensor, Tensor]:
     """An operator returns tensors: where there are no winners, an empty one."""
     return y, y.new_empty(0, dtype=torch.uint8) if winner is None else winner
@@ -56,8 +58,7 @@ def _(x, weight, bias, stride, padding, dilation, groups, precision, epilogue): 
     return _both(*launch.outputs(x, weight, window, epilogue))
 
 
-@torch.library.custom_op(f"{NAMESPACE}::convolution_input_gradient", mutates_args=())
-def input_gradient(
+def _input_gradient(
     dy: Tensor,
     gate: Tensor | None,
     weight: Tensor,
@@ -85,6 +86,9 @@ def input_gradient(
     )
 
 
+input_gradient = torch.library.custom_op(f"{NAMESPACE}::convolution_input_gradient", _input_gradient, mutates_args=())
+
+
 @input_gradient.register_fake
 def _(dy, gate, weight, image, shared, channels_last, stride, padding, dilation, groups, precision, epilogue):  # type: ignore[no-untyped-def]
     del gate, stride, padding, dilation, precision, epilogue
@@ -92,8 +96,7 @@ def _(dy, gate, weight, image, shared, channels_last, stride, padding, dilation,
     return launch.allocate((models, dy.shape[1], weight.shape[2] * groups, *image), dy, channels_last=channels_last)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::convolution_weight_gradient", mutates_args=())
-def weight_gradient(
+def _weight_gradient(
     x: Tensor,
     dy: Tensor,
     gate: Tensor | None,
@@ -122,6 +125,11 @@ def weight_gradient(
     )
     weight, bias = (dy.new_empty(0) if gradient is None else gradient for gradient in gradients)
     return weight, bias
+
+
+weight_gradient = torch.library.custom_op(
+    f"{NAMESPACE}::convolution_weight_gradient", _weight_gradient, mutates_args=()
+)
 
 
 @weight_gradient.register_fake
@@ -153,13 +161,17 @@ def _backward(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
     x, weight, gate = ctx.saved_tensors
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     dx = dweight = dbias = None
+    # where no gradient of these gradients is asked for, the functions that refuse it would only cost time
+    twice = torch.is_grad_enabled()
+    input_gradient_of = _differentiable_input_gradient if twice else _direct_input_gradient
+    weight_gradient_of = _differentiable_weight_gradient if twice else _direct_weight_gradient
     if needs_x:
         shared = ctx.models[0] == 1 and ctx.models[1] > 1
-        dx = _differentiable_input_gradient(dy, gate, weight, ctx.image, shared, ctx.x_channels_last, *ctx.settings)
+        dx = input_gradient_of(dy, gate, weight, ctx.image, shared, ctx.x_channels_last, *ctx.settings)
     if needs_weight or needs_bias:
         # the bias's gradient asks nothing of x but its shape
         source = x if needs_weight else dy.new_empty(()).expand(1, dy.shape[1], 1, *ctx.image)
-        dweight, dbias = _differentiable_weight_gradient(
+        dweight, dbias = weight_gradient_of(
             source, dy, gate, ctx.filters, ctx.weight_channels_last, needs_weight, needs_bias, *ctx.settings
         )
     return dx, dweight if needs_weight else None, dbias if needs_bias else None, *nothing
@@ -183,8 +195,37 @@ def _no_forward_mode(ctx: Any, *_: Tensor | None) -> None:  # noqa: ANN401 - tor
     )
 
 
-def _function(operator: Any, setup: Any, backward: Any) -> Any:  # noqa: ANN401 - an operator -> an autograd function
+def _is_plain(arguments: Sequence[Any]) -> bool:
+    """Whether torch would do nothing around an operator but call it: no transform, tracer, mode or subclass sees it."""
+    return not (
+        torch._C._are_functorch_transforms_active()  # noqa: SLF001 - see tests/test_private_apis.py
+        or torch._C._len_torch_dispatch_stack()  # noqa: SLF001
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or torch.compiler.is_compiling()
+        # tensors come first in every operator's arguments, three at most
+        or any(isinstance(value, Tensor) and type(value) not in _PLAIN for value in arguments[:3])
+    )
+
+
+def _directly(operator: Any, compute: Any) -> Any:  # noqa: ANN401 - an operator, and the function it was made of
+    """The operator, without the 50 us that torch takes on the host to come from it to its function where it may."""
+
+    def call(*arguments: Any) -> Any:  # noqa: ANN401 - those of the operator
+        return (compute if _is_plain(arguments) else operator)(*arguments)
+
+    return call
+
+
+def _function(operator: Any, compute: Any, setup: Any, backward: Any) -> Any:  # noqa: ANN401 - as _directly
     """The operator with gradients that torch.func can transform; those registered with an operator it cannot."""
+
+    class Plain(torch.autograd.Function):
+        # with a setup_context of its own torch would work out and bind the signature in every call, for 15 us
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:  # noqa: ANN401 - those of the operator
+            output = compute(*arguments)
+            setup(ctx, arguments, output)
+            return output
 
     class Function(torch.autograd.Function):
         generate_vmap_rule = True
@@ -194,9 +235,10 @@ def _function(operator: Any, setup: Any, backward: Any) -> Any:  # noqa: ANN401 
         def forward(*arguments: Any) -> Any:  # noqa: ANN401 - those of the operator
             return operator(*arguments)
 
-    Function.backward = staticmethod(backward)  # type: ignore[method-assign]
-    Function.jvp = staticmethod(_no_forward_mode)  # type: ignore[method-assign]
-    return Function.apply
+    for function in (Plain, Function):
+        function.backward = staticmethod(backward)  # type: ignore[method-assign]
+        function.jvp = staticmethod(_no_forward_mode)  # type: ignore[method-assign]
+    return lambda *arguments: (Plain if _is_plain(arguments) else Function).apply(*arguments)
 
 
 def _register_gradient(name: str, backward: Any, setup: Any = None) -> None:  # noqa: ANN401 - torch's callbacks
@@ -220,6 +262,9 @@ LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untype
 _register_gradient("convolution", _backward, _remember)
 _register_gradient("convolution_input_gradient", _no_second_derivative)
 _register_gradient("convolution_weight_gradient", _no_second_derivative)
-differentiable_convolution = _function(convolution, _remember, _backward)
-_differentiable_input_gradient = _function(input_gradient, _remember_nothing, _no_second_derivative)
-_differentiable_weight_gradient = _function(weight_gradient, _remember_nothing, _no_second_derivative)
+_PLAIN = (Tensor, torch.nn.Parameter)
+_direct_input_gradient = _directly(input_gradient, _input_gradient)
+_direct_weight_gradient = _directly(weight_gradient, _weight_gradient)
+differentiable_convolution = _function(convolution, _convolution, _remember, _backward)
+_differentiable_input_gradient = _function(input_gradient, _input_gradient, _remember_nothing, _no_second_derivative)
+_differentiable_weight_gradient = _function(weight_gradient, _weight_gradient, _remember_nothing, _no_second_derivative)

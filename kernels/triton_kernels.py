@@ -26,6 +26,11 @@ from it, for each output, one *gate*: after relu the output itself (its gradient
 one byte, the winner's place in its window, or ``SHUT``. Gradients of the convolution's own output are never stored:
 both backward kernels read dy through the gate.
 
+**What LLVM must not know.** It turns divisions of numbers below 256 into ones of 8 or 16 bits, and what follows into
+packed additions; ptxas 12.8 and 12.9 lose the constant of one of which half is used (docs/kernels.md, *A wrong result*).
+So numbers that are divided have no range that it could know: the number of columns and the depth, which follow from the
+sizes, are arguments all the same, and halves of rows and columns are taken by bits.
+
 Offsets of an image, a model or a group are 64 bits wide, those within an image, and in a group's filters, 32;
 ``kernels.geometry`` refuses what they would not count.
 """
@@ -89,15 +94,18 @@ def _pixel(row, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _tap(start, CHANNELS: tl.constexpr, TAPS_W: tl.constexpr, DEPTH: tl.constexpr):
+def _tap(start, depth, CHANNELS: tl.constexpr, TAPS_W: tl.constexpr, DEPTH: tl.constexpr):
     """The depth numbers from ``start`` on -> (channel, r, s), each (1, DEPTH), or a scalar where all share one tap."""
     lane = tl.arange(0, DEPTH)[None, :]
     if CHANNELS % DEPTH == 0:
         tap = start // CHANNELS
-        channel = start % CHANNELS + lane
+        # Triton 3.6 does not work this out of the loop's step, and would copy 4 bytes at a time, not 16
+        channel = tl.multiple_of(start % CHANNELS, DEPTH) + lane
     else:
-        tap = (start + lane) // CHANNELS
-        channel = (start + lane) % CHANNELS
+        # plus 0, which LLVM cannot know: see above
+        number = start + lane + tl.minimum(depth, 0)
+        tap = number // CHANNELS
+        channel = number % CHANNELS
     return channel, tap // TAPS_W, tap % TAPS_W
 
 
@@ -128,8 +136,8 @@ def _patch(x, n, p, q, c, r, s, seen, G: tl.constexpr, X: tl.constexpr):
 def _gated(dy, gate, n, k, p, q, seen, G: tl.constexpr, DY: tl.constexpr, GATE: tl.constexpr, EPILOGUE: tl.constexpr):
     """Gradient of the convolution's own output at (n, k, p, q): dy where the gate lets it through, else 0."""
     if EPILOGUE == POOL_RELU:
-        place = p % 2 * 2 + q % 2
-        p, q = p // 2, q // 2
+        place = (p & 1) * 2 + (q & 1)
+        p, q = p >> 1, q >> 1
         # an odd last row or column is in no window
         seen = seen & (p < G.P // 2) & (q < G.Q // 2)
     gradient = tl.load(dy + n * DY.N + (k * DY.C + p * DY.H + q * DY.W), mask=seen, other=0.0)
@@ -161,18 +169,17 @@ def _filter(weight, k, c, r, s, seen, G: tl.constexpr):
 
 
 @triton.jit
-def _convolve(x, weight, n, p, q, k, rows_in, G: tl.constexpr, X: tl.constexpr, TILE: tl.constexpr,
+def _convolve(x, weight, n, p, q, k, rows_in, depth, G: tl.constexpr, X: tl.constexpr, TILE: tl.constexpr,
               PRECISION: tl.constexpr):  # fmt: skip
     """Output pixels (n, p, q), each (M, 1), of channels k (N, 1): their sums over all taps and channels, (M, N)."""
     TAPS_W: tl.constexpr = G.S
     CHANNELS: tl.constexpr = G.C
-    DEPTH: tl.constexpr = G.C * G.R * G.S
     ROW_TILE: tl.constexpr = TILE.M
     COLUMN_TILE: tl.constexpr = TILE.N
     STEP: tl.constexpr = TILE.K
     total = tl.zeros((ROW_TILE, COLUMN_TILE), tl.float32)
-    for start in range(0, DEPTH, STEP):
-        c, r, s = _tap(start, CHANNELS, TAPS_W, STEP)
+    for start in range(0, depth, STEP):
+        c, r, s = _tap(start, depth, CHANNELS, TAPS_W, STEP)
         left = _patch(x, n, p, q, c, r, s, rows_in & (r < G.R), G, X)
         right = _filter(weight, k, c, r, s, (k < G.K) & (r < G.R), G)
         total = _add_product(total, left, right, STEP, PRECISION)
@@ -180,7 +187,7 @@ def _convolve(x, weight, n, p, q, k, rows_in, G: tl.constexpr, X: tl.constexpr, 
 
 
 @triton.jit
-def forward_kernel(x, weight, bias, y, winner, images, x_model, weight_model, G: tl.constexpr, X: tl.constexpr,
+def forward_kernel(x, weight, bias, y, winner, images, depth, x_model, weight_model, G: tl.constexpr, X: tl.constexpr,
                    Y: tl.constexpr, TILE: tl.constexpr, EPILOGUE: tl.constexpr,
                    PRECISION: tl.constexpr):  # fmt: skip
     """Y = epilogue(convolution + bias), and with pooling the winners.
@@ -207,7 +214,7 @@ def forward_kernel(x, weight, bias, y, winner, images, x_model, weight_model, G:
     # one loop, not four copies of it: their indices would take registers all at once
     for place in range(WINDOW * WINDOW):
         p, q = top * WINDOW + place // WINDOW, left * WINDOW + place % WINDOW
-        value = _convolve(x, weight, n, p, q, k, rows_in, G, X, TILE, PRECISION)
+        value = _convolve(x, weight, n, p, q, k, rows_in, depth, G, X, TILE, PRECISION)
         if bias is not None:
             biases = bias + (model * (G.GROUPS * G.K) + first_channel + channel)
             value += tl.load(biases, mask=channel < G.K, other=0.0).to(tl.float32)
@@ -228,7 +235,7 @@ def forward_kernel(x, weight, bias, y, winner, images, x_model, weight_model, G:
 
 
 @triton.jit
-def input_gradient_kernel(dy, gate, weight, dx, images, dy_model, gate_model, weight_model, G: tl.constexpr,
+def input_gradient_kernel(dy, gate, weight, dx, images, depth, dy_model, gate_model, weight_model, G: tl.constexpr,
                           DY: tl.constexpr, GATE: tl.constexpr, DX: tl.constexpr, TILE: tl.constexpr,
                           EPILOGUE: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Dx = the gated dy, spread back through the taps. ``gate`` is None without an epilogue.
@@ -237,7 +244,6 @@ def input_gradient_kernel(dy, gate, weight, dx, images, dy_model, gate_model, we
     """
     CHANNELS: tl.constexpr = G.K
     TAPS_W: tl.constexpr = G.S
-    DEPTH: tl.constexpr = G.K * G.R * G.S
     ROW_TILE: tl.constexpr = TILE.M
     COLUMN_TILE: tl.constexpr = TILE.N
     STEP: tl.constexpr = TILE.K
@@ -252,8 +258,8 @@ def input_gradient_kernel(dy, gate, weight, dx, images, dy_model, gate_model, we
     n, h, w = _pixel(row, G.H, G.W)
 
     total = tl.zeros((ROW_TILE, COLUMN_TILE), tl.float32)
-    for start in range(0, DEPTH, STEP):
-        k, r, s = _tap(start, CHANNELS, TAPS_W, STEP)
+    for start in range(0, depth, STEP):
+        k, r, s = _tap(start, depth, CHANNELS, TAPS_W, STEP)
         down, right = h + G.PAD_H - r * G.DILATION_H, w + G.PAD_W - s * G.DILATION_W
         p, q = down // G.STRIDE_H, right // G.STRIDE_W
         lands = (
@@ -268,7 +274,7 @@ def input_gradient_kernel(dy, gate, weight, dx, images, dy_model, gate_model, we
 
 
 @triton.jit
-def weight_gradient_kernel(x, dy, gate, parts, images, splits, x_model, dy_model, gate_model, G: tl.constexpr,
+def weight_gradient_kernel(x, dy, gate, parts, images, splits, columns, x_model, dy_model, gate_model, G: tl.constexpr,
                            X: tl.constexpr, DY: tl.constexpr, GATE: tl.constexpr, F: tl.constexpr, TILE: tl.constexpr,
                            EPILOGUE: tl.constexpr, PRECISION: tl.constexpr, WEIGHT: tl.constexpr,
                            BIAS: tl.constexpr):  # fmt: skip
@@ -283,7 +289,7 @@ def weight_gradient_kernel(x, dy, gate, parts, images, splits, x_model, dy_model
     ROW_TILE: tl.constexpr = TILE.M
     COLUMN_TILE: tl.constexpr = TILE.N
     STEP: tl.constexpr = TILE.K
-    k, column, slot, column_tile = _place(G.K, TILE.M, COLUMNS, TILE.N)
+    k, column, slot, column_tile = _place(G.K, TILE.M, columns, TILE.N)
     split, slot = slot % splits, slot // splits
     model, group = slot // G.GROUPS, slot % G.GROUPS
     first_channel = group * G.K

@@ -88,9 +88,11 @@ SPECIAL = (
     RecordedConvolution(32, 14, 32, models=8),
     RecordedConvolution(32, 14, 32, models=8, shared=True),
     RecordedConvolution(32, 14, 32, weight=False),
+    RecordedConvolution(5, 9, 6),
+    RecordedConvolution(7, 9, 3, taps=5, channels_last=False),
 )
 """Contiguous; strided, taps that a tile's depth cuts; depthwise without a bias; groups; stacked; on one input; a frozen
-weight."""
+weight; odd channels, whose numbers are taken apart by division."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class CompiledKernel:
         spilled_bytes: of a thread, memory for registers that did not fit.
         shared_bytes: of a block.
         matrix: the matrix instruction that is used, or an empty string.
+        half_used: 16-bit additions in pairs of which one result is used; see :func:`count_half_used`.
     """
 
     launch: KernelLaunch
@@ -147,6 +150,7 @@ class CompiledKernel:
     spilled_bytes: int
     shared_bytes: int
     matrix: str
+    half_used: int = 0
 
     @property
     def faults(self) -> list[str]:
@@ -160,6 +164,8 @@ class CompiledKernel:
             )
         if self.launch.kind in (tiles.TF32, tiles.TF32X3, tiles.HALF) and not self.matrix:
             texts.append("uses no matrix instruction")
+        if self.half_used:
+            texts.append(f"adds {self.half_used} pairs of 16-bit numbers and uses one of each; ptxas 12 gets it wrong")
         return texts
 
 
@@ -201,7 +207,8 @@ def _launch(
 
 def _kind(kernel: str, dtype: torch.dtype, precision: str) -> str:
     operation = tiles.WEIGHT_GRADIENT if kernel.startswith("weight") else tiles.FORWARD
-    return tiles.arithmetic(operation, 1 + tiles.DIRECT_DEPTH, element_bytes=dtype.itemsize, precision=precision)
+    many = 1 + tiles.LEAST_DOT
+    return tiles.arithmetic(operation, depth=many, columns=many, element_bytes=dtype.itemsize, precision=precision)
 
 
 def launches(layers: Sequence[RecordedConvolution]) -> list[KernelLaunch]:
@@ -283,7 +290,21 @@ def compile_one(task: tuple[KernelLaunch, str]) -> CompiledKernel | str | None:
         text = compiled.asm["amdgcn"]
         registers, spilled_bytes = _measure_hip(text)
     matrix = next((name for name in _MATRIX_INSTRUCTIONS if name in text), "")
-    return CompiledKernel(wanted, target, registers, spilled_bytes, compiled.metadata.shared, matrix)
+    return CompiledKernel(
+        wanted, target, registers, spilled_bytes, compiled.metadata.shared, matrix, count_half_used(text)
+    )
+
+
+def count_half_used(ptx: str) -> int:
+    """Count the additions of two 16-bit numbers at once of which only one sum is taken out.
+
+    The assemblers ptxas 12.8 (in Triton 3.6) and 12.9 (3.8) drop the constant of such an addition: for
+    ``mov.b32 %r5, 30; add.s16x2 %r6, %r4, %r5; mov.b32 {%rs3, _}, %r6`` they write ``VIADD.16x2 R0, R0, 0x0``, where
+    ptxas 13.3 writes ``0x1e``. LLVM makes them of index arithmetic on numbers that it knows to be small.
+    """
+    pairs = set(re.findall(r"\badd\.[su]16x2\s+(%r\d+),", ptx))
+    taken = re.findall(r"mov\.b32\s+\{(?:%rs\d+, *_|_, *%rs\d+)\}, *(%r\d+)", ptx)
+    return sum(register in pairs for register in taken)
 
 
 def _measure_cuda(log: str) -> tuple[int, int]:

@@ -59,9 +59,10 @@ def test_the_cover_has_each_tile_of_the_table_in_each_type_and_with_each_epilogu
     types = {tiles.DIRECT: ("*fp32", "*fp16", "*bf16"), tiles.HALF: ("*fp16", "*bf16")}
     wanted = {
         (kernels[operation], kind, dtype, choice, epilogue)
-        for operation, kind, choice in tiles.choices()
+        for operation, kind, pools, choice in tiles.choices()
         for dtype in types.get(kind, ("*fp32",))
         for epilogue in launch.EPILOGUES.values()
+        if operation != tiles.FORWARD or pools == (epilogue == launch.EPILOGUES["pool_relu"])
     }
     compiled = {one.configuration for one in script.cover()}
     assert wanted <= compiled, wanted - compiled
@@ -103,6 +104,16 @@ def test_a_tile_that_is_too_large_is_noticed(script: ModuleType) -> None:
     constants = tuple((name, large.tile if name == "TILE" else value) for name, value in launch.constants)
     complaints = faults(script, [dataclasses.replace(launch, choice=large, constants=constants)], ["sm_80"])
     assert any("spills" in fault for fault in complaints), complaints
+
+
+def test_an_addition_that_ptxas_gets_wrong_is_noticed(script: ModuleType) -> None:
+    """The weight's gradient of 5 channels was wrong on an H200, because this one's 30 was lost."""
+    addition = "mov.b32 %r4, {%rs1, %rs2};\nmov.b32 %r5, 30;\nadd.s16x2 %r6, %r4, %r5;\n"
+    one, both = "mov.b32 \t{%rs3, _}, %r6;", "mov.b32 \t{%rs3, %rs4}, %r6;"
+    assert [script.count_half_used(addition + taken) for taken in (one, both)] == [1, 0]
+    (launch, *_) = few(script)
+    outcome = script.CompiledKernel(launch, "sm_90", 32, 0, 0, "wgmma.mma_async", half_used=1)
+    assert any("16-bit" in fault for fault in outcome.faults)
 
 
 def test_unused_matrix_units_are_noticed(script: ModuleType) -> None:

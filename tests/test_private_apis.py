@@ -78,6 +78,25 @@ def _differentiates_an_operator() -> bool:
     return callable(make_autograd_impl(sine, Info(backward, None)))
 
 
+def _sees_transforms() -> bool:
+    seen = []
+
+    def note(value: torch.Tensor) -> torch.Tensor:
+        seen.append(torch._C._are_functorch_transforms_active())
+        return value
+
+    torch.vmap(note)(torch.ones(2))
+    return [*seen, torch._C._are_functorch_transforms_active()] == [True, False]
+
+
+def _sees_modes() -> bool:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False):
+        within = torch._C._len_torch_dispatch_stack()
+    return (within, torch._C._len_torch_dispatch_stack()) == (1, 0)
+
+
 def _lists_torchs_own_cases() -> bool:
     from torch.testing._internal.common_methods_invocations import error_inputs_conv2d, sample_inputs_conv2d
 
@@ -96,6 +115,22 @@ def _makes_fake_tensors() -> bool:
 
 
 PRIVATE_APIS = [
+    PrivateApi(
+        "torch",
+        "torch._C",
+        "_are_functorch_transforms_active",
+        "kernels/operators.py computes without the dispatcher where no transform is active",
+        "call the operator always; it takes twice as long on the host",
+        _sees_transforms,
+    ),
+    PrivateApi(
+        "torch",
+        "torch._C",
+        "_len_torch_dispatch_stack",
+        "kernels/operators.py computes without the dispatcher where no mode is active",
+        "call the operator always; it takes twice as long on the host",
+        _sees_modes,
+    ),
     PrivateApi(
         "hydra-core",
         "hydra._internal.core_plugins.basic_sweeper",

@@ -43,8 +43,8 @@ def not_finite(where: str) -> Oracle:
 
 KERNELS: dict[str, tuple[str, str, Oracle]] = {
     "padding off by one": ("p * G.STRIDE_H - G.PAD_H +", "p * G.STRIDE_H - G.PAD_H + 1 +", semantics("primes")),
-    "dropped tap": ("range(0, DEPTH, STEP):\n        c, r, s", "range(STEP, DEPTH, STEP):\n        c, r, s", semantics("the article's other layers")),
-    "dropped tap in the input gradient": ("range(0, DEPTH, STEP):\n        k, r, s", "range(0, DEPTH - STEP, STEP):\n        k, r, s", semantics("the article's other layers")),
+    "dropped tap": ("range(0, depth, STEP):\n        c, r, s", "range(STEP, depth, STEP):\n        c, r, s", semantics("the article's other layers")),
+    "dropped tap in the input gradient": ("range(0, depth, STEP):\n        k, r, s", "range(0, depth - STEP, STEP):\n        k, r, s", semantics("the article's other layers")),
     "no mask above the image": ("(h >= 0) & (h < G.H)", "(h < G.H)", semantics("primes")),
     "no mask right of the image": ("(w >= 0) & (w < G.W)", "(w >= 0)", semantics("primes")),
     "stride ignored": ("q * G.STRIDE_W - G.PAD_W", "q - G.PAD_W", semantics("stride pair")),
@@ -66,7 +66,7 @@ KERNELS: dict[str, tuple[str, str, Oracle]] = {
     "the last of equals wins": ("wins = (value > best)", "wins = (value >= best)", window("pool_relu", "the first of equals")),
     "NaN loses": ("| (value != value)", "", window("pool_relu", "NaN")),
     "a NaN's gradient is stopped": ("tl.where(y <= 0, 0.0, gradient)", "tl.where(y > 0, gradient, 0.0)", window("relu", "NaN")),
-    "gate of another place": ("place = p % 2 * 2 + q % 2", "place = q % 2 * 2 + p % 2", block("pool_relu")),
+    "gate of another place": ("place = (p & 1) * 2 + (q & 1)", "place = (q & 1) * 2 + (p & 1)", block("pool_relu")),
     "an odd last row is in a window": ("seen = seen & (p < G.P // 2) & (q < G.Q // 2)", "seen = seen", block("pool_relu")),
     "not rounded before pooling": ("value = value.to(y.dtype.element_ty).to(tl.float32)", "value = value", test_blocks.test_16_bit_outputs_tie_as_they_are_stored),
     "one model's weight for all": ("weight += model * weight_model + group", "weight += group", lambda: test_stacked.test_each_model_convolves_its_own_images("none", 1)),
@@ -162,7 +162,7 @@ def nothing(ctx: Any, *_: object) -> tuple[None, ...]:
 def test_a_second_derivative_that_is_silently_zero_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     for gradient in ("input_gradient", "weight_gradient"):
         operator = getattr(operators, gradient)
-        silent = operators._function(operator, operators._remember_nothing, nothing)
+        silent = operators._function(operator, operator, operators._remember_nothing, nothing)
         monkeypatch.setattr(operators, f"_differentiable_{gradient}", silent)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_operators.test_second_derivatives_are_refused("none")
