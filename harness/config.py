@@ -302,6 +302,23 @@ class TrialConfig:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class SweepPlace:
+    """Which trial of which sweep it is, and in what company it runs.
+
+    Attributes:
+        sweep_id: what all trials of one command share.
+        size: how many trials that command planned.
+        index: which of them this is, counted from 1.
+        simultaneous_trials: how many of them run at the same time on this machine, this one included.
+    """
+
+    sweep_id: str
+    size: int
+    index: int
+    simultaneous_trials: int = 1
+
+
 def leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Each setting of a config (see :meth:`TrialConfig.as_dict`) by its dotted name, such as ``optimizer.lr``.
 

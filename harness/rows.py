@@ -2,31 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
-from harness.config import TrialConfig
+from harness.config import SweepPlace, TrialConfig
 from harness.initializers import gain_of
 from harness.results import COLUMNS
-
-
-@dataclass(frozen=True)
-class SweepPlace:
-    """Which trial of which sweep it is, and in what company it runs.
-
-    Attributes:
-        sweep_id: what all trials of one command share.
-        size: how many trials that command planned.
-        index: which of them this is, counted from 1.
-        simultaneous_trials: how many of them run at the same time on this machine, this one included.
-    """
-
-    sweep_id: str
-    size: int
-    index: int
-    simultaneous_trials: int = 1
 
 
 def planned(config: TrialConfig, trial_id: str, place: SweepPlace | None = None) -> dict[str, Any]:

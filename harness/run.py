@@ -25,7 +25,7 @@ from harness import article, output, usage
 from harness.arguments import refusal
 from harness.audience import OK, SAFE, SOME_FAILED, WRONG_COMMAND, Audience
 from harness.compose import CONF_DIR, one_line
-from harness.config import SweepConfig, TrialConfig
+from harness.config import SweepConfig, SweepPlace, TrialConfig
 from harness.errors import UsageError
 from harness.interrupts import on_interrupt
 from harness.wording import counted, few
@@ -147,12 +147,12 @@ def _one_trial(config: TrialConfig, sweep_id: str, audience: Audience) -> int:
     for name, value in vars(config.sweep).items():
         if name != "trial_timeout_s" and value != getattr(SweepConfig(), name):
             raise UsageError(f"sweep.{name}={value}: has no effect on a single trial; add -m or leave it out")
-    from harness import console, resolution, results, rows, trial
+    from harness import console, resolution, results, trial
 
     config = resolution.resolved(config)
     audience.recovered(results.prepare(config.results.dir))
     out, title = console.console(), f"[1/1] init={config.labels.init} seed={config.seed}"
-    place = rows.SweepPlace(sweep_id, size=1, index=1)
+    place = SweepPlace(sweep_id, size=1, index=1)
     with console.progress(out, title, steps=config.train.steps, batch_size=config.train.batch_size) as advance:
         result = trial.run_trial(config, on_progress=advance, place=place)
     audience.ended(title, result.trial)

@@ -24,7 +24,7 @@ from harness import (
     rows,
     signals,
 )
-from harness.config import TrialConfig
+from harness.config import SweepPlace, TrialConfig
 from harness.data import Digits
 from harness.diagnosis import Diagnosis
 from harness.errors import DivergedError, TimeBudgetError
@@ -114,7 +114,7 @@ def run_trial(
     config: TrialConfig,
     *,
     on_progress: Progress | None = None,
-    place: rows.SweepPlace | None = None,
+    place: SweepPlace | None = None,
     trial_id: str | None = None,
     owner: str | None = None,
 ) -> TrialResult:

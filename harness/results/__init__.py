@@ -26,7 +26,7 @@ from harness.results.command import main
 from harness.results.merging import Compacted, Merged, UnsoundError, compact, copy_into
 from harness.results.parts import Publisher
 from harness.results.places import Place, RemotePlace, place_of
-from harness.results.plans import StoredPlan, StoredPlans, copy_plans, plans, write_plan
+from harness.results.plans import StoredPlan, StoredPlans, copy_plans, plans, remove_plan, write_plan
 from harness.results.progress import Progress, Progresses, named, progress, tally
 from harness.results.publishing import published
 from harness.results.reading import (
@@ -103,6 +103,7 @@ __all__ = [
     "read",
     "record_death",
     "recover",
+    "remove_plan",
     "require_results",
     "tally",
     "text_of",

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from harness.errors import UsageError
 from harness.results import schema
 from harness.results.duplicates import Repeats
-from harness.results.plans import PLANS, copy_plans
 from harness.results.places import Place, RemotePlace, place_of
+from harness.results.plans import PLANS, copy_plans
 from harness.results.publishing import published
 from harness.results.reading import require_results
 from harness.results.table_files import UnreadableError, files, read_file, read_files

@@ -148,9 +148,8 @@ def _put(folder: Place, name: str, content: bytes) -> None:
 def _stored(folder: Place) -> Iterator[tuple[str, bytes | _NoPlanError]]:
     """The only place that reads plans: each file's name and content, or why it is not read."""
     if isinstance(folder, RemotePlace):
-        for own in (folder / PLANS).objects():
-            if own.suffix == ".parquet" and (own.size or 0) <= _LARGEST_BYTES:
-                yield own.name, own.read_bytes()
+        plans_there = (own for own in (folder / PLANS).objects() if own.suffix == ".parquet")
+        yield from ((own.name, own.read_bytes()) for own in plans_there if (own.size or 0) <= _LARGEST_BYTES)
         return
     if (folder / PLANS).is_symlink() or not (folder / PLANS).is_dir():
         return

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from harness.config import INCIDENTAL
 from harness.results.locking import is_held
-from harness.results.plans import StoredPlan, plans
-from harness.results.reading import read, require_results
 from harness.results.notes import UnusableNoteError, killed_row
 from harness.results.places import Place, RemotePlace, place_of
+from harness.results.plans import StoredPlan, plans
+from harness.results.reading import read, require_results
 from harness.results.recovery import notes
 from harness.results.schema import STATUSES
 from harness.results.writing import lock_path

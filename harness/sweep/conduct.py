@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
+import harness
 from harness import results
 from harness.audience import Audience
 from harness.config import TrialConfig
@@ -15,7 +16,8 @@ from harness.sweep.engines import engine_of
 from harness.sweep.launch import LaunchedSweep
 from harness.sweep.local import Company, LocalSweep, company_of
 from harness.sweep.outcome import SweepOutcome
-from harness.sweep.plan import Plan, PlannedTrial
+from harness.sweep.plan import Plan, PlannedTrial, stored
+from harness.sweep.resume import left_to_run
 from harness.wording import counted
 
 Interruptible = Callable[[Callable[[], None]], None]
@@ -70,17 +72,35 @@ class SweepConductor:
         launched = self._launched(first)
         new = results.missing_folders(folder)
         self.audience.recovered(results.prepare(folder))
-        todo = list(self.plan.trials)
         sweep = launched or self._local(first)
+        todo = self._store(first, sweep.company)
         on_interruption(sweep.interrupt)
         with watch(self.plan.size, self.plan.size - len(todo)):
             sweep.run(todo)
         outcome = SweepOutcome(folder, self.plan.sweep_id)
-        if not len(outcome):
+        there = outcome.indices | sweep.refused
+        missing = [trial for trial in todo if trial.index not in there]
+        if not len(outcome) and len(sweep.refused) == self.plan.size:
+            results.remove_plan(results.place_of(folder), self.plan.sweep_id)
             results.discard(folder, new)
-        there = outcome.indices
-        missing = [trial for trial in todo if trial.index not in there | sweep.refused]
         return Conducted(folder, outcome, missing)
+
+    def _store(self, first: TrialConfig, company: Company) -> list[PlannedTrial]:
+        """Store the plan, so that what is missing has a name whatever happens; return the trials that are to run."""
+        trials = list(self.plan.trials)
+        environment, done_by = {"initbench": harness.__version__}, None
+        if first.sweep.resume:
+            left = left_to_run(self.plan, self.composer, company)
+            for line in left.lines:
+                self.audience.say(line)
+            environment, done_by = left.environment, left.done_by
+            trials = [trials[index - 1] for index in left.to_run]
+        folder = first.results.dir
+        results.write_plan(
+            results.place_of(folder),
+            stored(self.plan, results_dir=folder, environment=environment, done_by=done_by),
+        )
+        return trials
 
     def _launched(self, first: TrialConfig) -> LaunchedSweep | None:
         """The sweep in jobs of a launcher; None: workers of this process run it."""
@@ -89,7 +109,7 @@ class SweepConductor:
             return None
         per_job = first.sweep.trials_per_job
         sweep = LaunchedSweep(
-            engine, self.plan, first.results.dir, self.composed, self.composer.loader, per_job, self.audience
+            engine, self.plan, first.results.dir, first, self.composed, self.composer.loader, per_job, self.audience
         )
         sweep.check()
         jobs = f"in {counted(sweep.jobs, 'job')} of hydra/launcher={engine.name}"

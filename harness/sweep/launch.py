@@ -30,10 +30,12 @@ import harness
 from harness import results
 from harness.audience import Audience
 from harness.compose import CONF_DIR, typed_overrides
+from harness.config import TrialConfig
 from harness.errors import UsageError
 from harness.sweep import engines
 from harness.sweep.engines import Engine
-from harness.sweep.job import Job, JobReport, packed
+from harness.sweep.job import Job, JobReport, company_in_job, packed
+from harness.sweep.local import Company
 from harness.sweep.patience import DeadJob, first_line, waiting_for_all
 from harness.sweep.plan import Plan, PlannedTrial
 from harness.sweep.plan import composed as compose
@@ -54,6 +56,7 @@ class LaunchedSweep:
         engine: the launcher.
         plan: of the sweep.
         folder: its results folder as typed.
+        first: the config of its first trial.
         composed: the command as Hydra composed it.
         loader: Hydra's, which composed it.
         trials_per_job: how many trials make a job.
@@ -64,6 +67,7 @@ class LaunchedSweep:
     engine: Engine
     plan: Plan
     folder: str
+    first: TrialConfig
     composed: DictConfig
     loader: ConfigLoaderImpl
     trials_per_job: int
@@ -84,6 +88,12 @@ class LaunchedSweep:
 
     def _logs(self) -> str:
         return str(OmegaConf.select(self.composed, "hydra.sweep.dir"))
+
+    @property
+    def company(self) -> Company:
+        """How the trials of a job run, if its machine is like this one."""
+        at_a_time = engines.at_a_time(self.engine, self.composed, self.jobs)
+        return company_in_job(self.first, most=self.trials_per_job, jobs=at_a_time or engines.at_a_time_here(self.jobs))
 
     def run(self, trials: Sequence[PlannedTrial]) -> None:
         """Run the trials; return when every job has ended, or when the command was told to stop."""

@@ -8,9 +8,8 @@ from typing import Any
 
 from harness import results
 from harness.audience import Audience
-from harness.config import TrialConfig
+from harness.config import SweepPlace, TrialConfig
 from harness.errors import UsageError
-from harness.rows import SweepPlace, planned
 from harness.sweep.composer import Composer
 from harness.sweep.plan import PlannedTrial
 from harness.sweep.worker import Slot, TrialTask
@@ -173,6 +172,7 @@ class LocalSweep:
         if death.status != "killed":
             # a worker can die before it has written what the trial's row would be
             from harness import resolution
+            from harness.rows import planned
 
             own = planned(resolution.presumed(task.config), task.trial_id, task.place)
         end = {"status": death.status, "error_type": death.error_type, "error_message": death.error_message}

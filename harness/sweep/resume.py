@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from harness import results
 from harness.config import TrialConfig
 from harness.errors import UsageError
+from harness.sweep.composer import Composer
+from harness.sweep.local import Company, settled
+from harness.sweep.plan import Plan
 from harness.wording import few
 
 if TYPE_CHECKING:
@@ -33,6 +36,57 @@ class Resumed:
     to_run: list[int]
     done_by: list[str | None]
     lines: list[str]
+
+
+@dataclass(frozen=True)
+class LeftToRun:
+    """The trials of a plan that a results folder lacks, with what :class:`Resumed` says of them.
+
+    Attributes:
+        to_run: their places in the plan, counted from 1.
+        done_by: of each planned trial, the id of the earlier one that makes it unnecessary, or None.
+        lines: what to print.
+        environment: of the trials to come.
+    """
+
+    to_run: list[int]
+    done_by: list[str | None]
+    lines: list[str]
+    environment: dict[str, Any]
+
+
+def left_to_run(plan: Plan, composer: Composer, company: Company) -> LeftToRun:
+    """Compose and resolve every trial of a plan, and find out which of them its results folder lacks.
+
+    A trial whose config is wrong is left to run, because running it says what is wrong.
+
+    Args:
+        plan: the plan.
+        composer: from overrides to a config.
+        company: how many trials run side by side, which decides the threads of each.
+
+    Raises:
+        UsageError: no trial has a config that is right.
+    """
+    from harness.resolution import resolved
+
+    configs: dict[int, TrialConfig] = {}
+    wrong: UsageError | None = None
+    for trial in plan.trials:
+        try:
+            configs[trial.index] = resolved(settled(composer.config(trial.overrides, number=trial.index - 1), company))
+        except UsageError as error:
+            wrong = error
+    if not configs and wrong is not None:
+        raise wrong
+    first = next(iter(configs.values()))
+    environment = columns_now(first, simultaneous_trials=company.simultaneous_trials)
+    known = resumed(configs.values(), results.place_of(first.results.dir), environment)
+    done_by: list[str | None] = [None] * plan.size
+    for index, trial_id in zip(configs, known.done_by, strict=True):
+        done_by[index - 1] = trial_id
+    to_run = [index for index, trial_id in enumerate(done_by, 1) if trial_id is None]
+    return LeftToRun(to_run, done_by, known.lines, environment)
 
 
 def resumed(configs: Iterable[TrialConfig], folder: results.Place, now: Mapping[str, Any]) -> Resumed:

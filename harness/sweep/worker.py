@@ -17,8 +17,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from harness import output
-from harness.config import TrialConfig
-from harness.rows import SweepPlace
+from harness.config import SweepPlace, TrialConfig
 
 _LAST_WORDS_S, _LOOK_S = 10.0, 0.05
 FROM_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
