@@ -29,11 +29,15 @@ class _PatientJob:
         """Wait for the job and return its answer or its death."""
         from submitit.core.utils import FailedJobError, UncompletedJobError
 
+        job = self._job
         try:
-            return list(self._job.results())
-        except (FailedJobError, UncompletedJobError) as error:
-            log = self._job.paths.stderr if self._job.paths.stderr.exists() else self._job.paths.stdout
-            return [DeadJob(f"{first_line(error)}; its log: {log}")]
+            return list(job.results())
+        except UncompletedJobError:
+            what = f"it left no answer (submitit's job {job.job_id}, state {job.state})"
+        except FailedJobError as error:
+            what = last_line(str(error).rpartition("-" * 22)[0])
+        log = job.paths.stderr if job.paths.stderr.exists() else job.paths.stdout
+        return [DeadJob(f"{what}; its log: {log}")]
 
 
 @contextmanager
@@ -99,3 +103,8 @@ def first_line(error: BaseException) -> str:
     """Return an error in one line: its kind, and what it says first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def last_line(trace: str) -> str:
+    """Return what a traceback ends with."""
+    return next((line.strip() for line in reversed(trace.splitlines()) if line.strip(" -")), "an unknown error")
