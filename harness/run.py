@@ -31,8 +31,10 @@ from harness.interrupts import on_interrupt
 from harness.wording import counted, few
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from harness.sweep.conduct import SweepConductor
-    from harness.sweep.outcome import Failure
+    from harness.sweep.outcome import Failure, SweepOutcome
     from harness.sweep.plan import Plan, PlannedTrial
 
 
@@ -179,9 +181,26 @@ def _sweep(conductor: "SweepConductor", interruptions: Interruptions) -> int:
     def on_interruption(wind_up: Callable[[], None]) -> None:
         interruptions.wind_up = wind_up
 
-    folder, outcome, missing = conductor.run(watch, on_interruption)
+    conducted = conductor.run(watch, on_interruption)
     # impatience must not spoil the last lines
     interruptions.wind_up = lambda: None
+    _show(conducted.outcome, out)
+    failures = conducted.outcome.failures()
+    for failure in failures:
+        print(_failure_line(failure, plan))
+    if audience.is_interrupted:
+        print(f"interrupted: {audience.interruption}", file=sys.stderr)
+    for line in _missing_lines(conducted.missing, plan):
+        print(line, file=sys.stderr)
+    if not conducted.is_empty:
+        _tell_where(conducted.folder)
+    return audience.exit_code(failed=bool(failures or conducted.missing))
+
+
+def _show(outcome: "SweepOutcome", out: "Console") -> None:
+    """Print the tables of a sweep, and why an initializer cannot train."""
+    from harness import console
+
     if len(outcome):
         shown = [
             console.ShownTrial(row, outcome.train_accuracies(row["trial_id"]) if article.applies(row) else ())
@@ -189,16 +208,6 @@ def _sweep(conductor: "SweepConductor", interruptions: Interruptions) -> int:
         ]
         console.show(out, shown, more=len(outcome) - len(shown))
         console.explain(out, outcome.diagnoses())
-    failures = outcome.failures()
-    for failure in failures:
-        print(_failure_line(failure, plan))
-    if audience.is_interrupted:
-        print(f"interrupted: {audience.interruption}", file=sys.stderr)
-    for line in _missing_lines(missing, plan):
-        print(line, file=sys.stderr)
-    if len(outcome):
-        _tell_where(folder)
-    return audience.exit_code(failed=bool(failures or missing))
 
 
 def _failure_line(failure: "Failure", plan: "Plan") -> str:

@@ -149,8 +149,7 @@ def run_trial(
         try:
             with _status_of(record):
                 held.close()
-                with time_limit(config.sweep.trial_timeout_s, "sweep.trial_timeout_s"):
-                    _measure(record, on_progress or (lambda _step, _seconds: None))
+                _measure_in_time(record, on_progress or (lambda _step, _seconds: None))
         finally:
             with uninterrupted():
                 _summarise(record)
@@ -199,6 +198,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         words in text for words in ("can't allocate memory", "not enough memory", "out of memory")
     )
+
+
+def _measure_in_time(record: _Record, on_progress: Progress) -> None:
+    """The trial itself, ended by an error when its time is over."""
+    with time_limit(record.config.sweep.trial_timeout_s, "sweep.trial_timeout_s"):
+        _measure(record, on_progress)
 
 
 def _measure(record: _Record, on_progress: Progress) -> None:

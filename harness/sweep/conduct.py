@@ -33,11 +33,13 @@ class Conducted(NamedTuple):
         folder: its results folder.
         outcome: its rows there.
         missing: the trials that were to run and have no row.
+        is_empty: whether nothing of the sweep is in the folder, because none of its trials could be run as asked for.
     """
 
     folder: str
     outcome: SweepOutcome
     missing: list[PlannedTrial]
+    is_empty: bool
 
 
 @dataclass
@@ -80,10 +82,11 @@ class SweepConductor:
         outcome = SweepOutcome(folder, self.plan.sweep_id)
         there = outcome.indices | sweep.refused
         missing = [trial for trial in todo if trial.index not in there]
-        if not len(outcome) and len(sweep.refused) == self.plan.size:
+        is_empty = not len(outcome) and len(sweep.refused) == self.plan.size
+        if is_empty:
             results.remove_plan(results.place_of(folder), self.plan.sweep_id)
             results.discard(folder, new)
-        return Conducted(folder, outcome, missing)
+        return Conducted(folder, outcome, missing, is_empty)
 
     def _store(self, first: TrialConfig, company: Company) -> list[PlannedTrial]:
         """Store the plan, so that what is missing has a name whatever happens; return the trials that are to run."""
