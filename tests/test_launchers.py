@@ -182,7 +182,7 @@ def test_logs_of_jobs_need_a_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_jobs_at_a_time_follow_the_launcher() -> None:
+def test_jobs_at_a_time_follow_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     def at_a_time(*typed: str, jobs: int = 5) -> int | None:
         composed = planning.composed(planning.loader_of(), typed)
         engine = engines.engine_of(composed)
@@ -194,6 +194,12 @@ def test_jobs_at_a_time_follow_the_launcher() -> None:
     assert at_a_time("hydra/launcher=joblib", jobs=10_000) == len(usable_cores())
     assert at_a_time("hydra/launcher=submitit_local") == 5, "it starts all at once"
     assert at_a_time("hydra/launcher=submitit_slurm") == 1, "each has cores of its own"
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    local = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=8")
+    assert at_a_time(*local, jobs=100) == 8
+    assert at_a_time(*local, "+hydra.launcher.ray.remote.num_cpus=3", jobs=100) == 2
+    assert at_a_time(*local, "+hydra.launcher.ray.remote.num_gpus=1") is None, "the job's machine can tell"
+    assert at_a_time("hydra/launcher=ray", "hydra.launcher.ray.init.address=auto") is None
 
 
 def test_jobs_that_share_a_machine_divide_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:

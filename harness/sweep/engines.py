@@ -112,10 +112,15 @@ def adapt(engine: Engine, composed: DictConfig) -> None:
     own = composed.hydra.launcher.ray.init
     with open_dict(own):
         # without an address Ray would join whatever cluster was last started on this machine
-        own.address = own.get("address") or os.environ.get("RAY_ADDRESS") or "local"
-        for name, value in (_RAY_LOCAL if own.address == "local" else _RAY_CLUSTER).items():
+        own.address = _ray_address(composed)
+        wanted = _RAY_CLUSTER if own.address != "local" else {**_RAY_LOCAL, "num_cpus": len(usable_cores())}
+        for name, value in wanted.items():
             own.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def _ray_address(composed: DictConfig) -> str:
+    return composed.hydra.launcher.ray.init.get("address") or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def at_a_time(engine: Engine, composed: DictConfig, jobs: int) -> int | None:
@@ -131,11 +136,19 @@ def at_a_time(engine: Engine, composed: DictConfig, jobs: int) -> int | None:
     if engine.name == "submitit_local":
         # it starts every job at once
         return jobs
-    return 1 if engine.name == "submitit_slurm" else None
+    return 1 if engine.name == "submitit_slurm" else _at_a_time_on_ray(composed, jobs)
+
+
+def _at_a_time_on_ray(composed: DictConfig, jobs: int) -> int | None:
+    settings = composed.hydra.launcher.ray
+    if _ray_address(composed) != "local" or set(settings.remote) - {"num_cpus", "max_retries"}:
+        return None
+    cpus = settings.init.get("num_cpus") or len(usable_cores())
+    return max(1, min(jobs, int(cpus / (settings.remote.get("num_cpus") or 1))))
 
 
 def at_a_time_here(jobs: int) -> int:
-    """Return how many of so many jobs Ray may run at the same time on the machine of this job."""
+    """Return how many of so many jobs Ray may run at the same time on the machine of this job; only for within a job."""
     ray: Any = importlib.import_module("ray")
     context = ray.get_runtime_context()
     node = next(each for each in ray.nodes() if each["NodeID"] == context.get_node_id())

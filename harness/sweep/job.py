@@ -100,7 +100,8 @@ class Job:
         hydra_overrides: what was typed for Hydra itself.
         import_path: ``sys.path`` of the command.
         command_process: machine and process of the command, which handles signals itself.
-        jobs: how many there are.
+        jobs: how many the whole sweep makes; the conditions of a trial must not depend on what is left to run.
+        trials_per_job: how many trials a whole job has.
         at_a_time: how many run on one machine at the same time; None: the machine can tell.
         has_log: whether its output goes to a file of its own.
     """
@@ -117,6 +118,7 @@ class Job:
     import_path: tuple[str, ...]
     command_process: tuple[str, int]
     jobs: int
+    trials_per_job: int
     at_a_time: int | None
     has_log: bool
 
@@ -137,7 +139,9 @@ class Job:
         todo, ended = self._left(owner, trials)
         composer = self._composer()
         company = company_in_job(
-            composer.config(self.overrides), most=len(todo), jobs=self.at_a_time or engines.at_a_time_here(self.jobs)
+            composer.config(self.overrides),
+            most=self.trials_per_job,
+            jobs=self.at_a_time or engines.at_a_time_here(self.jobs),
         )
         sweep = LocalSweep(self.sweep_id, owner, self.size, self.results_dir, composer, company, audience)
         if todo:
@@ -193,10 +197,10 @@ def company_in_job(config: TrialConfig, *, most: int, jobs: int) -> Company:
 
     Args:
         config: of one of them, as composed.
-        most: how many there are.
+        most: how many a whole job has.
         jobs: how many jobs share the machine; they divide its cores.
     """
-    company = company_of(config, most=max(1, most))
+    company = company_of(config, most=most)
     if jobs == 1:
         return company
     workers = company.workers

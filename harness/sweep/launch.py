@@ -104,7 +104,7 @@ class LaunchedSweep:
         with ExitStack() as stack:
             place = self._jobs_folder(stack)
             watch = stack.enter_context(_Watch(self.folder, self.plan, self.audience, len(trials)))
-            launcher = self._launcher(place, len(chunks))
+            launcher = self._launcher(place)
             answers = self._launch(launcher, [self._overrides(chunk) for chunk in chunks])
             reports = [report for each in enumerate(answers) if (report := self._report(*each, len(chunks)))]
             if len(reports) < len(chunks):
@@ -125,7 +125,7 @@ class LaunchedSweep:
             return str(Path(self._logs(), self.plan.sweep_id).absolute())
         return stack.enter_context(tempfile.TemporaryDirectory(prefix="initbench-", ignore_cleanup_errors=True))
 
-    def _launcher(self, place: str, jobs: int) -> Launcher:
+    def _launcher(self, place: str) -> Launcher:
         """The launcher as Hydra's own sweeper sets it up; each job composes these settings again."""
         quoted = place.replace("'", "\\'")
         pinned = [f"hydra.sweep.dir='{quoted}'", "hydra.sweep.subdir=.", "hydra.output_subdir=null"]
@@ -134,14 +134,14 @@ class LaunchedSweep:
         engines.adapt(self.engine, config)
         return Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(config_loader=self.loader, callbacks=Callbacks(config)),
-            task_function=self._job(jobs),
+            task_function=self._job(),
             config=config,
         )
 
     def _hydra_overrides(self) -> list[str]:
         return cast("list[str]", OmegaConf.to_container(self.composed.hydra.overrides.hydra, resolve=False))
 
-    def _job(self, jobs: int) -> Job:
+    def _job(self) -> Job:
         places = {each.provider: each.path.removeprefix("file://") for each in self.loader.get_search_path().get_path()}
         own = places["main"] == str(CONF_DIR)
         return Job(
@@ -152,8 +152,9 @@ class LaunchedSweep:
             hydra_overrides=tuple(self._hydra_overrides()),
             import_path=tuple(str(Path(place).absolute()) for place in sys.path),
             command_process=(socket.gethostname(), os.getpid()),
-            jobs=jobs,
-            at_a_time=engines.at_a_time(self.engine, self.composed, jobs),
+            jobs=self.jobs,
+            trials_per_job=min(self.trials_per_job, self.plan.size),
+            at_a_time=engines.at_a_time(self.engine, self.composed, self.jobs),
             has_log=self.engine.has_logs,
         )  # fmt: skip
 
