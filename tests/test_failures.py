@@ -492,10 +492,10 @@ def wait_for_new(folder: Path, process: Process, pattern: str) -> None:
     wait_for(process, lambda: bool(set(files(folder, pattern)) - before))
 
 
-# what has to appear, then how many seconds may pass; of a trial itself, for recovery writes to trials alone
-MOMENTS = [(".running/*.json", 0.01), (".partial/spool*", 0.0), (".spool/*/*.arrow", 0.0), (".spool/*/*.json", 0.0)]
-MOMENTS += [(".partial/[cl]*.parquet", 0.0), ("layers/*.parquet", 0.0)]
-MOMENTS += [("layers/*.parquet", wait_s) for wait_s in np.random.default_rng(0).uniform(0, 1, 2)]
+# what has to appear, then how many seconds may pass; of a trial itself, because recovery writes to the same folders
+MOMENTS = [(".running/*.json", 0.01), (".partial/spool-2*", 0.0), (".spool/2*/*.arrow", 0.0), (".spool/2*/*.json", 0.0)]
+MOMENTS += [(".partial/[cl]*-2*.parquet", 0.0), ("layers/2*.parquet", 0.0)]
+MOMENTS += [("layers/2*.parquet", wait_s) for wait_s in np.random.default_rng(0).uniform(0, 1, 2)]
 
 
 def kill_at(folder: Path, pattern: str, wait_s: float) -> str:
@@ -542,14 +542,18 @@ def test_kill_9_at_any_moment_costs_the_trial_in_hand_and_no_more(tmp_path: Path
 
 LIMITED = """
 import os, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-os.execv(sys.executable, [sys.executable, "-m", "harness.run", *sys.argv[1:]])
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+os.execv(sys.executable, [sys.executable, "-m", "harness.run", *sys.argv[2:]])
 """
 
 
-def test_full_disk_is_one_line_a_trial_and_leaves_a_folder_to_go_on_with(command: Command, tmp_path: Path) -> None:
-    """By a limit on the size of a file, which the row of a trial exceeds and its curve does not."""
-    arguments = [sys.executable, "-c", LIMITED, "-m", "seed=0,1", *QUICK_MLP]
+@pytest.mark.parametrize(("limit_bytes", "status"), [(8_000, "killed"), (28_000, "ok")], ids=["spool", "publish"])
+def test_full_disk_is_one_line_a_trial_and_leaves_a_folder_to_go_on_with(
+    command: Command, tmp_path: Path, limit_bytes: int, status: str
+) -> None:
+    """By a limit on the size of a file, which the note of a trial never reaches; a trial that is spooled is safe."""
+    arguments = [sys.executable, "-c", LIMITED, str(limit_bytes), "-m", "seed=0,1", *QUICK_MLP]
     full = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert full.returncode == 1
     assert full.stderr.splitlines() == [
@@ -557,14 +561,15 @@ def test_full_disk_is_one_line_a_trial_and_leaves_a_folder_to_go_on_with(command
     ]
     assert "Traceback" not in full.stdout
     assert files(tmp_path, "trials/*") == files(tmp_path, ".partial/*") == []
-    left = unfinished(tmp_path)
-    assert len(left) >= 1
+    left, safe = unfinished(tmp_path), recorded(tmp_path)
+    assert (len(left) >= 1, len(safe) >= 1) == (status == "killed", status == "ok")
     done = command("seed=2", *QUICK_MLP)
     assert (done.returncode, done.stderr) == (0, "")
     assert noted(done.stdout) == left
     trials = trials_below(tmp_path).set_index("trial_id")
     assert set(trials.query("status == 'killed'").index) == left
-    assert (trials["status"] == "ok").sum() == 1
+    assert (trials["status"] == "ok").sum() == 1 + len(safe)
+    assert trials.loc[sorted(left | safe), "status"].eq(status).all()
     assert_sound(tmp_path)
 
 

@@ -14,7 +14,7 @@ import harness
 from harness import results, timing
 from harness.compose import CONF_DIR
 from harness.results import COLUMNS
-from harness.trial import TrialResult
+from harness.trial import TrialResult, run_trial
 
 
 def bits(result: TrialResult) -> tuple[object, ...]:
@@ -53,10 +53,10 @@ def test_trial_with_an_owner_is_spooled_under_the_given_id_and_the_owner_publish
     folder = Path(config.results.dir)
     results.prepare(folder)
     with results.Publisher(folder, "sweep") as publisher:
-        done = harness.run_trial(config, trial_id="mine", owner="sweep")
+        done = run_trial(config, trial_id="mine", owner="sweep")
         neighbour = results.Running(folder, done.trial | {"trial_id": "neighbour"}, owner="sweep")
         neighbour._lock.release()
-        assert harness.run_trial(config, trial_id="other", owner="sweep").trial["trial_id"] == "other"
+        assert run_trial(config, trial_id="other", owner="sweep").trial["trial_id"] == "other"
         assert (folder / ".running/neighbour.json").exists()
         assert [list((folder / table).iterdir()) for table in results.TABLES] == [[], [], []]
         publisher.ended("mine")
