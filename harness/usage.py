@@ -18,13 +18,16 @@ usage: python -m harness.run [-m] [CHOICE ...] [VALUE ...]          (or: initben
   python -m harness.run init=zero                                    one trial
   python -m harness.run -m init=zero,glorot seed=0,1,2 device=cpu    a sweep: every combination
   python -m harness.run -m init='glob(*)' seed='range(0,10)'         all initializers, ten seeds
+  ... sweep.workers=auto                                             on every core, or on every GPU
+  ... sweep.resume=true                                              only what the results folder lacks
 """
 _TAIL = """\
 Switches: --cfg job prints the composed config and runs nothing; --hydra-help lists Hydra's own.
 Exit codes: 0 all trials ok, 1 some trial failed (its row says why), 2 the command was wrong.
 Results: trials, curves and layers as Parquet below results.dir.
 In Python, harness.load("outputs/results") reads them;
-python -m harness.results validate outputs/results checks them.
+python -m harness.results validate outputs/results checks them, and
+python -m harness.results status outputs/results says what sweeps lack.
 """
 
 
