@@ -140,7 +140,7 @@ def input_gradient(
     dy, gate = _addressable(dy), None if gate is None else _addressable(gate)
     depth, rows = _depth(geometry.K, geometry), images * image[0] * image[1]
     sizes = {"channels": geometry.K, "depth": depth, "rows": rows, "columns": geometry.C}
-    choice = _choose(tiles.INPUT_GRADIENT, dy, precision, **sizes, pools=False)
+    choice = _choose(tiles.INPUT_GRADIENT, dy, precision, **sizes, pools=epilogue == EPILOGUES["pool_relu"])
     grid = _programs(rows, geometry.C, choice.tile) * models * geometry.GROUPS
     if grid:
         _start(

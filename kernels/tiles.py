@@ -75,8 +75,7 @@ _TABLE: dict[tuple[str, str], TileChoice] = {
     (WEIGHT_GRADIENT, TF32): TileChoice(Tile(32, 128, 16), 4, 2, 255),
     # three products: 32 pixels at a time spilled on sm_100 in 8 warps, and on sm_90 in 4
     (WEIGHT_GRADIENT, TF32X3): TileChoice(Tile(32, 32, 16), 8, 2),
-    # a third stage spilled 36 bytes after relu by Triton 3.8
-    (WEIGHT_GRADIENT, HALF): TileChoice(Tile(32, 128, 32), 4, 2, 255),
+    (WEIGHT_GRADIENT, HALF): TileChoice(Tile(32, 128, 32), 4, 3, 255),
 }
 
 _NARROW: dict[tuple[str, str], tuple[int, TileChoice]] = {
@@ -144,7 +143,7 @@ def choose(operation: str, kind: str, *, channels: int, depth: int, rows: int, c
         depth: as there.
         rows: of the left matrix; pixels, but for the weight gradient, whose rows are output channels.
         columns: of the right matrix.
-        pools: whether 2 x 2 max-pooling follows the forward pass.
+        pools: whether 2 x 2 max-pooling follows the forward pass; False for the weight gradient.
     """
     choice = _row(operation, kind, channels, depth, columns, pools=pools)
     tile, least = choice.tile, 1 if kind == DIRECT else LEAST_DOT
@@ -157,7 +156,7 @@ def _row(operation: str, kind: str, channels: int, depth: int, columns: int, *, 
     if operation != WEIGHT_GRADIENT and depth <= LEAST_DOT and kind != DIRECT:
         return _SHALLOW
     most, choice = _NARROW.get((operation, kind), (0, None))
-    if choice is None or columns > most or channels % choice.tile.K or (pools and operation == FORWARD):
+    if choice is None or columns > most or channels % choice.tile.K or pools:
         return _TABLE[operation, kind]
     return choice
 
@@ -172,7 +171,7 @@ def choices() -> Iterator[tuple[str, str, bool, TileChoice]]:
     sizes = [2**power for power in range(8)]
     for operation, kind in _TABLE:
         few = range(1, LEAST_DOT) if kind == DIRECT else sizes
-        for pools in (False, True) if operation == FORWARD else (False,):
+        for pools in (False,) if operation == WEIGHT_GRADIENT else (False, True):
             asked = itertools.product((0, 1), (LEAST_DOT, LEAST_DOT + 1), sizes, few)
             chosen = {
                 choose(operation, kind, channels=c, depth=d, rows=rows, columns=n, pools=pools)

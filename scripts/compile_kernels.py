@@ -89,7 +89,7 @@ SPECIAL = (
     RecordedConvolution(32, 14, 32, models=8, shared=True),
     RecordedConvolution(32, 14, 32, weight=False),
     RecordedConvolution(5, 9, 6),
-    RecordedConvolution(7, 9, 3, taps=5, channels_last=False),
+    RecordedConvolution(7, 9, 3, channels_last=False),
 )
 """Contiguous; strided, taps that a tile's depth cuts; depthwise without a bias; groups; stacked; on one input; a frozen
 weight; odd channels, whose numbers are taken apart by division."""
