@@ -91,7 +91,7 @@ def forward(
     bias = None if bias is None else bias.contiguous()
     rows = images * height * width
     depth, pools = _depth(geometry.C, geometry), winner is not None
-    sizes = {"depth": depth, "rows": rows, "columns": geometry.K}
+    sizes = {"channels": geometry.C, "depth": depth, "rows": rows, "columns": geometry.K}
     choice = _choose(tiles.FORWARD, x, precision, **sizes, pools=pools)
     grid = _programs(rows, geometry.K, choice.tile) * models * geometry.GROUPS
     if grid:
@@ -138,9 +138,9 @@ def input_gradient(
     dx = allocate(shape, dy, channels_last=channels_last, dtype=torch.float32 if add_up else dy.dtype)
     geometry, packed = _geometry(shape, weight.shape, window), _packed(weight)
     dy, gate = _addressable(dy), None if gate is None else _addressable(gate)
-    depth = _depth(geometry.K, geometry)
-    rows = images * image[0] * image[1]
-    choice = _choose(tiles.INPUT_GRADIENT, dy, precision, depth=depth, rows=rows, columns=geometry.C)
+    depth, rows = _depth(geometry.K, geometry), images * image[0] * image[1]
+    sizes = {"channels": geometry.K, "depth": depth, "rows": rows, "columns": geometry.C}
+    choice = _choose(tiles.INPUT_GRADIENT, dy, precision, **sizes, pools=epilogue == EPILOGUES["pool_relu"])
     grid = _programs(rows, geometry.C, choice.tile) * models * geometry.GROUPS
     if grid:
         _start(
@@ -217,7 +217,7 @@ def _weight_gradient_parts(
     models, filters, geometry = shape[0], shape[1:], _geometry(x.shape, shape, window)
     x, dy, gate = _addressable(x), _addressable(dy), None if gate is None else _addressable(gate)
     columns = geometry.C * geometry.R * geometry.S if needs[0] else 1
-    choice = _choose(tiles.WEIGHT_GRADIENT, dy, precision, depth=0, rows=geometry.K, columns=columns)
+    choice = _choose(tiles.WEIGHT_GRADIENT, dy, precision, channels=0, depth=0, rows=geometry.K, columns=columns)
     programs = _programs(geometry.K, columns, choice.tile) * models * geometry.GROUPS
     if not programs:
         return None
@@ -259,12 +259,12 @@ def _geometry(x: tuple[int, ...], weight: tuple[int, ...], window: ConvolutionWi
 
 
 def _choose(
-    operation: str, tensor: torch.Tensor, precision: str, *, depth: int, rows: int, columns: int, pools: bool = False
+    operation: str, tensor: torch.Tensor, precision: str, *, depth: int, columns: int, pools: bool = False, **sizes: int
 ) -> tiles.TileChoice:
-    """The tile for operands such as ``tensor``."""
+    """The tile for operands such as ``tensor``; ``sizes`` are the others of :func:`kernels.tiles.choose`."""
     size = tensor.element_size()
     kind = tiles.arithmetic(operation, depth=depth, columns=columns, element_bytes=size, precision=precision)
-    choice = tiles.choose(operation, kind, depth=depth, rows=rows, columns=columns, pools=pools)
+    choice = tiles.choose(operation, kind, depth=depth, columns=columns, pools=pools, **sizes)
     return tiles.for_interpreter(operation, choice) if tk.INTERPRETED else choice
 
 

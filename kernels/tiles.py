@@ -48,7 +48,7 @@ class TileChoice(NamedTuple):
 
 _TABLE: dict[tuple[str, str], TileChoice] = {
     # depthwise: an outer product for each tap wastes no columns; 8 sums a thread: 16 took 223 registers and 32 spilled
-    (FORWARD, DIRECT): TileChoice(Tile(64, 32, 1), 8, 1),
+    (FORWARD, DIRECT): TileChoice(Tile(64, 32, 1), 8, 1, 128),
     # exact float32 is bound by arithmetic; 3 blocks of 4 warps, for in 2 of 8 warps Triton 3.6 spilled 8 bytes
     (FORWARD, FMA): TileChoice(Tile(32, 32, 16), 4, 2, 168),
     # memory-bound: 64 pixels share one read of the 32 x 16 filter slice; with pooling 128 spilled on gfx942, and with a
@@ -67,7 +67,7 @@ _TABLE: dict[tuple[str, str], TileChoice] = {
     # sm_80, 4 bytes by Triton 3.6 unlimited and 3.9 limited
     (INPUT_GRADIENT, TF32): TileChoice(Tile(64, 64, 16), 8, 2, 128),
     (INPUT_GRADIENT, TF32X3): TileChoice(Tile(64, 32, 16), 4, 2, 255),
-    (INPUT_GRADIENT, HALF): TileChoice(Tile(64, 64, 32), 4, 3, 168),
+    (INPUT_GRADIENT, HALF): TileChoice(Tile(64, 64, 32), 4, 3, 255),
     # every column tile reads dy again (from L2): 128 columns are 4 taps of 32 channels, so it is read 3 times, not 9.
     # No limit lower than the hardware's: PROGRAMS_WANTED fills a multiprocessor with 2 blocks. A depth of 32 filled
     # those 255 registers and spilled up to 44 bytes (FMA), or 164 (TF32), by Triton 3.9
@@ -96,7 +96,8 @@ _NARROW: dict[tuple[str, str], tuple[int, TileChoice]] = {
 }
 """(operation, arithmetic) -> up to how many columns which choice is quicker than the table's; times by an H200.
 
-Not with pooling, which keeps three numbers for each of a tile's: most of these spilled there.
+Not with pooling, which keeps three numbers for each of a tile's, and not where a tile's depth is more than one tap, so
+that each number's place is worked out: there most of these spilled.
 """
 
 _SHALLOW = TileChoice(Tile(64, 32, 16), 4, 1, 255)
@@ -132,30 +133,32 @@ def arithmetic(operation: str, *, depth: int, columns: int, element_bytes: int, 
 
 
 @functools.lru_cache(maxsize=1024)
-def choose(operation: str, kind: str, *, depth: int, rows: int, columns: int, pools: bool) -> TileChoice:
+def choose(operation: str, kind: str, *, channels: int, depth: int, rows: int, columns: int, pools: bool) -> TileChoice:
     """The tile for a product of this depth and many columns, and of this many rows where rows are channels.
 
     Args:
         operation: forward, input_gradient or weight_gradient.
         kind: what :func:`arithmetic` gave.
+        channels: that the depth takes together for each tap; 0 for the weight gradient.
         depth: as there.
         rows: of the left matrix; pixels, but for the weight gradient, whose rows are output channels.
         columns: of the right matrix.
-        pools: whether 2 x 2 max-pooling follows the forward pass.
+        pools: whether 2 x 2 max-pooling follows the forward pass; False for the weight gradient.
     """
-    choice = _row(operation, kind, depth, columns, pools=pools)
+    choice = _row(operation, kind, channels, depth, columns, pools=pools)
     tile, least = choice.tile, 1 if kind == DIRECT else LEAST_DOT
     row_tile = min(tile.M, _power_of_two(rows, LEAST_DOT)) if operation == WEIGHT_GRADIENT else tile.M
     return choice._replace(tile=Tile(row_tile, min(tile.N, _power_of_two(columns, least)), tile.K))
 
 
-def _row(operation: str, kind: str, depth: int, columns: int, *, pools: bool) -> TileChoice:
+def _row(operation: str, kind: str, channels: int, depth: int, columns: int, *, pools: bool) -> TileChoice:
     """The entry of the tables."""
     if operation != WEIGHT_GRADIENT and depth <= LEAST_DOT and kind != DIRECT:
         return _SHALLOW
     most, choice = _NARROW.get((operation, kind), (0, None))
-    fits = columns <= most and not (pools and operation == FORWARD)
-    return choice if choice is not None and fits else _TABLE[operation, kind]
+    if choice is None or columns > most or channels % choice.tile.K or pools:
+        return _TABLE[operation, kind]
+    return choice
 
 
 def _power_of_two(count: int, least: int) -> int:
@@ -168,9 +171,13 @@ def choices() -> Iterator[tuple[str, str, bool, TileChoice]]:
     sizes = [2**power for power in range(8)]
     for operation, kind in _TABLE:
         few = range(1, LEAST_DOT) if kind == DIRECT else sizes
-        for pools in (False, True) if operation == FORWARD else (False,):
-            asked = itertools.product((LEAST_DOT, LEAST_DOT + 1), sizes, few)
-            chosen = {choose(operation, kind, depth=d, rows=rows, columns=n, pools=pools) for d, rows, n in asked}
+        for pools in (False,) if operation == WEIGHT_GRADIENT else (False, True):
+            asked = itertools.product((0, 1), (LEAST_DOT, LEAST_DOT + 1), sizes, few)
+            chosen = {
+                choose(operation, kind, channels=c, depth=d, rows=rows, columns=n, pools=pools)
+                for c, d, rows, n in asked
+                if not (c and operation == WEIGHT_GRADIENT)
+            }
             yield from ((operation, kind, pools, choice) for choice in sorted(chosen))
 
 

@@ -89,7 +89,7 @@ SPECIAL = (
     RecordedConvolution(32, 14, 32, models=8, shared=True),
     RecordedConvolution(32, 14, 32, weight=False),
     RecordedConvolution(5, 9, 6),
-    RecordedConvolution(7, 9, 3, taps=5, channels_last=False),
+    RecordedConvolution(7, 9, 3, channels_last=False),
 )
 """Contiguous; strided, taps that a tile's depth cuts; depthwise without a bias; groups; stacked; on one input; a frozen
 weight; odd channels, whose numbers are taken apart by division."""
@@ -242,8 +242,11 @@ def all_layers() -> list[RecordedConvolution]:
     """Layers from which every tile of the table follows, and the special cases."""
     widths = [2**power for power in range(8)]
     wide = [RecordedConvolution(c, 14, k, taps=1) for c, k in itertools.product((16, 32, 64, 128), (16, 32, 64))]
-    shallow = [RecordedConvolution(1, 14, k) for k in widths] + [RecordedConvolution(c, 14, 1) for c in widths]
-    return [*ARTICLE, *SPECIAL, *wide, *shallow]
+    # 15 columns are the most that take an outer product for each tap
+    few = [*widths, tiles.LEAST_DOT - 1]
+    shallow = [RecordedConvolution(1, 14, k) for k in few] + [RecordedConvolution(c, 14, 1) for c in few]
+    cut = [RecordedConvolution(3, 14, 32), RecordedConvolution(32, 14, 3)]
+    return [*ARTICLE, *SPECIAL, *wide, *shallow, *cut]
 
 
 def cover() -> list[KernelLaunch]:

@@ -46,12 +46,11 @@ def test_the_cases_use_several_tiles_and_splits() -> None:
     """Else the loops over tiles and parts would not be tested."""
     (images, _, height, width), (filters, *_), _ = CASES["many pixels"]
     pixels = images * height * width
-    choice = tiles.choose(tiles.WEIGHT_GRADIENT, tiles.FMA, depth=0, rows=filters, columns=27, pools=False)
+    choice = tiles.choose(tiles.WEIGHT_GRADIENT, tiles.FMA, channels=0, depth=0, rows=filters, columns=27, pools=False)
     assert tiles.splits(pixels, 1, choice.tile.K) > 3
     assert pixels % choice.tile.K
-    assert (
-        pixels > 3 * tiles.choose(tiles.FORWARD, tiles.FMA, depth=27, rows=pixels, columns=filters, pools=False).tile.M
-    )
+    sizes = {"channels": 3, "depth": 27, "rows": pixels, "columns": filters}
+    assert pixels > 3 * tiles.choose(tiles.FORWARD, tiles.FMA, **sizes, pools=False).tile.M
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
