@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from command_processes import assert_none_is_left, descendants, started, wait_un
 from conftest import run_command
 
 import harness
+from harness import results
 from harness.audience import Audience
 from harness.results import TABLES, problems_in
 from harness.sweep import plan as planning
@@ -35,9 +37,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
 ]
 
-WORKER_KILLS, PARENT_KILLS, LOOPS = 120, 32, 2
-# long enough that some trials end between two kills of the same worker
-LONGEST_PAUSE_S = 0.8
+WORKER_KILLS, PARENT_KILLS, LOOPS = 130, 24, 2
+LONGEST_PAUSE_S = 0.5
 SEEDS = 1000
 TINY = ("model=mlp", "device=cpu", "device.threads=1", "train.steps=1", "train.eval_every=1", "train.warmup_steps=0")
 
@@ -86,10 +87,25 @@ def forked_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     multiprocessing.forkserver._forkserver._stop()
 
 
+class CountingAudience(Audience):
+    """Prints as any, and counts the trials that ended well."""
+
+    ended_well = 0
+
+    def ended(self, title: str, row: dict[str, Any]) -> None:
+        """Take note of a trial."""
+        super().ended(title, row)
+        self.ended_well += row["status"] == "ok"
+
+
 def kill_workers(sweep: LocalSweep, pids: set[int]) -> int:
     """Kill one worker after the other, whatever it does just now, then stop the sweep; returns how many."""
-    generator, kills = np.random.default_rng(0), 0
+    generator, kills, audience = np.random.default_rng(0), 0, cast("CountingAudience", sweep.audience)
     while kills < WORKER_KILLS:
+        if generator.random() < 0.5:
+            # on a slow machine no trial would ever end else
+            before = audience.ended_well
+            wait_until(lambda before=before: audience.ended_well > before, "no trial ended")
         time.sleep(generator.uniform(0, LONGEST_PAUSE_S))
         running = sweep._workers
         processes = [one.process for one in running._workers] if running is not None else []
@@ -116,11 +132,12 @@ def test_killed_workers_cost_their_trials_and_no_more(tmp_path: Path, capsys: py
         counts.append(pool.submit(kill_workers, interrupt.__self__, pids))  # type: ignore[attr-defined]
 
     composed = planning.composed(planning.loader_of(), plan.trials[0].overrides)
-    SweepConductor(plan, composer, composed, Audience()).run(lambda *_: nullcontext(), on_interruption)
+    SweepConductor(plan, composer, composed, CountingAudience()).run(lambda *_: nullcontext(), on_interruption)
     assert counts[0].result() == WORKER_KILLS
     printed = capsys.readouterr()
     assert printed.err == ""
     told = said(printed.out)
+    assert results.prepare(folder) == ([], []), "no row is left to the next run, only unfinished files"
     assert assert_each_row_once(folder) == told
     assert_none_is_left(pids)
     lost = set(range(max(told) + 1)) - set(told)
