@@ -148,7 +148,7 @@ def _at_a_time_on_ray(composed: DictConfig, jobs: int) -> int | None:
 
 
 def at_a_time_here(jobs: int) -> int:
-    """Return how many of so many jobs Ray may run at the same time on the machine of this job; for use in a job."""
+    """Return how many of so many jobs Ray may run at the same time on the machine of the job that asks."""
     ray: Any = importlib.import_module("ray")
     context = ray.get_runtime_context()
     node = next(each for each in ray.nodes() if each["NodeID"] == context.get_node_id())
