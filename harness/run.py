@@ -8,7 +8,6 @@ import argparse
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,13 +67,11 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     interruptions = Interruptions()
     on_interrupt(interruptions.handle)
-    with tempfile.TemporaryDirectory(prefix="initbench-") as scratch:
-        os.environ["INITBENCH_SCRATCH"] = scratch
-        try:
-            sys.exit(_run(interruptions))
-        except KeyboardInterrupt:
-            print(f"interrupted: {SAFE}", file=sys.stderr)
-            sys.exit(SOME_FAILED)
+    try:
+        sys.exit(_run(interruptions))
+    except KeyboardInterrupt:
+        print(f"interrupted: {SAFE}", file=sys.stderr)
+        sys.exit(SOME_FAILED)
 
 
 def _switches() -> argparse.Namespace:

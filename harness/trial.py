@@ -147,9 +147,9 @@ def run_trial(
         held.enter_context(uninterrupted())
         running = results.Running(folder, record.row, owner=owner)
         try:
-            with _status_of(record):
+            with _status_of(record), time_limit(config.sweep.trial_timeout_s, "sweep.trial_timeout_s"):
                 held.close()
-                _measure_in_time(record, on_progress or (lambda _step, _seconds: None))
+                _measure(record, on_progress or (lambda _step, _seconds: None))
         finally:
             with uninterrupted():
                 _summarise(record)
@@ -198,12 +198,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         words in text for words in ("can't allocate memory", "not enough memory", "out of memory")
     )
-
-
-def _measure_in_time(record: _Record, on_progress: Progress) -> None:
-    """The trial itself, ended by an error when its time is over."""
-    with time_limit(record.config.sweep.trial_timeout_s, "sweep.trial_timeout_s"):
-        _measure(record, on_progress)
 
 
 def _measure(record: _Record, on_progress: Progress) -> None:

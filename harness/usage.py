@@ -18,8 +18,8 @@ usage: python -m harness.run [-m] [CHOICE ...] [VALUE ...]          (or: initben
   python -m harness.run init=zero                                    one trial
   python -m harness.run -m init=zero,glorot seed=0,1,2 device=cpu    a sweep: every combination
   python -m harness.run -m init='glob(*)' seed='range(0,10)'         all initializers, ten seeds
-  ... sweep.workers=auto                                             on every core, or on every GPU
-  ... sweep.resume=true                                              only what the results folder lacks
+  ... sweep.workers=auto                                             on every core or GPU
+  ... sweep.resume=true                                              what the folder lacks
 """
 _TAIL = """\
 Switches: --cfg job prints the composed config and runs nothing; --hydra-help lists Hydra's own.

@@ -10,8 +10,7 @@ import pyarrow as pa
 
 import harness
 from harness import results
-from harness.results import parts
-from harness.results.writing import arrow_rows, write_part
+from harness.results import arrow_rows, enough_for_a_part, write_part
 
 SEEDS, INITS = 10, 100
 EVALUATIONS = 11
@@ -23,8 +22,7 @@ def part_sizes(trials: int) -> Iterator[int]:
     published = 0
     while published < trials:
         # the rule of the publisher, whose pauses could only make parts fewer
-        enough = min(parts._MOST_PENDING, 1 + published // parts._GROWTH)  # noqa: SLF001 - no other has the rule
-        size = min(enough, trials - published)
+        size = min(enough_for_a_part(published), trials - published)
         published += size
         yield size
 

@@ -98,7 +98,17 @@ def test_all_there_is_to_know_of_a_results_folder_has_one_address() -> None:
 def test_kernels_import_torch_and_triton_only() -> None:
     for path in (ROOT / "kernels").glob("*.py"):
         roots = {name.split(".")[0] for name in imported(path)}
-        standard = {"warnings", "collections", "contextlib", "dataclasses", "functools", "math", "operator", "typing"}
+        standard = {
+            "warnings",
+            "itertools",
+            "collections",
+            "contextlib",
+            "dataclasses",
+            "functools",
+            "math",
+            "operator",
+            "typing",
+        }
         assert roots <= {"torch", "triton", "kernels", *standard}
 
 

@@ -24,7 +24,7 @@ from harness.results.columns import (
 )
 from harness.results.command import main
 from harness.results.merging import Compacted, Merged, UnsoundError, compact, copy_into
-from harness.results.parts import Publisher
+from harness.results.parts import Publisher, enough_for_a_part
 from harness.results.places import Place, RemotePlace, place_of
 from harness.results.plans import StoredPlan, StoredPlans, copy_plans, plans, remove_plan, write_plan
 from harness.results.progress import Progress, Progresses, named, progress, tally
@@ -42,7 +42,7 @@ from harness.results.reading import (
 from harness.results.recovery import Recovered, discard, has_living, missing_folders, prepare, record_death, recover
 from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, Column, arrow_schema
 from harness.results.table_files import files
-from harness.results.writing import Running, new_trial_id, write_table
+from harness.results.writing import Running, arrow_rows, new_trial_id, write_part, write_table
 
 __all__ = [
     "BULK",
@@ -78,12 +78,14 @@ __all__ = [
     "UnsoundError",
     "arm_columns",
     "arm_names",
+    "arrow_rows",
     "arrow_schema",
     "check",
     "compact",
     "copy_into",
     "copy_plans",
     "discard",
+    "enough_for_a_part",
     "files",
     "has_living",
     "is_missing",
@@ -109,6 +111,7 @@ __all__ = [
     "text_of",
     "to_frame",
     "varying",
+    "write_part",
     "write_plan",
     "write_table",
 ]

@@ -105,7 +105,7 @@ class Publisher:
         The first trials appear one by one and later ones in ever larger parts, so that few files hold many trials.
         """
         self._pending.add(trial_id)
-        if len(self._pending) >= _enough(self._published) and time.monotonic() >= self._last_s + _PAUSE_S:
+        if len(self._pending) >= enough_for_a_part(self._published) and time.monotonic() >= self._last_s + _PAUSE_S:
             self.publish()
 
     def publish(self) -> None:
@@ -133,7 +133,7 @@ def _owners_lock(folder: Path, owner: str) -> FileLock:
     return lock
 
 
-def _enough(published: int) -> int:
+def enough_for_a_part(published: int) -> int:
     """How many trials make a part: 100,000 trials are at most some 600 files a table."""
     return min(_MOST_PENDING, 1 + published // _GROWTH)
 

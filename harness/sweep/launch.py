@@ -93,7 +93,7 @@ class LaunchedSweep:
     def company(self) -> Company:
         """How the trials of a job run, if its machine is like this one."""
         at_a_time = engines.at_a_time(self.engine, self.composed, self.jobs)
-        return company_in_job(self.first, most=self.trials_per_job, jobs=at_a_time or engines.at_a_time_here(self.jobs))
+        return company_in_job(self.first, most=self.trials_per_job, jobs=at_a_time or 1)
 
     def run(self, trials: Sequence[PlannedTrial]) -> None:
         """Run the trials; return when every job has ended, or when the command was told to stop."""
