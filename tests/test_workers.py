@@ -233,6 +233,19 @@ def test_ctrl_c_while_a_worker_starts_prints_no_traceback(tmp_path: Path, wait_s
 
 
 @needs_proc
+def test_a_worker_killed_while_it_starts_costs_a_trial_that_has_a_row(tmp_path: Path) -> None:
+    """Long before the trial has written its note."""
+    with started(tmp_path, "-m", "seed=0,1", "train.steps=2", *ON_ONE_THREAD) as process:
+        wait_until(lambda: workers_of(process.pid), "no worker")
+        time.sleep(0.2)
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (1, "")
+    assert "failed: [1/2] seed=0: killed after 0 steps: its process was ended from outside by SIGKILL" in stdout
+    assert trials_below(tmp_path).set_index("seed")["status"].to_dict() == {0: "killed", 1: "ok"}
+
+
+@needs_proc
 def test_a_killed_parent_leaves_no_orphan_and_no_trial_without_a_row(tmp_path: Path) -> None:
     with amid_the_second_trial(tmp_path, *ENDLESS) as process:
         process.kill()

@@ -169,7 +169,7 @@ class LocalSweep:
         """The row of a trial whose worker died, or that was interrupted; None if it had not begun."""
         death = death or Death("killed", "InterruptedError", "interrupted (Ctrl-C or a termination signal)")
         own = None
-        if death.status != "killed":
+        if death.error_type != "InterruptedError":
             # a worker can die before it has written what the trial's row would be
             from harness import resolution
             from harness.rows import planned
