@@ -202,10 +202,9 @@ def _show(outcome: "SweepOutcome", out: "Console") -> None:
     from harness import console
 
     if len(outcome):
-        shown = [
-            console.ShownTrial(row, outcome.train_accuracies(row["trial_id"]) if article.applies(row) else ())
-            for row in outcome.first(console.MOST_ROWS)
-        ]
+        rows = outcome.first(console.MOST_ROWS)
+        curves = outcome.train_accuracies([row["trial_id"] for row in rows if article.applies(row)])
+        shown = [console.ShownTrial(row, curves.get(row["trial_id"], ())) for row in rows]
         console.show(out, shown, more=len(outcome) - len(shown))
         console.explain(out, outcome.diagnoses())
 
