@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 import harness
 from harness import results
 from harness.audience import Audience
-from harness.config import TrialConfig
+from harness.config import SweepConfig, TrialConfig
+from harness.errors import UsageError
 from harness.sweep.composer import Composer
 from harness.sweep.engines import engine_of
 from harness.sweep.launch import LaunchedSweep
@@ -108,7 +109,11 @@ class SweepConductor:
     def _launched(self, first: TrialConfig) -> LaunchedSweep | None:
         """The sweep in jobs of a launcher; None: workers of this process run it."""
         engine = engine_of(self.composed)
+        _refuse_varied(self.plan)
         if engine is None:
+            if (per_job := first.sweep.trials_per_job) != SweepConfig().trials_per_job:
+                fix = "add hydra/launcher=joblib, submitit_local, submitit_slurm or ray, or leave it out"
+                raise UsageError(f"sweep.trials_per_job={per_job}: has no effect without jobs; {fix}")
             return None
         per_job = first.sweep.trials_per_job
         sweep = LaunchedSweep(
@@ -131,3 +136,11 @@ class SweepConductor:
         side_by_side = "one at a time" if company.workers == 1 else f"{company.workers} at a time"
         threads = "" if company.threads is None else f", {counted(company.threads, 'thread')} each"
         return f"planned: {counted(self.plan.size, 'trial')}, {side_by_side}{threads}, into {folder}"
+
+
+def _refuse_varied(plan: Plan) -> None:
+    """Refuse to vary what one sweep has once; the values of all trials but the first would have no effect."""
+    for key in ("sweep.workers", "sweep.resume", "sweep.trials_per_job"):
+        if key in plan.trials.varied:
+            values = plan.trials.varied[key]
+            raise UsageError(f"{key}={','.join(values)}: differs among the trials of one sweep; give one value")
