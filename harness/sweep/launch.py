@@ -93,7 +93,8 @@ class LaunchedSweep:
     def company(self) -> Company:
         """How the trials of a job run, if its machine is like this one."""
         at_a_time = engines.at_a_time(self.engine, self.composed, self.jobs)
-        return company_in_job(self.first, most=self.trials_per_job, jobs=at_a_time or engines.at_a_time_here(self.jobs))
+        most = min(self.trials_per_job, self.plan.size)
+        return company_in_job(self.first, most=most, jobs=at_a_time or engines.at_a_time_here(self.jobs))
 
     def run(self, trials: Sequence[PlannedTrial]) -> None:
         """Run the trials; return when every job has ended, or when the command was told to stop."""
@@ -164,6 +165,9 @@ class LaunchedSweep:
 
     def _launch(self, launcher: Launcher, overrides: Sequence[Sequence[str]]) -> Sequence[Any]:
         """What each job answered; nothing if the launcher gave up or the command was told to stop."""
+        if self.audience.is_interrupted:
+            # it came while the jobs were made
+            return []
         self._is_launching = True
         try:
             with _importable(), waiting_for_all(self.engine) as submitted:
