@@ -23,7 +23,9 @@ def on_interrupt(handler: Handler) -> None:
         handler(number, frame)
 
     for number in _HELD:
-        signal.signal(number, call)
+        # what nohup starts ignores a hang-up, and is to go on
+        if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, call)
 
 
 @contextmanager
@@ -34,7 +36,9 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     held: list[int] = []
-    before = {number: signal.signal(number, lambda caught, _frame: held.append(caught)) for number in _HELD}
+    # an ignored signal must not take the place of one that is handled, because only one is passed on
+    heeded = [number for number in _HELD if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda caught, _frame: held.append(caught)) for number in heeded}
     try:
         yield
     finally:

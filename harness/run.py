@@ -187,8 +187,11 @@ def _sweep(conductor: "SweepConductor", interruptions: Interruptions) -> int:
         print(_failure_line(failure, plan))
     if audience.is_interrupted:
         print(f"interrupted: {audience.interruption}", file=sys.stderr)
-    for line in _missing_lines(conducted.missing, plan):
-        print(line, file=sys.stderr)
+    if conducted.refused:
+        print(f"not run, see the errors: {_named(conducted.refused, plan)}", file=sys.stderr)
+    if conducted.missing:
+        print(f"without a row: {_named(conducted.missing, plan)}", file=sys.stderr)
+        print(f"  run them: {plan.command} sweep.resume=true", file=sys.stderr)
     if not conducted.is_empty:
         _tell_where(conducted.folder)
     return audience.exit_code(failed=bool(failures or conducted.missing))
@@ -199,10 +202,9 @@ def _show(outcome: "SweepOutcome", out: "Console") -> None:
     from harness import console
 
     if len(outcome):
-        shown = [
-            console.ShownTrial(row, outcome.train_accuracies(row["trial_id"]) if article.applies(row) else ())
-            for row in outcome.first(console.MOST_ROWS)
-        ]
+        rows = outcome.first(console.MOST_ROWS)
+        curves = outcome.train_accuracies([row["trial_id"] for row in rows if article.applies(row)])
+        shown = [console.ShownTrial(row, curves.get(row["trial_id"], ())) for row in rows]
         console.show(out, shown, more=len(outcome) - len(shown))
         console.explain(out, outcome.diagnoses())
 
@@ -216,11 +218,9 @@ def _failure_line(failure: "Failure", plan: "Plan") -> str:
     return f"failed: {len(titles):,} trials: {what}: {few(titles)}"
 
 
-def _missing_lines(missing: "Sequence[PlannedTrial]", plan: "Plan") -> Iterator[str]:
-    if missing:
-        titles = few([f"[{trial.index}/{plan.size}] {trial.title}" for trial in missing])
-        yield f"without a row: {counted(len(missing), 'trial')}: {titles}"
-        yield f"  run them: {plan.command} sweep.resume=true"
+def _named(trials: "Sequence[PlannedTrial]", plan: "Plan") -> str:
+    titles = [f"[{trial.index}/{plan.size}] {trial.title}" for trial in trials]
+    return f"{counted(len(titles), 'trial')}: {few(titles)}"
 
 
 def _tell_where(folder: str) -> None:

@@ -68,6 +68,25 @@ def test_hang_up_is_held_back_for_whoever_handles_it() -> None:
     assert told == [signal.SIGHUP]
 
 
+def test_an_ignored_signal_does_not_displace_one_that_is_handled() -> None:
+    """A worker ignores Ctrl-C, and is ended by the SIGTERM of its parent that follows at once."""
+    large = Large()
+    on_interrupt(large.interrupt)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+    assert large.told == [signal.SIGTERM]
+
+
+def test_what_nohup_started_outlives_a_hang_up() -> None:
+    large = Large()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    on_interrupt(large.interrupt)
+    signal.raise_signal(signal.SIGHUP)
+    assert large.told == []
+
+
 def test_exception_of_the_handler_comes_after_the_block() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     done = []

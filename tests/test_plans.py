@@ -94,6 +94,20 @@ def test_what_is_no_plan_is_named_and_skipped(how: str, tmp_path: Path, capsys: 
     assert (code, lines[0]) == (1, f"note: {problem}")
 
 
+@pytest.mark.parametrize(
+    "own",
+    [{"results_dir": "foo://x"}, {"typed_in": "a\0b"}, {"results_dir": "a\0b"}, {"command": "rm -rf /"}],
+    ids=["unknown scheme", "no folder", "no results folder", "another program"],
+)
+def test_a_plan_of_strange_texts_costs_no_status(
+    own: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(tmp_path / "r", **own)
+    _, lines = status(tmp_path / "r", capsys)
+    assert "no plan of a sweep (" in lines[0] or "4 missing" in lines[1]
+    assert "rm -rf /" not in " ".join(lines)
+
+
 def test_status_names_what_is_missing_and_what_runs_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "r"
     stored(folder)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,7 @@ MINE = """
 import ctypes
 import os
 import signal
+import threading
 import time
 
 import torch
@@ -67,6 +69,18 @@ def leaving(shape, *, gain, generator):
     raise SystemExit("bye")
 
 
+@register("lingering")
+def lingering(shape, *, gain, generator):
+    threading.Thread(target=time.sleep, args=(300,)).start()
+    return torch.zeros(shape)
+
+
+@register("forsaken")
+def forsaken(shape, *, gain, generator):
+    os.system("exec sleep 300 >/dev/null 2>&1 &")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Own(BaseException):
     pass
 
@@ -99,7 +113,7 @@ def make_choices(folder: Path) -> None:
     """The user's own initializers as choices of ``init``, below ``--config-dir=conf``."""
     (folder / "mine.py").write_text(MINE)
     (folder / "conf/init").mkdir(parents=True)
-    for name in (*ENDINGS, "telling"):
+    for name in (*ENDINGS, "telling", "lingering", "forsaken"):
         (folder / f"conf/init/{name}.yaml").write_text(f"# mine\nweight: {name}\nmodules: [mine]\n")
 
 
@@ -153,6 +167,14 @@ def test_a_crash_costs_one_trial_and_one_cause_is_told_once(tmp_path: Path) -> N
     assert re.fullmatch(rf"failed: 2 trials: {what}: {which}", line)
 
 
+def test_threads_and_processes_that_a_trial_leaves_do_not_hold_the_sweep(tmp_path: Path) -> None:
+    begun_s = time.monotonic()
+    done = sweep("init=forsaken,lingering", "device.threads=1", cwd=tmp_path)
+    assert time.monotonic() < begun_s + 200, "until the thread has ended, or the process"
+    assert (done.returncode, done.stderr) == (1, "")
+    assert trials_below(tmp_path).set_index("init")["status"].to_dict() == {"forsaken": "killed", "lingering": "ok"}
+
+
 @pytest.fixture(scope="module")
 def two_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     if len(usable_cores()) < 2:
@@ -204,6 +226,8 @@ WRONG = {
     "no time": ("sweep.trial_timeout_s=0", "sweep.trial_timeout_s=0.0: out of range"),
     "time that is no number": ("sweep.trial_timeout_s=nan", "sweep.trial_timeout_s=nan: out of range"),
     "no trial a job": ("sweep.trials_per_job=0", "sweep.trials_per_job=0: out of range"),
+    "jobs without a launcher": ("sweep.trials_per_job=3", "sweep.trials_per_job=3: has no effect without jobs; add"),
+    "two numbers of workers": ("sweep.workers=1,2", "sweep.workers=1,2: differs among the trials of one sweep; give"),
     "word for a switch": ("sweep.resume=maybe", "sweep.resume: Value 'maybe'"),
 }
 

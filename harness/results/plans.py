@@ -9,7 +9,7 @@ import io
 import json
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,8 +174,7 @@ def _plan(sweep_id: str, content: bytes) -> StoredPlan:
         environment = dict(about["environment"])
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise _NoPlanError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
-    if not all(isinstance(text, str) for text in texts.values()):
-        raise _NoPlanError("its metadata are not text")
+    _require_texts(texts)
     if not _SWEEP_ID.fullmatch(sweep_id) or texts["sweep_id"] != sweep_id:
         raise _NoPlanError("its sweep_id is not its file's name")
     if not table.schema.equals(_COLUMNS) or table["index"].to_pylist() != list(range(1, len(table) + 1)):
@@ -186,3 +185,12 @@ def _plan(sweep_id: str, content: bytes) -> StoredPlan:
     if any(None in own for own in overrides):
         raise _NoPlanError("an override is null")
     return StoredPlan(**texts, environment=environment, overrides=overrides, titles=titles, done_by=done_by)
+
+
+def _require_texts(texts: Mapping[str, object]) -> None:
+    """Require texts that a folder can be named by, and a command of this program, because people will type it."""
+    if not all(isinstance(text, str) and "\0" not in text for text in texts.values()):
+        raise _NoPlanError("its metadata are not text")
+    command = str(texts["command"])
+    if command and not command.startswith("python -m harness.run"):
+        raise _NoPlanError("its command is not python -m harness.run")

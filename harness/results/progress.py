@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.config import INCIDENTAL
+from harness.errors import UsageError
 from harness.results.locking import is_held
 from harness.results.notes import UnusableNoteError, killed_row
 from harness.results.places import Place, RemotePlace, place_of
@@ -148,7 +149,11 @@ def _command(plan: StoredPlan, folder: Place) -> str:
 
 
 def _is_same(typed_in: Path, results_dir: str, folder: Place) -> bool:
-    place = place_of(results_dir)
+    try:
+        place = place_of(results_dir)
+    except UsageError:
+        # no program has written there
+        return False
     if isinstance(place, RemotePlace) or isinstance(folder, RemotePlace):
         return place == folder
     return (typed_in / place).resolve() == folder.resolve()

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 import harness
 from harness import results
 from harness.audience import Audience
-from harness.config import TrialConfig
+from harness.config import SweepConfig, TrialConfig
+from harness.errors import UsageError
 from harness.sweep.composer import Composer
 from harness.sweep.engines import engine_of
 from harness.sweep.launch import LaunchedSweep
@@ -33,12 +34,14 @@ class Conducted(NamedTuple):
         folder: its results folder.
         outcome: its rows there.
         missing: the trials that were to run and have no row.
+        refused: the trials that could not be run as they were asked for.
         is_empty: whether nothing of the sweep is in the folder, because none of its trials could be run as asked for.
     """
 
     folder: str
     outcome: SweepOutcome
     missing: list[PlannedTrial]
+    refused: list[PlannedTrial]
     is_empty: bool
 
 
@@ -86,7 +89,8 @@ class SweepConductor:
         if is_empty:
             results.remove_plan(results.place_of(folder), self.plan.sweep_id)
             results.discard(folder, new)
-        return Conducted(folder, outcome, missing, is_empty)
+        refused = [self.plan.trials[index - 1] for index in sorted(sweep.refused)]
+        return Conducted(folder, outcome, missing, refused, is_empty)
 
     def _store(self, first: TrialConfig, company: Company) -> list[PlannedTrial]:
         """Store the plan, so that what is missing has a name whatever happens; return the trials that are to run."""
@@ -108,7 +112,11 @@ class SweepConductor:
     def _launched(self, first: TrialConfig) -> LaunchedSweep | None:
         """The sweep in jobs of a launcher; None: workers of this process run it."""
         engine = engine_of(self.composed)
+        _refuse_varied(self.plan)
         if engine is None:
+            if (per_job := first.sweep.trials_per_job) != SweepConfig().trials_per_job:
+                fix = "add hydra/launcher=joblib, submitit_local, submitit_slurm or ray, or leave it out"
+                raise UsageError(f"sweep.trials_per_job={per_job}: has no effect without jobs; {fix}")
             return None
         per_job = first.sweep.trials_per_job
         sweep = LaunchedSweep(
@@ -131,3 +139,11 @@ class SweepConductor:
         side_by_side = "one at a time" if company.workers == 1 else f"{company.workers} at a time"
         threads = "" if company.threads is None else f", {counted(company.threads, 'thread')} each"
         return f"planned: {counted(self.plan.size, 'trial')}, {side_by_side}{threads}, into {folder}"
+
+
+def _refuse_varied(plan: Plan) -> None:
+    """Refuse to vary what one sweep has once; the values of all trials but the first would have no effect."""
+    for key in ("results.dir", "sweep.workers", "sweep.resume", "sweep.trials_per_job"):
+        if key in plan.trials.varied:
+            values = plan.trials.varied[key]
+            raise UsageError(f"{key}={','.join(values)}: differs among the trials of one sweep; give one value")

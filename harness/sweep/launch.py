@@ -44,7 +44,7 @@ from harness.wording import few
 _LOOK_S, _SETTLE_S, _IMPATIENT_S = 0.5, 15.0, 5.0
 _LATE_S = 70.0
 """A shared file system may show what another machine has written so much later (NFS: 60 s)."""
-_LINE = ("sweep_id", "sweep_index", "status", "steps_done", "error_message", "train_loss_first", "train_loss_last",
+_LINE = ("trial_id", "sweep_id", "sweep_index", "status", "steps_done", "error_message", "train_loss_first", "train_loss_last",
          "test_accuracy_before", "test_accuracy_after", "images_per_s_median")  # fmt: skip
 
 
@@ -93,7 +93,8 @@ class LaunchedSweep:
     def company(self) -> Company:
         """How the trials of a job run, if its machine is like this one."""
         at_a_time = engines.at_a_time(self.engine, self.composed, self.jobs)
-        return company_in_job(self.first, most=self.trials_per_job, jobs=at_a_time or 1)
+        most = min(self.trials_per_job, self.plan.size)
+        return company_in_job(self.first, most=most, jobs=at_a_time or 1)
 
     def run(self, trials: Sequence[PlannedTrial]) -> None:
         """Run the trials; return when every job has ended, or when the command was told to stop."""
@@ -164,6 +165,9 @@ class LaunchedSweep:
 
     def _launch(self, launcher: Launcher, overrides: Sequence[Sequence[str]]) -> Sequence[Any]:
         """What each job answered; nothing if the launcher gave up or the command was told to stop."""
+        if self.audience.is_interrupted:
+            # it came while the jobs were made
+            return []
         self._is_launching = True
         try:
             with _importable(), waiting_for_all(self.engine) as submitted:

@@ -115,8 +115,16 @@ class LocalSweep:
             try:
                 for ended in workers.run(self._tasks(trials), self.audience.look):
                     self._record(ended, publisher)
+                    self._say(publisher)
             finally:
                 self._workers = None
+        self._say(publisher)
+
+    def _say(self, publisher: results.Publisher) -> None:
+        """Say what in the spool could not be published."""
+        for line in publisher.lines:
+            self.audience.note(line)
+        publisher.lines.clear()
 
     def interrupt(self) -> None:
         """Stop: the first time the trials in hand record themselves as killed, the second time they are killed."""
@@ -128,6 +136,9 @@ class LocalSweep:
 
     def _tasks(self, trials: Iterable[PlannedTrial]) -> Iterator[TrialTask]:
         for trial in trials:
+            if self._interruptions:
+                # composing thousands of trials that are wrong takes minutes
+                return
             try:
                 config = settled(self.composer.config(trial.overrides, number=trial.index - 1), self.company)
                 self._require_one_folder(config)

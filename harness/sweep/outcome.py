@@ -66,10 +66,13 @@ class SweepOutcome:
         by_id = {row["trial_id"]: row for row in self._of_trials("trials", _SHOWN, ids)}
         return [by_id[trial_id] for trial_id in ids]
 
-    def train_accuracies(self, trial_id: str) -> list[float]:
-        """Of one trial's curve, step after step."""
-        curve = self._of_trials("curves", ("trial_id", "step", "train_accuracy"), [trial_id])
-        return [row["train_accuracy"] for row in sorted(curve, key=itemgetter("step"))]
+    def train_accuracies(self, trial_ids: Sequence[str]) -> dict[str, list[float]]:
+        """Of the curves of some trials: id -> step after step. The table is read once, if any are asked for."""
+        of_trials: dict[str, list[float]] = {trial_id: [] for trial_id in trial_ids}
+        curves = self._of_trials("curves", ("trial_id", "step", "train_accuracy"), trial_ids) if trial_ids else []
+        for row in sorted(curves, key=itemgetter("step")):
+            of_trials[row["trial_id"]].append(row["train_accuracy"])
+        return of_trials
 
     def _of_trials(self, table: str, columns: Sequence[str], trial_ids: Sequence[str]) -> list[Row]:
         rows = results.read(self._folder, table, columns).rows

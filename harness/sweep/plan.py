@@ -62,6 +62,13 @@ class PlannedTrials(Sequence[PlannedTrial]):
     def __len__(self) -> int:
         return len(self._overrides)
 
+    @property
+    def varied(self) -> dict[str, list[str]]:
+        """What differs among the trials: name -> its values, in the order of the trials."""
+        columns = [dict.fromkeys(own[place].lstrip("+") for own in self._overrides) for place in self._varied]
+        pairs = [[text.partition("=")[::2] for text in column] for column in columns]
+        return {own[0][0]: [value for _, value in own] for own in pairs}
+
     @overload
     def __getitem__(self, place: int) -> PlannedTrial: ...
     @overload

@@ -20,6 +20,7 @@ from harness import output
 from harness.config import SweepPlace, TrialConfig
 
 _LAST_WORDS_S, _LOOK_S = 10.0, 0.05
+_STANDARD_ERROR = 2
 FROM_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 """Signals that a terminal sends to all its processes; a worker leaves them to its parent."""
 
@@ -70,6 +71,7 @@ def begin(slot: Slot, progress: Any) -> None:  # noqa: ANN401 - shared memory ha
     """Settle in the slot, then import what trials need; runs once in each worker."""
     global _progress  # noqa: PLW0603 - a worker process has one progress
     _progress = progress
+    _keep_files()
     # what a user's initializer prints must not fail its trial where the command's reader has left
     output.forgive()
     for number in FROM_A_TERMINAL:
@@ -85,6 +87,15 @@ def begin(slot: Slot, progress: Any) -> None:  # noqa: ANN401 - shared memory ha
     import harness.trial  # noqa: F401
 
     signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _keep_files() -> None:
+    """Let no command that a trial starts inherit the pipe by whose end the parent notices that of this process."""
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - names that are numbers
+        # the listing's own is closed by now
+        with suppress(OSError):
+            if int(name) > _STANDARD_ERROR:
+                os.set_inheritable(int(name), False)
 
 
 def work(task: TrialTask) -> dict[str, Any] | None:

@@ -78,16 +78,22 @@ class _Worker:
     future: "Future[dict[str, Any] | None] | None" = None
     timed_out: bool = False
     killed: bool = False
+    gone_s: float = 0.0
     oom_kills: tuple[int, ...] = ()
 
     def submit(self, task: TrialTask) -> "Future[dict[str, Any] | None]":
-        self.task, self.timed_out, self.killed = task, False, False
+        self.task, self.timed_out, self.killed, self.gone_s = task, False, False, 0.0
         try:
             self.future = self._hand_over(task)
         except BrokenProcessPool:
             # it died while it had nothing to do, which costs no trial
             self.close()
-            self.future = self._hand_over(task)
+            try:
+                self.future = self._hand_over(task)
+            except BrokenProcessPool as error:
+                # so does the next one, which is this trial's end and not the sweep's
+                self.future = Future()
+                self.future.set_exception(error)
         return self.future
 
     def _hand_over(self, task: TrialTask) -> "Future[dict[str, Any] | None]":
@@ -122,15 +128,24 @@ class _Worker:
 
     def close(self) -> None:
         """Let go of a process that has died, or end one that is idle."""
-        if self.executor is not None:
-            self.executor.shutdown(wait=True, cancel_futures=True)
-        self.executor = self.process = None
+        _end([self])
+
+    def is_over(self) -> bool:
+        """Whether the task in hand has ended, or its process has."""
+        assert self.future is not None
+        if self.future.done():
+            return True
+        if self.process is None or self.process.exitcode is None:
+            return False
+        # the pool does not notice an end as long as a process that the trial forked lives
+        self.gone_s = self.gone_s or time.monotonic()
+        return time.monotonic() > self.gone_s + GRACE_S
 
     def ended(self) -> Ended:
         """What became of the task whose future is done."""
         assert self.task is not None
         assert self.future is not None
-        task, error = self.task, self.future.exception()
+        task, error = self.task, self.future.exception() if self.future.done() else BrokenProcessPool()
         row = None if error is not None else self.future.result()
         self.task = self.future = None
         if not isinstance(error, BrokenProcessPool):
@@ -145,6 +160,22 @@ class _Worker:
         if self.killed:
             return Death("killed", "InterruptedError", "interrupted; its process had to be killed")
         return death_of(exit_code, memory_ran_out=_oom_kills() != self.oom_kills)
+
+
+def _end(workers: list[_Worker]) -> None:
+    """End idle processes together; one that goes on, because a trial has left a thread in it, is killed."""
+    processes = []
+    for one in workers:
+        if one.executor is not None:
+            one.executor.shutdown(wait=False, cancel_futures=True)
+        processes += [] if one.process is None else [one.process]
+        one.executor = one.process = None
+    until_s = time.monotonic() + GRACE_S
+    for process in processes:
+        process.join(max(0.0, until_s - time.monotonic()))
+    for process in processes:
+        process.kill()
+        process.join()
 
 
 def death_of(exit_code: int | None, *, memory_ran_out: bool) -> Death:
@@ -205,7 +236,7 @@ class Workers:
         for one in self._workers:
             if one.task is not None:
                 one.signal(signal.SIGKILL)
-            one.close()
+        _end(self._workers)
 
     def stop(self, *, at_once: bool = False) -> None:
         """Begin no further task and interrupt those in hand; ``at_once`` kills them."""
@@ -241,7 +272,7 @@ class Workers:
             self._end_what_is_late()
             look([self._glance(one) for one in self._workers if one.task is not None])
             for one in self._workers:
-                if one.future is not None and one.future.done():
+                if one.future is not None and one.is_over():
                     yield one.ended()
 
     def _glance(self, one: _Worker) -> Glance:
