@@ -32,7 +32,7 @@ from harness.wording import counted, few
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.sweep.conduct import SweepConductor
+    from harness.sweep.conduct import Conducted, SweepConductor
     from harness.sweep.outcome import Failure, SweepOutcome
     from harness.sweep.plan import Plan, PlannedTrial
 
@@ -187,11 +187,8 @@ def _sweep(conductor: "SweepConductor", interruptions: Interruptions) -> int:
         print(_failure_line(failure, plan))
     if audience.is_interrupted:
         print(f"interrupted: {audience.interruption}", file=sys.stderr)
-    if conducted.refused:
-        print(f"not run, see the errors: {_named(conducted.refused, plan)}", file=sys.stderr)
-    if conducted.missing:
-        print(f"without a row: {_named(conducted.missing, plan)}", file=sys.stderr)
-        print(f"  run them: {plan.command} sweep.resume=true", file=sys.stderr)
+    for line in _without_row(conducted, plan):
+        print(line, file=sys.stderr)
     if not conducted.is_empty:
         _tell_where(conducted.folder)
     return audience.exit_code(failed=bool(failures or conducted.missing))
@@ -216,6 +213,15 @@ def _failure_line(failure: "Failure", plan: "Plan") -> str:
     if len(titles) == 1:
         return f"failed: {titles[0]}: {what}"
     return f"failed: {len(titles):,} trials: {what}: {few(titles)}"
+
+
+def _without_row(conducted: "Conducted", plan: "Plan") -> Iterator[str]:
+    """The trials that were not run, and those that have no row though they were to run."""
+    if conducted.refused:
+        yield f"not run, see the errors: {_named(conducted.refused, plan)}"
+    if conducted.missing:
+        yield f"without a row: {_named(conducted.missing, plan)}"
+        yield f"  run them: {plan.command} sweep.resume=true"
 
 
 def _named(trials: "Sequence[PlannedTrial]", plan: "Plan") -> str:

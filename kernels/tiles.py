@@ -94,7 +94,8 @@ _NARROW: dict[tuple[str, str], tuple[int, TileChoice]] = {
     # 83 us became 62, of 64 models 325 became 154; 128 pixels at a time took 53, but spilled after relu
     (WEIGHT_GRADIENT, HALF): (16, TileChoice(Tile(32, 16, 64), 4, 3, 168)),
 }
-"""(operation, arithmetic) -> up to how many columns which choice is quicker than the table's; times by an H200.
+"""(operation, arithmetic) -> up to how many columns which choice is quicker than the table's; times by an H200 at batch
+1024, without a limit of registers.
 
 Not with pooling, which keeps three numbers for each of a tile's, and not where a tile's depth is more than one tap, so
 that each number's place is worked out: there most of these spilled.

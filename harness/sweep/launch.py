@@ -44,8 +44,8 @@ from harness.wording import few
 _LOOK_S, _SETTLE_S, _IMPATIENT_S = 0.5, 15.0, 5.0
 _LATE_S = 70.0
 """A shared file system may show what another machine has written so much later (NFS: 60 s)."""
-_LINE = ("trial_id", "sweep_id", "sweep_index", "status", "steps_done", "error_message", "train_loss_first", "train_loss_last",
-         "test_accuracy_before", "test_accuracy_after", "images_per_s_median")  # fmt: skip
+_LINE = ("trial_id", "sweep_id", "sweep_index", "status", "steps_done", "error_message", "train_loss_first",
+         "train_loss_last", "test_accuracy_before", "test_accuracy_after", "images_per_s_median")  # fmt: skip
 
 
 @dataclass
