@@ -359,6 +359,7 @@ def test_table_that_is_a_link_is_read_and_never_written_to(
     assert bytes_of(outside) == before
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("plant", SPOOLED.values(), ids=SPOOLED)
 def test_what_is_no_trial_in_the_spool_is_named_and_set_aside(
     folder: Path, outside: Path, plant: Plant, capsys: pytest.CaptureFixture[str]
@@ -399,11 +400,16 @@ def test_usable_note_is_a_row(folder: Path, outside: Path, capsys: pytest.Captur
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("plant", [*NOTES.values(), *OTHERS.values()], ids=[*NOTES, *OTHERS])
+@pytest.mark.parametrize(
+    "plant",
+    [*NOTES.values(), *OTHERS.values(), *SPOOLED.values(), *FINISHED.values()],
+    ids=[*NOTES, *OTHERS, *SPOOLED, *FINISHED],
+)
 def test_copy_of_a_foreign_folder_touches_nothing_else(folder: Path, outside: Path, plant: Plant) -> None:
     plant(folder, outside)
     before, copy = (listing(folder), bytes_of(outside)), folder.with_name("copy")
-    unreadable = any("cannot be read as Parquet" in problem for problem in results.problems_in(folder))
+    told = ("cannot be read as Parquet", ".arrow: ")
+    unreadable = any(words in problem for problem in results.problems_in(folder) for words in told)
     assert results.main(["compact", str(folder), str(copy)]) == unreadable
     assert (listing(folder), bytes_of(outside)) == before
     assert copy.exists() != unreadable
