@@ -110,7 +110,7 @@ def test_run_that_was_ended_from_outside_says_nothing(status: str) -> None:
     ranking = standings.ranking(frames(trials, curves), target=0.9)
     assert (row(ranking, "a")["n"], row(ranking, "a")["unfinished"]) == (2, 1)
     assert (row(ranking, "b")["n"], row(ranking, "b")["verdict"]) == (0, "no finished run")
-    assert "Left out: 2 that ended as error, oom, timeout or killed." in ranking.notes
+    assert "Left out: 2 that ended as error, oom, timeout, crashed or killed." in ranking.notes
     assert ranking.reference == "init=a"
 
 
