@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
 ]
 
-WORKER_KILLS, PARENT_KILLS, LOOPS = 130, 24, 2
+WORKER_KILLS, PARENT_KILLS, LOOPS = 136, 16, 2
 LONGEST_PAUSE_S = 0.5
 SEEDS = 1000
 TINY = ("model=mlp", "device=cpu", "device.threads=1", "train.steps=1", "train.eval_every=1", "train.warmup_steps=0")
