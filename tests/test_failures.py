@@ -52,9 +52,10 @@ def assert_sound(folder: Path) -> None:
 
 
 def assert_refused(done: Done) -> str:
-    """The command was wrong: exit code 2 and one line, which is returned."""
+    """The command was wrong: exit code 2 and one line, which is returned; a sweep names the trials it is about."""
     assert done.returncode == 2, done.stdout + done.stderr
-    (line,) = done.stderr.splitlines()
+    line, *named = done.stderr.splitlines()
+    assert all(re.match(r"not run, see the errors: \d+ trials?: \[", own) for own in named), named
     assert re.match(r"error: \S", line), line
     assert "Traceback" not in done.stdout
     return line
@@ -306,8 +307,9 @@ def test_every_wrong_point_of_a_sweep_is_one_line_and_leaves_nothing(command: Co
         (tmp_path / f"conf/experiment/{name}.yaml").write_text(f"# @package _global_\n# wrong\n{text}\n")
     done = command("-m", "--config-dir=conf", f"experiment={','.join(WRONG_EXPERIMENTS)}", *QUICK)
     assert (done.returncode, done.stdout) == (2, "planned: 8 trials, one at a time, into outputs/results\n")
-    lines = done.stderr.splitlines()
+    *lines, at_the_end = done.stderr.splitlines()
     assert len(lines) == len(WRONG_EXPERIMENTS), lines
+    assert at_the_end.startswith(f"not run, see the errors: {len(WRONG_EXPERIMENTS)} trials: [1/8] experiment=")
     for line, (_, words) in zip(lines, WRONG_EXPERIMENTS.values(), strict=True):
         assert line.startswith(f"error: {words}")
     assert not (tmp_path / "outputs").exists()

@@ -57,9 +57,7 @@ STATUSES: dict[str, Status] = {
         "its process ended by itself: a signal such as a segmentation fault, or an exit; `error_type` names it",
         counted=False,
     ),
-    "killed": Status(
-        "Ctrl-C, a signal, or a process that vanished (written when the next run uses the folder)", counted=False
-    ),
+    "killed": Status("Ctrl-C, a signal from outside, or a process that vanished", counted=False),
 }
 """Status -> what it means; the order is that of tables."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from omegaconf import DictConfig
@@ -129,6 +129,9 @@ class SweepConductor:
 
     def _local(self, first: TrialConfig) -> LocalSweep:
         folder, company = first.results.dir, company_of(first, most=self.plan.size)
+        if "device.threads" in self.plan.trials.varied:
+            # cores for the threads of one trial would be too few for another's
+            company = replace(company, has_own_cores=False)
         self.audience.say(self._announcement(folder, company))
         return LocalSweep(
             self.plan.sweep_id, self.plan.sweep_id, self.plan.size, folder, self.composer, company, self.audience

@@ -25,12 +25,14 @@ class Company:
         threads: CPU threads of each trial; None: as its config says, or torch's default.
         gpus: the GPUs that are given out, as in ``CUDA_VISIBLE_DEVICES``; none: each trial's config says which.
         jobs: how many jobs like this one share the machine.
+        has_own_cores: whether each worker is pinned to cores of its own.
     """
 
     workers: int
     threads: int | None
     gpus: tuple[str, ...] = ()
     jobs: int = 1
+    has_own_cores: bool = True
 
     @property
     def simultaneous_trials(self) -> int:
@@ -40,7 +42,9 @@ class Company:
     def slots(self) -> list[Slot]:
         """Return where the workers run; jobs that share a machine cannot tell whose the cores are, and pin none."""
         slots = slots_for(self.workers, threads=self.threads, gpus=list(self.gpus))
-        return slots if self.jobs == 1 else [dataclasses.replace(slot, cores=()) for slot in slots]
+        if self.jobs == 1 and self.has_own_cores:
+            return slots
+        return [dataclasses.replace(slot, cores=()) for slot in slots]
 
 
 def company_of(config: TrialConfig, most: int) -> Company:
