@@ -417,7 +417,9 @@ def test_interrupted_sweep_keeps_its_finished_trials(
     trials = trials_below(tmp_path).set_index("steps")
     assert trials["status"].to_dict() == {6: "ok", 1000000: "killed"}, "the third has not begun"
     killed = trials.loc[1000000]
-    assert killed["error_message"] == "interrupted (Ctrl-C or a termination signal)"
+    # its own last words, or those of its parent where it was given no time for any
+    how = {"interrupted (Ctrl-C or a termination signal)", "interrupted; its process had to be killed"}
+    assert killed["error_message"] in (how if times > 1 else {min(how)})
     assert pd.isna(killed["steps_done"]) or killed["steps_done"] < 1000000
     assert files(tmp_path, ".running/*") == files(tmp_path, ".partial/*") == []
     assert_sound(tmp_path)
@@ -560,10 +562,14 @@ def test_full_disk_is_one_line_a_trial_and_leaves_a_folder_to_go_on_with(
     arguments = [sys.executable, "-c", LIMITED, str(limit_bytes), "-m", "seed=0,1", *QUICK_MLP]
     full = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert full.returncode == 1
-    assert full.stderr.splitlines()[:2] == [
-        f"error: [{index}/2] seed={index - 1} could not be recorded: OSError: [Errno 27] File too large"
-        for index in (1, 2)
-    ]
+    if status == "killed":
+        assert full.stderr.splitlines()[:2] == [
+            f"error: [{index}/2] seed={index - 1} could not be recorded: OSError: [Errno 27] File too large"
+            for index in (1, 2)
+        ]
+    else:
+        (line,) = full.stderr.splitlines()
+        assert line.startswith("error: results.dir=outputs/results: cannot be published (File too large); finished")
     assert "Traceback" not in full.stdout
     assert files(tmp_path, "trials/*") == files(tmp_path, ".partial/*") == []
     left, safe = unfinished(tmp_path), recorded(tmp_path)

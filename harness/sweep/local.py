@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from harness import results
@@ -107,6 +109,7 @@ class LocalSweep:
     refused: set[int] = field(default_factory=set)
     _workers: Workers | None = None
     _interruptions: int = 0
+    _is_unpublished: bool = False
 
     def run(self, trials: Iterable[PlannedTrial]) -> None:
         """Run the trials; each that begins gets a row, whatever happens to it."""
@@ -114,7 +117,7 @@ class LocalSweep:
             # threads that wait for work in a loop keep the other workers from theirs
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         slots = self.company.slots()
-        with results.Publisher(results.place_of(self.folder), self.owner) as publisher, Workers(slots) as workers:
+        with self._publishing() as publisher, Workers(slots) as workers:
             self._workers = workers
             try:
                 for ended in workers.run(self._tasks(trials), self.audience.look):
@@ -123,6 +126,26 @@ class LocalSweep:
             finally:
                 self._workers = None
         self._say(publisher)
+
+    @contextmanager
+    def _publishing(self) -> Iterator[results.Publisher]:
+        """Publish as trials end; what cannot be published is safe in the spool, and costs no other trial."""
+        publisher = results.Publisher(results.place_of(self.folder), self.owner).__enter__()
+        try:
+            yield publisher
+        finally:
+            # it lets go of its lock also where it cannot publish
+            self._publish(lambda: publisher.__exit__(None, None, None))
+
+    def _publish(self, publish: Callable[[], None]) -> None:
+        try:
+            publish()
+        except (OSError, UsageError) as error:
+            if not self._is_unpublished:
+                why = getattr(error, "strerror", None) or str(error)
+                safe = "finished trials are safe in its .spool, and the next run into it publishes them"
+                self.audience.lose(f"results.dir={self.folder}: cannot be published ({why}); {safe}")
+            self._is_unpublished = True
 
     def _say(self, publisher: results.Publisher) -> None:
         """Say what in the spool could not be published."""
@@ -175,8 +198,8 @@ class LocalSweep:
         try:
             row = ended.row or self._row_of_the_dead(task, ended.death)
             if row is not None:
-                publisher.ended(task.trial_id)
                 self.audience.ended(task.title, row)
+                self._publish(partial(publisher.ended, task.trial_id))
         except Exception as error:  # noqa: BLE001 - one line for a user, and the next trial still runs
             self.audience.break_down(task.title, error)
 
