@@ -1,6 +1,6 @@
 """What sweeps cost: CPU and memory a trial, the start of a large sweep, speed of workers, a folder of 100,000 trials.
 
-Usage: python scripts/bench_sweep.py [--quick] [--trials N]     (about half an hour on two cores with N = 2,000)
+Usage: python scripts/bench_sweep.py [--quick] [--only PART] [--trials N]     (half an hour on two cores)
 
 Everything is run by the command line, on one CPU thread a trial unless said. Linux counts CPU seconds and memory. The
 harness's own CPU seconds of a trial are those of the sweep's parent and worker over many trials, less the seconds that
@@ -16,7 +16,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -106,7 +106,7 @@ def trial_costs(effort: SweepWorkload, folder: Path) -> Iterator[BenchmarkFigure
     yield BenchmarkFigure(name, f"{grown / 1000:.1f}", most, grown < MOST_PARENT_BYTES)
 
 
-def large_start(folder: Path) -> Iterator[BenchmarkFigure]:
+def large_start(_effort: SweepWorkload, folder: Path) -> Iterator[BenchmarkFigure]:
     """CPU seconds until the first trial of a large sweep begins, and what was said until then."""
     before_s = sum(os.times()[2:4])
     cost_of("-c", "import torch", folder=folder)
@@ -185,12 +185,16 @@ def _million(one: Cost, ten: Cost, effort: SweepWorkload) -> str:
     return f"{seconds:,.0f} s, {(ten.peak_bytes + (ten.peak_bytes - one.peak_bytes) * times) / 1e9:,.0f} GB"
 
 
-def measure(effort: SweepWorkload, folder: Path) -> Iterator[BenchmarkFigure]:
-    """Everything."""
-    yield from trial_costs(effort, folder)
-    yield from large_start(folder)
-    yield from workers_speed(effort, folder)
-    yield from stored(effort, folder)
+Part = Callable[[SweepWorkload, Path], Iterator[BenchmarkFigure]]
+PARTS: dict[str, Part] = {"trials": trial_costs, "start": large_start, "workers": workers_speed, "folder": stored}
+
+
+def measure(effort: SweepWorkload, parts: Sequence[str], folder: Path) -> Iterator[BenchmarkFigure]:
+    """The parts, in their order."""
+    for name, part in PARTS.items():
+        if name in parts:
+            print(f"measuring: {name}", file=sys.stderr, flush=True)
+            yield from part(effort, folder)
 
 
 @one_line_errors
@@ -199,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = script_parser("bench_sweep", __doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test; its numbers mean nothing")
     parser.add_argument("--trials", type=positive, metavar="N", help="of the sweep whose cost a trial is measured")
+    parser.add_argument("--only", choices=PARTS, action="append", help="measure this part; may be repeated")
     parser.add_argument("--inside", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.inside:
@@ -208,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.trials:
         effort = replace(effort, trials=options.trials, window=min(effort.window, options.trials // 4))
     with tempfile.TemporaryDirectory(prefix="initbench-") as scratch:
-        figures = list(measure(effort, Path(scratch)))
+        figures = list(measure(effort, options.only or list(PARTS), Path(scratch)))
     cores = len(os.sched_getaffinity(0))
     header = f"{device.cpu_model()}, {cores} cores, Python {platform.python_version()}"
     return report(figures, header=f"{header}; a sweep of {effort.trials:,} trials", quick=options.quick)

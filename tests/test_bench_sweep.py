@@ -54,7 +54,7 @@ def test_a_missed_requirement_is_named_and_fails(
     seconds: float,
     missed: bool,  # noqa: FBT001 - a parametrised flag
 ) -> None:
-    def measure(_effort: object, _folder: Path) -> Iterator[object]:
+    def measure(_effort: object, _parts: object, _folder: Path) -> Iterator[object]:
         yield bench.BenchmarkFigure("one", f"{seconds}", "under 30", seconds < bench.MOST_READ_S)
 
     monkeypatch.setattr(bench, "measure", measure)
