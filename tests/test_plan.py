@@ -136,7 +136,7 @@ def test_what_cannot_be_planned_is_refused_in_one_line(overrides: list[str], mul
 
 def test_a_plan_is_stored_and_its_missing_trials_are_named(tmp_path: Path) -> None:
     plan, _ = plan_from(
-        ["init=zero,he", "seed=0,1", "model=mlp"], command="initbench -m init=zero,he seed=0,1 model=mlp"
+        ["init=zero,he", "seed=0,1", "model=mlp"], command="python -m harness.run -m init=zero,he seed=0,1 model=mlp"
     )
     results.prepare(tmp_path)
     results.write_plan(tmp_path, stored(plan, results_dir=str(tmp_path), environment={"git_commit": None}))
