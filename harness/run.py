@@ -208,7 +208,7 @@ def _show(outcome: "SweepOutcome", out: "Console") -> None:
 
 def _failure_line(failure: "Failure", plan: "Plan") -> str:
     """One line for a cause, with the trials that it made fail."""
-    titles = [f"[{index}/{plan.size}] {plan.trials[index - 1].title}" for index in failure.indices]
+    titles = [plan.trials[index - 1].named(plan.size) for index in failure.indices]
     what = f"{failure.status} after {failure.steps_done} steps: {failure.message}"
     if len(titles) == 1:
         return f"failed: {titles[0]}: {what}"
@@ -225,8 +225,7 @@ def _without_row(conducted: "Conducted", plan: "Plan") -> Iterator[str]:
 
 
 def _named(trials: "Sequence[PlannedTrial]", plan: "Plan") -> str:
-    titles = [f"[{trial.index}/{plan.size}] {trial.title}" for trial in trials]
-    return f"{counted(len(titles), 'trial')}: {few(titles)}"
+    return f"{counted(len(trials), 'trial')}: {few(trial.named(plan.size) for trial in trials)}"
 
 
 def _tell_where(folder: str) -> None:

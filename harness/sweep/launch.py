@@ -271,7 +271,7 @@ class _Watch:
             index = row["sweep_index"]
             if index not in self._shown:
                 self._shown.add(index)
-                self._audience.ended(f"[{index}/{self._plan.size}] {self._plan.trials[index - 1].title}", row)
+                self._audience.ended(self._plan.trials[index - 1].named(self._plan.size), row)
 
 
 @contextmanager

@@ -173,8 +173,7 @@ class LocalSweep:
                 self._refuse(trial.index, error)
                 continue
             place = SweepPlace(self.sweep_id, self.size, trial.index, self.company.simultaneous_trials)
-            title = f"[{trial.index}/{self.size}] {trial.title}"
-            yield TrialTask(results.new_trial_id(), config, place, title, self.owner)
+            yield TrialTask(results.new_trial_id(), config, place, trial.named(self.size), self.owner)
 
     def _refuse(self, index: int, error: UsageError) -> None:
         self.refused.add(index)

@@ -49,6 +49,10 @@ class PlannedTrial:
     overrides: tuple[str, ...]
     title: str
 
+    def named(self, size: int) -> str:
+        """Return its place among so many trials with its title, such as ``[3/12] init=zero seed=3``."""
+        return f"[{self.index}/{size}] {self.title}"
+
 
 class PlannedTrials(Sequence[PlannedTrial]):
     """The trials of a plan in their order; each is made when it is asked for, because there may be 100,000."""
