@@ -319,10 +319,10 @@ def test_trials_are_published_one_by_one_at_first_and_all_at_the_end(
 def test_a_hundred_thousand_trials_are_at_most_a_thousand_files() -> None:
     trials = files = 0
     while trials < 100_000:
-        trials += parts._enough(trials)
+        trials += parts.enough_for_a_part(trials)
         files += 1
     assert 500 < files <= 1000
-    assert parts._enough(0) == 1
+    assert parts.enough_for_a_part(0) == 1
 
 
 def test_parts_are_bounded_in_trials_and_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
