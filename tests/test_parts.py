@@ -326,13 +326,13 @@ def test_a_hundred_thousand_trials_are_at_most_a_thousand_files() -> None:
 
 
 def test_parts_are_bounded_in_trials_and_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "_MOST_TRIALS", 3)
+    monkeypatch.setattr(spool, "_MOST_TRIALS", 3)
     for index in range(8):
         finish(folder, f"t{index}", "sweep")
     with results.Publisher(folder, "sweep"):
         pass
     assert sorted(len(parts.ids_of(path) or ()) for path in (folder / "trials").iterdir()) == [2, 3, 3]
-    monkeypatch.setattr(parts, "_MOST_BYTES", 1)
+    monkeypatch.setattr(spool, "_MOST_BYTES", 1)
     for index in range(2):
         finish(folder, f"u{index}", "other")
     with results.Publisher(folder, "other"):

@@ -9,7 +9,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,11 +41,8 @@ from harness.results.writing import (
 )
 from harness.wording import few, one_line
 
-_ORDER = ("layers", "curves", "trials")
-_MOST_TRIALS, _MOST_BYTES = 1000, 128 << 20
 _MOST_PENDING, _GROWTH, _PAUSE_S = 200, 20, 2.0
 
-Tables = Mapping[str, pa.Table]
 Plan = dict[str, list[str]]
 """Table -> the trials whose rows go into its part."""
 
@@ -169,7 +166,7 @@ class Spooled:
         count = 0
         paths = spool.named(self._place, spool.ENTRY)
         known = {table: ids_in(self._folder, table, _stems(paths) if again else set()) for table in TABLES}
-        for trials in self._batches(paths):
+        for trials in spool.batches(paths, self._load, _bytes_of):
             new = {own: tables for own, tables in trials.items() if _lacks(own, tables, known)}
             with uninterrupted():
                 if new:
@@ -183,24 +180,7 @@ class Spooled:
         with suppress(OSError):
             self._place.rmdir()
 
-    def _batches(self, paths: Sequence[Path]) -> Iterator[dict[str, Tables]]:
-        """Yield trials in parts of bounded size, which bounds the memory too."""
-        trials: dict[str, Tables] = {}
-        size = 0
-        for path in paths:
-            own_size = os.lstat(path).st_size if os.path.lexists(path) else 0
-            tables = self._load(path)
-            if tables is None:
-                continue
-            trials[path.stem] = tables
-            size += own_size
-            if len(trials) == _MOST_TRIALS or size >= _MOST_BYTES:
-                yield trials
-                trials, size = {}, 0
-        if trials:
-            yield trials
-
-    def _load(self, path: Path) -> Tables | None:
+    def _load(self, path: Path) -> spool.Tables | None:
         """The rows of a spooled trial; None if it is gone or cannot be used, which is said."""
         try:
             return spool.load_entry(path)
@@ -212,7 +192,7 @@ class Spooled:
             self._lines.append(one_line(f"{path}: {error}; {set_aside(path)}"))
         return None
 
-    def _publish_part(self, trials: Mapping[str, Tables], known: Mapping[str, set[str]]) -> None:
+    def _publish_part(self, trials: Mapping[str, spool.Tables], known: Mapping[str, set[str]]) -> None:
         plan = {table: [trial_id for trial_id in trials if trial_id not in known[table]] for table in TABLES}
         name = self._free_name(list(trials))
         manifest = json.dumps(plan).encode()
@@ -237,9 +217,9 @@ class Spooled:
         paths = [self._folder / table / f"{name}.parquet" for table in TABLES]
         return any(map(os.path.lexists, [*paths, self._place / f"{name}{spool.MANIFEST}"]))
 
-    def _write(self, name: str, plan: Plan, trials: Mapping[str, Tables]) -> None:
+    def _write(self, name: str, plan: Plan, trials: Mapping[str, spool.Tables]) -> None:
         """Write the files of a part that are not there."""
-        for table in _ORDER:
+        for table in spool.ORDER:
             if os.path.lexists(self._folder / table / f"{name}.parquet"):
                 continue
             contents = [trials[trial_id][table] for trial_id in plan[table] if trial_id in trials]
@@ -282,6 +262,10 @@ class Spooled:
         path.unlink()
 
 
+def _bytes_of(path: Path) -> int:
+    return os.lstat(path).st_size if os.path.lexists(path) else 0
+
+
 def _stems(paths: Sequence[Path]) -> set[str]:
     return {path.stem for path in paths}
 
@@ -297,7 +281,7 @@ def _plan_of(manifest: Path) -> Plan:
     return dict(plan)
 
 
-def _lacks(trial_id: str, tables: Tables, known: Mapping[str, set[str]]) -> bool:
+def _lacks(trial_id: str, tables: spool.Tables, known: Mapping[str, set[str]]) -> bool:
     """Whether the files of some table lack rows of the trial; every trial has a row in trials."""
     return any(len(tables[table]) and trial_id not in known[table] for table in TABLES)
 

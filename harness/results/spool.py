@@ -11,14 +11,15 @@ The descriptions of the columns, which take more room than a trial's values, are
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.results import schema
+from harness.results.places import RemotePlace
 from harness.results.schema import TABLES, arrow_schema
 
 SPOOL = ".spool"
@@ -36,6 +37,15 @@ SET_ASIDE = ".unreadable"
 _VERSION, _TABLE, _ROWS = b"initbench.schema_version", b"initbench.table", b"initbench.rows"
 _BEGIN = b"\xff\xff\xff\xff"
 _LARGEST_BYTES = 1 << 30
+_MOST_TRIALS, _MOST_BYTES = 1000, 128 << 20
+
+ORDER = ("layers", "curves", "trials")
+"""The tables in the order in which a part of them is written: a trial in the last has all its details."""
+
+Tables = Mapping[str, pa.Table]
+"""Table -> the rows of one trial."""
+
+AnyPlace = TypeVar("AnyPlace", Path, RemotePlace)
 
 
 class UnusableEntryError(Exception):
@@ -103,6 +113,32 @@ def entries(folder: Path) -> Iterator[Path]:
     """Yield every file that looks like a spooled trial, owner after owner."""
     for owner in owners(folder):
         yield from named(owner_folder(folder, owner), ENTRY)
+
+
+def batches(
+    paths: Iterable[AnyPlace], load: Callable[[AnyPlace], Tables | None], bytes_of: Callable[[AnyPlace], int]
+) -> Iterator[dict[str, Tables]]:
+    """Yield spooled trials in parts of bounded size, which bounds the memory too.
+
+    Args:
+        paths: the files or objects of the trials, whose stems are their ids.
+        load: returns a trial's rows; None: it is gone or cannot be used.
+        bytes_of: the size of one.
+    """
+    trials: dict[str, Tables] = {}
+    size = 0
+    for path in paths:
+        own_size = bytes_of(path)
+        tables = load(path)
+        if tables is None:
+            continue
+        trials[path.stem] = tables
+        size += own_size
+        if len(trials) == _MOST_TRIALS or size >= _MOST_BYTES:
+            yield trials
+            trials, size = {}, 0
+    if trials:
+        yield trials
 
 
 def write_entry(file: BinaryIO, tables: Mapping[str, pa.Table]) -> None:

@@ -9,7 +9,7 @@ import io
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,11 +23,7 @@ from harness.results.schema import arrow_schema
 from harness.results.table_files import files, read_files, write_rows
 from harness.results.unpublished import remote_entry
 
-_ORDER = ("layers", "curves", "trials")
-_MOST_TRIALS, _MOST_BYTES = 1000, 128 << 20
 _PAUSES_S = (1.0, 4.0, 16.0)
-
-Tables = Mapping[str, pa.Table]
 
 
 def prepare_store(folder: RemotePlace) -> None:
@@ -41,7 +37,7 @@ def prepare_store(folder: RemotePlace) -> None:
     probe.remove()
 
 
-def put_entry(folder: RemotePlace, owner: str, trial_id: str, tables: Tables) -> None:
+def put_entry(folder: RemotePlace, owner: str, trial_id: str, tables: spool.Tables) -> None:
     """Spool a trial, which lasts when this returns. A network that fails for some seconds does not cost the trial.
 
     Raises:
@@ -103,7 +99,7 @@ class StoredSpool:
             self._complete(manifest)
         count = 0
         # trials of a manifest that was completed are gone by now, and passed over
-        for trials in self._batches(_named(there, spool.ENTRY)):
+        for trials in spool.batches(_named(there, spool.ENTRY), self._load, lambda own: own.size or 0):
             name = self._name(list(trials))
             manifest = self._place / f"{name}{spool.MANIFEST}"
             manifest.put(json.dumps(list(trials)).encode())
@@ -133,23 +129,7 @@ class StoredSpool:
             self._write(manifest.stem, whole)
         self._remove(manifest, trial_ids)
 
-    def _batches(self, paths: Sequence[RemotePlace]) -> Iterator[dict[str, Tables]]:
-        """Yield trials in parts of bounded size, which bounds the memory too."""
-        trials: dict[str, Tables] = {}
-        size = 0
-        for path in paths:
-            tables = self._load(path)
-            if tables is None:
-                continue
-            trials[path.stem] = tables
-            size += path.size or 0
-            if len(trials) == _MOST_TRIALS or size >= _MOST_BYTES:
-                yield trials
-                trials, size = {}, 0
-        if trials:
-            yield trials
-
-    def _load(self, path: RemotePlace) -> Tables | None:
+    def _load(self, path: RemotePlace) -> spool.Tables | None:
         """The rows of a spooled trial; None if it is gone or cannot be used, which is said once."""
         try:
             return remote_entry(path)
@@ -160,9 +140,9 @@ class StoredSpool:
             self._lines += [] if line in self._lines else [line]
             return None
 
-    def _write(self, name: str, trials: Mapping[str, Tables]) -> None:
+    def _write(self, name: str, trials: Mapping[str, spool.Tables]) -> None:
         """Write the objects of a part; trials last, so that a trial there has all its details."""
-        for table in _ORDER:
+        for table in spool.ORDER:
             content = io.BytesIO()
             whole = pa.concat_tables([arrow_schema(table).empty_table(), *(own[table] for own in trials.values())])
             write_rows(whole.combine_chunks(), content, few=len(trials) == 1)
