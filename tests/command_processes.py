@@ -12,6 +12,21 @@ Process = subprocess.Popen[str]
 
 WAIT_S = 90.0
 
+STUBBORN = """
+import time
+from harness.initializers import register
+
+
+@register("stubborn")
+def stubborn(shape, *, gain, generator):
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+"""
+"""A user's module with an initializer that nothing but a kill ends."""
+
 
 @contextmanager
 def started(folder: Path, *arguments: str) -> Iterator[Process]:

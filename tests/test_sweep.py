@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from command_processes import started, wait_until
+from command_processes import STUBBORN, started, wait_until
 from conftest import Command, run_command
 
 import harness
@@ -48,15 +48,6 @@ def exit_3(shape, *, gain, generator):
 def endless(shape, *, gain, generator):
     while True:
         pass
-
-
-@register("stubborn")
-def stubborn(shape, *, gain, generator):
-    while True:
-        try:
-            time.sleep(60)
-        except BaseException:
-            pass
 
 
 @register("kill_9")
@@ -111,7 +102,7 @@ ENDINGS = {
 
 def make_choices(folder: Path) -> None:
     """The user's own initializers as choices of ``init``, below ``--config-dir=conf``."""
-    (folder / "mine.py").write_text(MINE)
+    (folder / "mine.py").write_text(MINE + STUBBORN)
     (folder / "conf/init").mkdir(parents=True)
     for name in (*ENDINGS, "telling", "lingering", "forsaken"):
         (folder / f"conf/init/{name}.yaml").write_text(f"# mine\nweight: {name}\nmodules: [mine]\n")

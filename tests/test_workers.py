@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pandas as pd
 import pytest
-from command_processes import Process, assert_none_is_left, descendants, started, wait_until, workers_of
+from command_processes import STUBBORN, Process, assert_none_is_left, descendants, started, wait_until, workers_of
 from conftest import run_command
 
 import harness
@@ -120,21 +120,6 @@ def test_a_time_limit_does_nothing_in_another_thread() -> None:
     thread.start()
     thread.join()
     assert ended == ["well"]
-
-
-STUBBORN = """
-import time
-from harness.initializers import register
-
-
-@register("stubborn")
-def stubborn(shape, *, gain, generator):
-    while True:
-        try:
-            time.sleep(60)
-        except BaseException:
-            pass
-"""
 
 
 def trials_below(folder: Path) -> pd.DataFrame:

@@ -101,7 +101,7 @@ class SweepConductor:
             for line in left.lines:
                 self.audience.say(line)
             environment, done_by = left.environment, left.done_by
-            trials = [trials[index - 1] for index in left.to_run]
+            trials = [trial for trial, earlier in zip(trials, done_by, strict=True) if earlier is None]
         folder = first.results.dir
         results.write_plan(
             results.place_of(folder),

@@ -67,7 +67,7 @@ class SweepOutcome:
         return [by_id[trial_id] for trial_id in ids]
 
     def train_accuracies(self, trial_ids: Sequence[str]) -> dict[str, list[float]]:
-        """Of the curves of some trials: id -> step after step. The table is read once, if any are asked for."""
+        """Return the curves of some trials: id -> step after step. The table is read once, if any are asked for."""
         of_trials: dict[str, list[float]] = {trial_id: [] for trial_id in trial_ids}
         curves = self._of_trials("curves", ("trial_id", "step", "train_accuracy"), trial_ids) if trial_ids else []
         for row in sorted(curves, key=itemgetter("step")):

@@ -43,13 +43,11 @@ class LeftToRun:
     """The trials of a plan that a results folder lacks, with what :class:`Resumed` says of them.
 
     Attributes:
-        to_run: their places in the plan, counted from 1.
-        done_by: of each planned trial, the id of the earlier one that makes it unnecessary, or None.
+        done_by: of each planned trial, the id of the earlier one that makes it unnecessary; None: it is to run.
         lines: what to print.
         environment: of the trials to come.
     """
 
-    to_run: list[int]
     done_by: list[str | None]
     lines: list[str]
     environment: dict[str, Any]
@@ -85,8 +83,7 @@ def left_to_run(plan: Plan, composer: Composer, company: Company) -> LeftToRun:
     done_by: list[str | None] = [None] * plan.size
     for index, trial_id in zip(configs, known.done_by, strict=True):
         done_by[index - 1] = trial_id
-    to_run = [index for index, trial_id in enumerate(done_by, 1) if trial_id is None]
-    return LeftToRun(to_run, done_by, known.lines, environment)
+    return LeftToRun(done_by, known.lines, environment)
 
 
 def resumed(configs: Iterable[TrialConfig], folder: results.Place, now: Mapping[str, Any]) -> Resumed:
