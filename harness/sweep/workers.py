@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
@@ -66,6 +67,17 @@ class Glance:
     seconds: float
 
 
+class _RememberingContext(SpawnContext):
+    """Starts processes and remembers the last, whose end the pool notices and does not describe."""
+
+    process: BaseProcess | None = None
+
+    def Process(self, *arguments: Any, **settings: Any) -> BaseProcess:  # type: ignore[override] # noqa: ANN401, N802
+        """Make a process as the standard library does."""
+        self.process = SpawnProcess(*arguments, **settings)
+        return self.process
+
+
 @dataclass
 class _Worker:
     """A slot with its process and the task in hand."""
@@ -105,15 +117,14 @@ class _Worker:
         return self.executor.submit(worker.work, task)
 
     def _start(self) -> None:
-        before = {child.pid for child in multiprocessing.active_children()}
+        context = _RememberingContext()
         with _deaf():
             self.executor = ProcessPoolExecutor(
-                1, mp_context=_SPAWN, initializer=worker.begin, initargs=(self.slot, self.progress)
+                1, mp_context=context, initializer=worker.begin, initargs=(self.slot, self.progress)
             )
-            # a first task makes it start its process, which the standard library lists, but does not return
+            # a first task makes it start its process
             self.executor.submit(int)
-        # one that died at once is not listed
-        self.process = next((child for child in multiprocessing.active_children() if child.pid not in before), None)
+        self.process = context.process
 
     def signal(self, number: int) -> None:
         """Send a signal to the process, if it lives."""
