@@ -265,6 +265,12 @@ def require(api: PrivateApi) -> None:
         )
 
 
+@pytest.fixture(autouse=True)
+def _imported() -> None:
+    """A module is a name of its package only once it is imported, which another test may not have done."""
+    importlib.import_module("hydra._internal.core_plugins.basic_sweeper")
+
+
 @pytest.mark.parametrize("api", PRIVATE_APIS, ids=lambda api: api.name)
 def test_private_name_is_there_and_works(api: PrivateApi) -> None:
     require(api)

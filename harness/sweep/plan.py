@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast, overload
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+# the module and not its class, because Hydra imports its plugins anew and an old class then fails in super()
 from hydra._internal.core_plugins import basic_sweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
