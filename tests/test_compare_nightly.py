@@ -147,8 +147,10 @@ import torch
 plain = torch.optim.SGD
 torch.optim.SGD = lambda parameters, lr, **more: plain(parameters, lr=lr / 2, **more)
 from harness.run import main
-main()
+if __name__ == "__main__":
+    main()
 """
+"""A program of its own; the workers of a sweep import it again and take its optimizer over."""
 
 
 @pytest.mark.slow
@@ -182,7 +184,8 @@ def test_the_small_night_judges_convergence_and_a_worse_program_is_red(
     assert night(1, repeat) == 0
     steps = ", ".join(f"steps to {target} (1 arm)" for target in (0.5, 0.7, 0.8))
     assert f"judged: {steps}, test loss (1 arm), test accuracy (1 arm), images/s (1 arm)\n" in capfd.readouterr().out
-    assert night(2, lambda *arguments: int(real("-c", WORSE, *arguments[2:]))) == 1
+    (tmp_path / "worse.py").write_text(WORSE)
+    assert night(2, lambda *arguments: int(real(tmp_path / "worse.py", *arguments[2:]))) == 1
     comparisons = json.loads((tmp_path / "night2/comparison.json").read_text())["comparisons"]
     worse = {one["measure"] for one in comparisons if one["verdict"] == "regression"}
     assert {"steps to 0.7", "steps to 0.8", "test loss", "test accuracy"} <= worse

@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+from command_processes import Process, started
 from conftest import QUICK, Command, Configure, run_command
 
 import harness
@@ -31,7 +31,6 @@ QUICK_MLP = (*QUICK, "model=mlp", "device.threads=1")
 ENDLESS = ("train.eval_every=1000000", "train.window_steps=20")
 
 Done = subprocess.CompletedProcess[str]
-Process = subprocess.Popen[str]
 
 RESULTS = "outputs/results"
 
@@ -348,21 +347,6 @@ def test_unwritable_results_folder_is_a_wrong_command(command: Command, tmp_path
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@contextmanager
-def started(folder: Path, *arguments: str) -> Iterator[Process]:
-    """The command in its own process, which does not outlive the block."""
-    command = [sys.executable, "-m", "harness.run", *arguments]
-    # unbuffered, so that a kill loses no line
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 def wait_for(process: Process, is_there: Callable[[], bool]) -> None:
     """Look until it is there."""
     deadline = time.monotonic() + 60
@@ -498,18 +482,19 @@ def wait_for_new(folder: Path, process: Process, pattern: str) -> None:
     wait_for(process, lambda: bool(set(files(folder, pattern)) - before))
 
 
-# what has to appear, then how many seconds may pass; of a trial itself, because recovery writes to the same folders
-MOMENTS = [(".running/*.json", 0.01), (".partial/spool-2*", 0.0), (".spool/2*/*.arrow", 0.0), (".spool/2*/*.json", 0.0)]
-MOMENTS += [(".partial/[cl]*-2*.parquet", 0.0), ("layers/2*.parquet", 0.0)]
-MOMENTS += [("layers/2*.parquet", wait_s) for wait_s in np.random.default_rng(0).uniform(0, 1, 2)]
+# what has to appear, then how many seconds may pass; never of the owner recovered-*, because recovery writes there too
+_PART = "layers/part-????????T??????-[!r]*"
+MOMENTS = [(".running/2*.json", 0.01), (".partial/spool-2*", 0.0), (".spool/[!r]*/2*.arrow", 0.0)]
+MOMENTS += [(".spool/[!r]*/*.json", 0.0), (".partial/curves-[!r]*", 0.0), (".partial/layers-[!r]*", 0.0), (_PART, 0.0)]
+MOMENTS += [(_PART, wait_s) for wait_s in np.random.default_rng(0).uniform(0, 1, 2)]
 
 
 def kill_at(folder: Path, pattern: str, wait_s: float) -> str:
-    """Kill -9 a sweep of trials of a quarter of a second; returns its standard output."""
+    """Kill -9 all processes of a sweep of trials of a quarter of a second; returns its standard output."""
     with started(folder, "-m", "seed=range(0,15)", *QUICK_MLP) as process:
         wait_for_new(folder, process, pattern)
         time.sleep(wait_s)
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (-signal.SIGKILL, "")
     return stdout

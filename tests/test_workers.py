@@ -1,5 +1,6 @@
 """Workers: where they run, how a death is told, and what signals to a sweep leave behind, with real processes."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -260,3 +261,19 @@ def test_an_idle_worker_that_dies_costs_no_trial() -> None:
         assert one.process.pid != first.pid
         assert not isinstance(one.future.exception(), workers.BrokenProcessPool)  # type: ignore[union-attr]
         one.task = None
+
+
+def test_the_exit_code_is_waited_for_where_the_pool_was_told_first() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=os._exit, args=(7,))
+    process.start()
+    assert process.pid is not None
+    _, status = os.waitpid(process.pid, 0)
+    assert process.exitcode is None, "the system tells one of two"
+
+    def note() -> None:
+        process._popen.returncode = os.waitstatus_to_exitcode(status)  # type: ignore[attr-defined]
+
+    later = threading.Timer(0.2, note)
+    later.start()
+    assert workers.exit_code_of(process) == 7
+    later.join()

@@ -108,6 +108,7 @@ class LocalSweep:
     audience: Audience
     refused: set[int] = field(default_factory=set)
     _workers: Workers | None = None
+    _is_over: bool = False
     _interruptions: int = 0
     _is_unpublished: bool = False
 
@@ -124,7 +125,7 @@ class LocalSweep:
                     self._record(ended, publisher)
                     self._say(publisher)
             finally:
-                self._workers = None
+                self._is_over = True
         self._say(publisher)
 
     @contextmanager
@@ -154,12 +155,16 @@ class LocalSweep:
         publisher.lines.clear()
 
     def interrupt(self) -> None:
-        """Stop: the first time the trials in hand record themselves as killed, the second time they are killed."""
+        """Stop: the first time the trials in hand record themselves as killed, the second time they are killed.
+
+        What is left to do when all trials have ended is done all the same.
+        """
         self._interruptions += 1
         self.audience.is_interrupted = True
         if self._workers is None:
             raise KeyboardInterrupt
-        self._workers.stop(at_once=self._interruptions > 1)
+        if not self._is_over:
+            self._workers.stop(at_once=self._interruptions > 1)
 
     def _tasks(self, trials: Iterable[PlannedTrial]) -> Iterator[TrialTask]:
         for trial in trials:
@@ -191,7 +196,8 @@ class LocalSweep:
         if isinstance(ended.error, UsageError):
             self._refuse(task.place.index, ended.error)
             return
-        if ended.error is not None:
+        # an interruption can come when the trial has just ended, and then leaves the worker as an error
+        if ended.error is not None and not isinstance(ended.error, KeyboardInterrupt):
             self.audience.break_down(task.title, ended.error)
             return
         try:

@@ -25,7 +25,7 @@ from harness.sweep import worker
 from harness.sweep.worker import Slot, TrialTask
 
 _SPAWN = multiprocessing.get_context("spawn")
-_LOOK_S = 0.2
+_LOOK_S, _MOMENT_S = 0.2, 0.001
 GRACE_S = 5.0
 """A trial that goes on for so long after its time, or after it was told to stop, is killed."""
 
@@ -163,7 +163,7 @@ class _Worker:
             return Ended(task, row, error)
         process = self.process
         self.close()
-        return Ended(task, death=self._death(None if process is None else process.exitcode))
+        return Ended(task, death=self._death(None if process is None else exit_code_of(process)))
 
     def _death(self, exit_code: int | None) -> Death:
         if self.timed_out:
@@ -187,6 +187,18 @@ def _end(workers: list[_Worker]) -> None:
     for process in processes:
         process.kill()
         process.join()
+
+
+def exit_code_of(process: BaseProcess) -> int | None:
+    """Return the exit code of a process that has ended.
+
+    The pool's own thread waits for the process too. Only one of the two is told by the system, and the other one's
+    ``exitcode`` is None until the first has noted the code.
+    """
+    until_s = time.monotonic() + GRACE_S
+    while process.exitcode is None and time.monotonic() < until_s:
+        time.sleep(_MOMENT_S)
+    return process.exitcode
 
 
 def death_of(exit_code: int | None, *, memory_ran_out: bool) -> Death:
