@@ -181,6 +181,13 @@ def test_frames_keep_whole_numbers_whole_and_times_in_utc(real: tuple[Path, Tria
     assert abs(trials["measured_at"][0] - datetime.now(UTC)) < pd.Timedelta(hours=1)
 
 
+def test_frames_are_the_readers_to_write_to(real: tuple[Path, TrialResult]) -> None:
+    for frame in harness.load(real[0]):
+        for name in frame.columns[frame.iloc[0].notna()]:
+            if frame[name].dtype != object:
+                frame.loc[0, name] = frame[name].iloc[0]
+
+
 def validate(*arguments: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "harness.results", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -42,7 +42,9 @@ def _quartiles(table: pd.DataFrame, column: str) -> list[Quartiles | None]:
 
 def _keys(table: pd.DataFrame, columns: Sequence[str]) -> "pd.Series[str]":
     """One text a row of what it is grouped by."""
-    return table[list(columns)].map(text_of).agg("\t".join, axis=1)
+    # joined outside of pandas, which would build a Series for each of a hundred thousand rows
+    texts = [table[name].astype(object).map(text_of) for name in columns]
+    return pd.Series(["\t".join(row) for row in zip(*texts, strict=True)], index=table.index, dtype=object)
 
 
 def throughput(arms: Arms) -> ThroughputView:
@@ -52,7 +54,8 @@ def throughput(arms: Arms) -> ThroughputView:
         return ThroughputView([], [], [])
     columns = _group_columns(timed)
     pooled = analysis.throughput(timed, by=columns)
-    members = [timed[_keys(timed, columns) == key] for key in _keys(pooled, columns)]
+    keys = _keys(timed, columns)
+    members = [timed[keys == key] for key in _keys(pooled, columns)]
     groups = _groups(pooled, members, columns)
     by_arm = analysis.throughput(timed, by=[*columns, "arm"])
     numbers = {key: place for place, key in enumerate(_keys(pooled, columns))}

@@ -110,8 +110,10 @@ def _layers_of(frames: Frames, arms: Arms) -> pd.DataFrame:
     """The layers table with the arm of each row and the place of its parameter in the network."""
     layers = frames.layers
     arm = layers["trial_id"].map(arms.of_trial).astype("Int64")
-    layers = layers.assign(arm=arm, parameter=layers["parameter"].astype(str))
-    return layers[arm.isin(arms.detailed)]
+    inside = arm.isin(arms.detailed)
+    # texts only of the arms that are shown, because a large folder has millions of rows
+    shown = layers[inside]
+    return shown.assign(arm=arm[inside], parameter=shown["parameter"].astype(str))
 
 
 def heat(frames: Frames, arms: Arms) -> tuple[dict[int, HeatMap], tuple[int, int]]:

@@ -214,7 +214,10 @@ def _load(folder: Place, columns: Mapping[str, Sequence[str]] | None, *, categor
     known = frames["trials"]["trial_id"]
     for table in ("curves", "layers"):
         frame = frames[table]
-        frames[table] = frame[frame["trial_id"].isin(known)].reset_index(drop=True)
+        inside = frame["trial_id"].isin(known)
+        if not inside.all():
+            # only then, because it copies the largest tables
+            frames[table] = frame[inside].reset_index(drop=True)
     return Loaded(Frames(**frames), lines, versions)
 
 
@@ -226,9 +229,16 @@ def _texts(table: str, columns: Mapping[str, Sequence[str]] | None) -> Sequence[
 
 
 def to_frame(content: pa.Table) -> "pd.DataFrame":
-    """A data frame with pandas' nullable whole numbers and flags."""
+    """Return a data frame with pandas' nullable whole numbers and flags.
+
+    Args:
+        content: is used up: a column's memory goes as soon as the frame has its values, because tables can be large.
+    """
     import pandas as pd
 
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    frame: pd.DataFrame = content.to_pandas(types_mapper=nullable.get)
+    frame: pd.DataFrame = content.to_pandas(types_mapper=nullable.get, split_blocks=True, self_destruct=True)
+    for name in frame:
+        # the values are Arrow's own, which nobody may write to
+        frame[name] = frame[name].copy()
     return frame
