@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from harness import output
+from harness.trial_line import trial_line
 
 if TYPE_CHECKING:
     from harness.console import LiveTable
@@ -75,9 +76,7 @@ class Audience:
 
     def ended(self, title: str, row: dict[str, Any]) -> None:
         """Print the line of a trial whose row is safe."""
-        from harness import console
-
-        line = console.trial_line(title, row)
+        line = trial_line(title, row)
         if self.table is None:
             self.say(line)
         else:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from harness import article
 from harness.results import CHOICES, arm_columns, text_of
+from harness.trial_line import loss_text
 
 if TYPE_CHECKING:
     from harness.sweep.workers import Glance
@@ -51,15 +52,6 @@ def progress(out: Console, title: str, *, steps: int, batch_size: int) -> Iterat
             bar.update(task, completed=step, rate=rate)
 
         yield advance
-
-
-def trial_line(title: str, row: Row) -> str:
-    """One line about a finished trial, for terminals and logs alike."""
-    if row["status"] != "ok":
-        return f"{title}: {row['status']} after {row['steps_done'] or 0} steps: {row['error_message']}"
-    loss = f"loss {_loss(row['train_loss_first'])} -> {_loss(row['train_loss_last'])}"
-    accuracy = f"test acc {row['test_accuracy_before']:.3f} -> {row['test_accuracy_after']:.3f}"
-    return f"{title}: ok, {loss}, {accuracy}, {row['images_per_s_median']:,.0f} images/s"
 
 
 @dataclass(frozen=True)
@@ -125,15 +117,11 @@ def _outcome(row: Row) -> list[str]:
     return [
         "-"
         if row["train_loss_first"] is None
-        else f"{_loss(row['train_loss_first'])}\n{_loss(row['train_loss_last'])}",
+        else f"{loss_text(row['train_loss_first'])}\n{loss_text(row['train_loss_last'])}",
         change(row["train_accuracy_first"], row["train_accuracy_last"], ".2f"),
         change(row["test_accuracy_before"], row["test_accuracy_after"], ".3f"),
         "-" if rate is None or share is None else f"{rate:,.0f}\n{share:.0%}",
     ]
-
-
-def _loss(value: float) -> str:
-    return f"{value:.6f}" if value < 100 else f"{value:.4g}"
 
 
 def _moved(row: Row) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import article, output, usage
@@ -27,6 +27,7 @@ from harness.compose import CONF_DIR, one_line
 from harness.config import SweepConfig, SweepPlace, TrialConfig
 from harness.errors import UsageError
 from harness.interrupts import on_interrupt
+from harness.trial_line import trial_line
 from harness.wording import counted, few
 
 if TYPE_CHECKING:
@@ -80,11 +81,14 @@ def _switches() -> argparse.Namespace:
     def refuse(message: str) -> NoReturn:
         raise refusal("python -m harness.run", message)
 
-    # argparse wants what it cannot name in one piece: `init=zero -m seed=0,1` would be refused
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    switches = parser.parse_args()
+    switches = parser.parse_intermixed_args()
+    # Hydra reads them as well where it answers by itself, and wants what it cannot name in one piece
+    options = list(sys.argv[1:])
+    for override in reversed(switches.overrides):
+        del options[-1 - options[::-1].index(override)]
+    sys.argv[1:] = [*options, *switches.overrides]
     modes = [f"--{name}" for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(switches, name)]
     if len(modes) > 1:
         refuse(f"{' and '.join(modes)} do not go together; give one of them".replace("_", "-"))
@@ -134,7 +138,10 @@ def _trials(switches: argparse.Namespace, audience: Audience, interruptions: Int
     command = shlex.join(["python", "-m", "harness.run", *sys.argv[1:]])
     plan = planning.plan_of(loader, composed, multirun=switches.multirun, command=command)
     composer = Composer.of(loader, composed)
+    os.environ.update(composed.hydra.job.env_set)
     if not plan.is_multirun:
+        if OmegaConf.select(composed, "hydra.sweeper.params"):
+            audience.note("hydra.sweeper.params has a sweep, which only runs with -m; this is one trial")
         return _one_trial(composer.config(plan.trials[0].overrides), plan.sweep_id, audience)
     from harness.sweep.conduct import SweepConductor
 
@@ -158,7 +165,7 @@ def _one_trial(config: TrialConfig, sweep_id: str, audience: Audience) -> int:
     console.show(out, [console.ShownTrial(result.trial, list(result.curves.get("train_accuracy", ())))])
     console.explain(out, [result.trial])
     if not result.ok:
-        print(f"failed: {console.trial_line(title, result.trial)}")
+        print(f"failed: {trial_line(title, result.trial)}")
     _tell_where(config.results.dir)
     return audience.exit_code(failed=not result.ok)
 
@@ -209,10 +216,9 @@ def _show(outcome: "SweepOutcome", out: "Console") -> None:
 def _failure_line(failure: "Failure", plan: "Plan") -> str:
     """One line for a cause, with the trials that it made fail."""
     titles = [plan.trials[index - 1].named(plan.size) for index in failure.indices]
-    what = f"{failure.status} after {failure.steps_done} steps: {failure.message}"
     if len(titles) == 1:
-        return f"failed: {titles[0]}: {what}"
-    return f"failed: {len(titles):,} trials: {what}: {few(titles)}"
+        return f"failed: {titles[0]}: {failure.ending}"
+    return f"failed: {len(titles):,} trials: {failure.ending}: {few(titles)}"
 
 
 def _without_row(conducted: "Conducted", plan: "Plan") -> Iterator[str]:

@@ -111,7 +111,11 @@ def test_an_initializer_of_the_user_by_one_file(command: Command, tmp_path: Path
 def test_an_initializer_of_the_user_by_one_yaml(command: Command, tmp_path: Path) -> None:
     (tmp_path / "conf/init").mkdir(parents=True)
     (tmp_path / "conf/init/half_he.yaml").write_text("# half of he\nweight: he_truncated\ngain: 0.5\n")
-    done = command(f"--config-dir={tmp_path / 'conf'}", "init=half_he", "model=mlp", *QUICK)
+    (tmp_path / "conf/experiment").mkdir()
+    grid = "# @package _global_\nhydra: {sweeper: {params: {seed: '0,1'}}}\n"
+    (tmp_path / "conf/experiment/grid.yaml").write_text(grid)
+    done = command(f"--config-dir={tmp_path / 'conf'}", "experiment=grid", "init=half_he", "model=mlp", *QUICK)
+    assert done.stdout.startswith("note: hydra.sweeper.params has a sweep, which only runs with -m; this is one trial")
     assert done.returncode == 0, done.stderr
     trials = harness.load(tmp_path / "outputs/results").trials
     assert (trials["init"].tolist(), trials["init_gain"].tolist()) == (["half_he"], [0.5])

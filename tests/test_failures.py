@@ -121,7 +121,7 @@ def bad_sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     for name in BAD_INITIALIZERS:
         (folder / f"conf/init/{name}.yaml").write_text(f"# mine\nweight: {name}\nmodules: [mine]\n")
     choices = ",".join([*BAD_INITIALIZERS, "glorot", "he"])
-    return folder, run_command("-m", "--config-dir=conf", f"init={choices}", *QUICK_MLP, cwd=folder)
+    return folder, run_command(f"init={choices}", "-m", "--config-dir", "conf", *QUICK_MLP, cwd=folder)
 
 
 @pytest.mark.parametrize("name", BAD_INITIALIZERS)

@@ -57,7 +57,7 @@ def kill_9(shape, *, gain, generator):
 
 @register("leaving")
 def leaving(shape, *, gain, generator):
-    raise SystemExit("bye")
+    raise SystemExit(0)
 
 
 @register("lingering")
@@ -78,7 +78,7 @@ class Own(BaseException):
 
 @register("own")
 def own(shape, *, gain, generator):
-    raise Own("mine")
+    raise Own(os.environ["WHOSE"])
 
 
 @register("telling")
@@ -95,7 +95,7 @@ ENDINGS = {
     "endless": ("timeout", "TimeBudgetError", "sweep.trial_timeout_s=3 reached"),
     "stubborn": ("timeout", "TimeoutError", "sweep.trial_timeout_s ran out; its process had to be killed"),
     "kill_9": ("killed", "SIGKILL", "its process was ended from outside by SIGKILL"),
-    "leaving": ("error", "SystemExit", "bye"),
+    "leaving": ("error", "SystemExit", "0"),
     "own": ("error", "Own", "mine"),
 }
 
@@ -129,7 +129,8 @@ def lines_of(text: str, start: str) -> list[str]:
 @pytest.mark.slow
 def test_however_a_trial_ends_it_has_a_row_and_the_sweep_goes_on(tmp_path: Path) -> None:
     inits = f"init=he,{','.join(ENDINGS)},glorot"
-    done = sweep(inits, "device.threads=1", "sweep.trial_timeout_s=3", cwd=tmp_path)
+    settings = ("device.threads=1", "sweep.trial_timeout_s=3", "+hydra.job.env_set.WHOSE=mine")
+    done = sweep(inits, *settings, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, ""), "nothing is missing, and no trial could not be recorded"
     assert "Traceback" not in done.stdout
     trials = trials_below(tmp_path).set_index("init")
@@ -139,9 +140,12 @@ def test_however_a_trial_ends_it_has_a_row_and_the_sweep_goes_on(tmp_path: Path)
     assert sorted(trials["sweep_index"]) == list(range(1, len(ENDINGS) + 3))
     assert set(trials["sweep_size"]) == {len(ENDINGS) + 2}
     assert len(set(trials["sweep_id"])) == 1
-    for name, (status, _, message) in ENDINGS.items():
-        assert f"init={name}: {status} after 0 steps: {message}" in done.stdout
-        assert len([line for line in lines_of(done.stdout, "failed: ") if f"init={name}" in line]) == 1
+    failed = lines_of(done.stdout, "failed: ")
+    assert len(failed) == len(ENDINGS), "none has the cause of another"
+    for name, (status, kind, message) in ENDINGS.items():
+        told = f"init={name}: {status} after 0 steps: {f'{kind}: ' if status == 'error' else ''}{message}"
+        assert told in done.stdout
+        assert len([line for line in failed if told in line]) == 1
 
 
 def test_a_crash_costs_one_trial_and_one_cause_is_told_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
@@ -39,13 +39,13 @@ from harness.sweep.local import Company
 from harness.sweep.patience import DeadJob, first_line, waiting_for_all
 from harness.sweep.plan import Plan, PlannedTrial
 from harness.sweep.plan import composed as compose
+from harness.trial_line import LINE_COLUMNS
 from harness.wording import few
 
 _LOOK_S, _SETTLE_S, _IMPATIENT_S = 0.5, 15.0, 5.0
 _LATE_S = 70.0
 """A shared file system may show what another machine has written so much later (NFS: 60 s)."""
-_LINE = ("trial_id", "sweep_id", "sweep_index", "status", "steps_done", "error_message", "train_loss_first",
-         "train_loss_last", "test_accuracy_before", "test_accuracy_after", "images_per_s_median")  # fmt: skip
+_SHOWN = ("trial_id", "sweep_id", "sweep_index", *LINE_COLUMNS)
 
 
 @dataclass
@@ -234,7 +234,7 @@ class _Watch:
 
     def __init__(self, folder: str, plan: Plan, audience: Audience, planned: int) -> None:
         self._folder, self._plan, self._audience, self._planned = results.place_of(folder), plan, audience, planned
-        self._arrivals = results.Arrivals(self._folder, f"{plan.sweep_id}-", _LINE)
+        self._arrivals = results.Arrivals(self._folder, f"{plan.sweep_id}-", _SHOWN)
         self._shown: set[int] = set()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._look_on, daemon=True)
@@ -247,7 +247,7 @@ class _Watch:
         self._stop_looking()
         if len(self._shown) < self._planned:
             # among others those that were recorded after their job had died
-            rows = results.read(self._folder, "trials", _LINE).rows
+            rows = results.read(self._folder, "trials", _SHOWN).rows
             self._show(rows.filter(pc.equal(rows["sweep_id"], self._plan.sweep_id)).to_pylist())
 
     def wait_for(self, indices: set[int]) -> None:
@@ -264,7 +264,9 @@ class _Watch:
 
     def _look_on(self) -> None:
         while not self._is_over.wait(_LOOK_S):
-            self._show(self._arrivals.new())
+            # a store that is away for a moment is asked again, and at the end everybody hears of it
+            with suppress(UsageError):
+                self._show(self._arrivals.new())
 
     def _show(self, rows: Sequence[dict[str, Any]]) -> None:
         for row in sorted(rows, key=lambda row: int(row["sweep_index"])):

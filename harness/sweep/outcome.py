@@ -10,11 +10,14 @@ import pyarrow.compute as pc
 
 from harness import results
 from harness.results import BULK, COLUMNS
+from harness.trial_line import ending
 
 Row = dict[str, Any]
 
-_ALL_TRIALS = ("trial_id", "sweep_id", "sweep_index", "status", "error_message", "steps_done", "init", "diagnosis",
-               "diagnosis_reason")  # fmt: skip
+_CAUSE = ("status", "error_type", "error_message")
+_TOLD_BY_NUMBERS = ("crashed", "killed")
+"""Statuses whose messages are our own, and differ in an exit code or a signal."""
+_ALL_TRIALS = ("trial_id", "sweep_id", "sweep_index", *_CAUSE, "steps_done", "init", "diagnosis", "diagnosis_reason")
 _SHOWN = tuple(
     column.name
     for column in COLUMNS["trials"]
@@ -26,16 +29,12 @@ class Failure(NamedTuple):
     """Trials that failed for one cause.
 
     Attributes:
-        status: of all.
-        message: of the first.
+        ending: how the first of them ended, in words.
         indices: which trials of the sweep, counted from 1.
-        steps_done: by the first.
     """
 
-    status: str
-    message: str
+    ending: str
     indices: list[int]
-    steps_done: int
 
 
 class SweepOutcome:
@@ -80,14 +79,14 @@ class SweepOutcome:
         return list(wanted.to_pylist())
 
     def failures(self) -> list[Failure]:
-        """Each cause once; causes that differ only in numbers are one."""
-        by_cause: dict[tuple[str, str], Failure] = {}
+        """Each cause once; what trials raised is one cause if it differs only in numbers."""
+        by_cause: dict[tuple[str, ...], Failure] = {}
         failed = self._rows.filter(pc.not_equal(self._rows["status"], "ok"))
-        for row in failed.select(["status", "error_message", "sweep_index", "steps_done"]).to_pylist():
-            message = row["error_message"] or ""
-            first = Failure(row["status"], message, [], row["steps_done"] or 0)
-            cause = by_cause.setdefault((row["status"], re.sub(r"\d+", "0", message)), first)
-            cause.indices.append(row["sweep_index"])
+        for row in failed.select([*_CAUSE, "sweep_index", "steps_done"]).to_pylist():
+            key = tuple(row[name] or "" for name in _CAUSE)
+            if row["status"] not in _TOLD_BY_NUMBERS:
+                key = tuple(re.sub(r"\d+", "0", text) for text in key)
+            by_cause.setdefault(key, Failure(ending(row), [])).indices.append(row["sweep_index"])
         return list(by_cause.values())
 
     def diagnoses(self) -> list[Row]:

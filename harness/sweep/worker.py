@@ -18,9 +18,11 @@ from typing import Any, NoReturn
 
 from harness import output
 from harness.config import SweepPlace, TrialConfig
+from harness.trial_line import LINE_COLUMNS
 
 _LAST_WORDS_S, _LOOK_S = 10.0, 0.05
 _STANDARD_ERROR = 2
+_LONGEST_TEXT = 1_000
 FROM_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 """Signals that a terminal sends to all its processes; a worker leaves them to its parent."""
 
@@ -102,7 +104,8 @@ def work(task: TrialTask) -> dict[str, Any] | None:
     """Run one trial and spool its rows.
 
     Returns:
-        its row of ``trials``; None if it was interrupted, its row then lies in the results folder.
+        what its line shows, see :data:`harness.trial_line.LINE_COLUMNS`; None if it was interrupted. Its row lies in
+        the results folder.
 
     Raises:
         UsageError: the config cannot be run here; there is no row.
@@ -122,7 +125,13 @@ def work(task: TrialTask) -> dict[str, Any] | None:
     finally:
         _is_busy = False
         _progress[BEGUN] = 0.0
-    return result.trial
+    return {name: _short(result.trial[name]) for name in LINE_COLUMNS}
+
+
+def _short(value: Any) -> Any:  # noqa: ANN401 - of any column
+    # an answer that the pipe does not take at once would be half of one if the process were killed meanwhile, and the
+    # pool would wait for the other half for ever
+    return value[:_LONGEST_TEXT] if isinstance(value, str) else value
 
 
 def _advance(step: int, seconds: float) -> None:

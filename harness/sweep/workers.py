@@ -47,7 +47,7 @@ class Ended:
 
     Attributes:
         task: the task.
-        row: its row of ``trials``; None if it was interrupted or could not be run.
+        row: of its row of ``trials`` what its line shows; None if it was interrupted or could not be run.
         error: what the worker raised.
         death: how the worker died amid it.
     """
