@@ -214,7 +214,7 @@ def test_a_publication_between_any_two_steps_of_reading_loses_and_doubles_nothin
     module, name = {
         "spool listed": (unpublished, "_content"),
         "spool read": (reading, "files"),
-        "trials listed": (reading, "read_files"),
+        "trials listed": (reading, "_read_listed"),
     }[moment]
     step, done = getattr(module, name), threading.Lock()
 

@@ -4,6 +4,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ATTEMPTS, _PAUSE_S = 20, 0.01
-_CHUNKS = 100
+_FILES_AT_ONCE = 100
 
 _Result = TypeVar("_Result")
 
@@ -144,22 +145,44 @@ def _identity(folder: Place) -> tuple[int, int, int]:
     return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
+class _Batch(NamedTuple):
+    """What some files of a table hold: rows, of each readable file its path and number of rows, the others' faults."""
+
+    rows: pa.Table
+    lengths: list[tuple[Place, int]]
+    problems: list[str]
+    versions: Counter[int]
+
+
+def _read_batch(paths: Sequence[Place], table: str, columns: Sequence[str] | None, dictionary: Sequence[str]) -> _Batch:
+    contents = read_files(paths, table, columns, dictionary)
+    problems = [str(item) for item in contents if isinstance(item, UnreadableError)]
+    good = [(path, item) for path, item in zip(paths, contents, strict=True) if isinstance(item, pa.Table)]
+    # the small pieces of many files take twice the memory of the whole, and make whatever comes next slow
+    rows = pa.concat_tables([target(table, columns, dictionary).empty_table(), *(item for _, item in good)])
+    lengths = [(path, len(item)) for path, item in good]
+    return _Batch(rows.combine_chunks(), lengths, problems, Counter(version_of(item) for _, item in good))
+
+
 def _read_listed(
     paths: Sequence[Place], table: str, columns: Sequence[str] | None, dictionary: Sequence[str]
 ) -> Content:
-    contents = read_files(paths, table, columns, dictionary)
-    good = [(path, item) for path, item in zip(paths, contents, strict=True) if isinstance(item, pa.Table)]
-    problems = [str(item) for item in contents if isinstance(item, UnreadableError)]
-    versions = Counter(version_of(item) for _, item in good)
     empty = target(table, columns, dictionary).empty_table()
-    whole = pa.concat_tables([empty, *(item for _, item in good)])
+    some = (paths[first : first + _FILES_AT_ONCE] for first in range(0, len(paths), _FILES_AT_ONCE))
+    batches = [_Batch(empty, [], [], Counter()), *(_read_batch(own, table, columns, dictionary) for own in some)]
+    pa.default_memory_pool().release_unused()
+    whole = pa.concat_tables([batch.rows for batch in batches])
     repeats = Repeats(table, lambda path: read_file(path, table))
-    if not once(table, whole, [len(item) for _, item in good]):
-        good = [(path, repeats.new(path, item)) for path, item in good]
-        whole = pa.concat_tables([empty, *(item for _, item in good)])
-    # a chunk for each of many files makes whatever comes next slow
-    whole = whole.combine_chunks() if len(good) > _CHUNKS else whole
+    lengths = [own for batch in batches for own in batch.lengths]
+    if not once(table, whole, [length for _, length in lengths]):
+        ends = accumulate(length for _, length in lengths)
+        files_rows = [
+            (path, whole.slice(end - length, length)) for (path, length), end in zip(lengths, ends, strict=True)
+        ]
+        whole = pa.concat_tables([empty, *(repeats.new(path, rows) for path, rows in files_rows)]).combine_chunks()
+    problems = [line for batch in batches for line in batch.problems]
     lines = [one_line(line) for line in (*problems, *repeats.problems)]
+    versions = sum((batch.versions for batch in batches), Counter[int]())
     return Content(whole, lines, [one_line(line) for line in repeats.remarks], versions)
 
 
@@ -241,4 +264,5 @@ def to_frame(content: pa.Table) -> "pd.DataFrame":
     for name in frame:
         # the values are Arrow's own, which nobody may write to
         frame[name] = frame[name].copy()
+        pa.default_memory_pool().release_unused()
     return frame
