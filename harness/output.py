@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TextIO, cast
 
 
@@ -21,10 +22,19 @@ class ForgivingStream(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write, or do as if."""
         try:
-            return self._stream.write(text)
+            return self._stream.write(self._writable(text))
         except (OSError, ValueError) as error:
             self._go_quiet(error)
             return len(text)
+
+    def _writable(self, text: str) -> str:
+        """The text with what the stream's encoding lacks written as escapes."""
+        encoding = self._stream.encoding or "utf-8"
+        try:
+            text.encode(encoding, self._stream.errors or "strict")
+        except UnicodeEncodeError:
+            return text.encode(encoding, "backslashreplace").decode(encoding)
+        return text
 
     def flush(self) -> None:
         """Flush, or do as if."""
@@ -68,8 +78,9 @@ class ForgivingStream(io.TextIOBase):
 def forgive() -> None:
     """Let standard output and standard error of this process go quiet at their first error."""
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, ForgivingStream):
+        # Python has none where the descriptor was closed
+        stream = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115 - it is open to the end
+        if not isinstance(stream, ForgivingStream):
             setattr(sys, name, cast("TextIO", ForgivingStream(stream)))
 
 

@@ -1,5 +1,6 @@
 """A sweep as a user types it: how its trials end, in what company they run, what is refused, and what is printed."""
 
+import io
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from command_processes import STUBBORN, started, wait_until
 from conftest import Command, run_command
 
 import harness
+from harness.output import ForgivingStream
 from harness.sweep.workers import usable_cores
 
 RESULTS = "outputs/results"
@@ -24,6 +26,7 @@ import os
 import signal
 import threading
 import time
+from multiprocessing import resource_tracker
 
 import torch
 from harness.initializers import register
@@ -72,6 +75,16 @@ def forsaken(shape, *, gain, generator):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@register("forking")
+def forking(shape, *, gain, generator):
+    if not os.fork():
+        # what holds the command's output open, be it by itself or by the standard library's tracker
+        for descriptor in (0, 1, 2, resource_tracker._resource_tracker._fd):
+            os.close(descriptor)
+        time.sleep(300)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Own(BaseException):
     pass
 
@@ -104,7 +117,7 @@ def make_choices(folder: Path) -> None:
     """The user's own initializers as choices of ``init``, below ``--config-dir=conf``."""
     (folder / "mine.py").write_text(MINE + STUBBORN)
     (folder / "conf/init").mkdir(parents=True)
-    for name in (*ENDINGS, "telling", "lingering", "forsaken"):
+    for name in (*ENDINGS, "telling", "lingering", "forsaken", "forking"):
         (folder / f"conf/init/{name}.yaml").write_text(f"# mine\nweight: {name}\nmodules: [mine]\n")
 
 
@@ -164,10 +177,11 @@ def test_a_crash_costs_one_trial_and_one_cause_is_told_once(tmp_path: Path) -> N
 
 def test_threads_and_processes_that_a_trial_leaves_do_not_hold_the_sweep(tmp_path: Path) -> None:
     begun_s = time.monotonic()
-    done = sweep("init=forsaken,lingering", "device.threads=1", cwd=tmp_path)
-    assert time.monotonic() < begun_s + 200, "until the thread has ended, or the process"
+    done = sweep("init=forsaken,forking,lingering", "device.threads=1", cwd=tmp_path)
+    assert time.monotonic() < begun_s + 200, "not until the thread has ended, or the process"
     assert (done.returncode, done.stderr) == (1, "")
-    assert trials_below(tmp_path).set_index("init")["status"].to_dict() == {"forsaken": "killed", "lingering": "ok"}
+    statuses = trials_below(tmp_path).set_index("init")["status"].to_dict()
+    assert statuses == {"forsaken": "killed", "forking": "killed", "lingering": "ok"}
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +307,14 @@ def test_a_full_output_is_one_true_line(tmp_path: Path) -> None:
     line = "error: the output is not complete (No space left on device); the results are\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
     assert trials_below(tmp_path)["status"].tolist() == ["ok"] * 2
+
+
+def test_what_an_encoding_lacks_is_written_as_an_escape() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    out = ForgivingStream(stream)
+    print("a caf\u00e9 \udc80", "after", sep="\n", file=out, flush=True)
+    assert stream.buffer.getvalue() == b"a caf\\xe9 \\udc80\nafter\n"  # type: ignore[attr-defined]
+    assert out.failure is None
 
 
 def test_forced_colour_is_colour_and_no_animation(tmp_path: Path) -> None:

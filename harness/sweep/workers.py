@@ -32,6 +32,10 @@ GRACE_S = 5.0
 _OUT_OF_MEMORY_COUNTS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 
 
+_CANNOT_START = (BrokenProcessPool, OSError, RuntimeError)
+"""What a pool raises that has lost its process, or that cannot start one."""
+
+
 @dataclass(frozen=True)
 class Death:
     """How a worker ended amid its trial: what the trial's row will say."""
@@ -97,12 +101,12 @@ class _Worker:
         self.task, self.timed_out, self.killed, self.gone_s = task, False, False, 0.0
         try:
             self.future = self._hand_over(task)
-        except BrokenProcessPool:
-            # it died while it had nothing to do, which costs no trial
+        except _CANNOT_START:
+            # it died while it had nothing to do, which costs no trial, or the system has too many processes just now
             self.close()
             try:
                 self.future = self._hand_over(task)
-            except BrokenProcessPool as error:
+            except _CANNOT_START as error:
                 # so does the next one, which is this trial's end and not the sweep's
                 self.future = Future()
                 self.future.set_exception(error)
@@ -178,6 +182,9 @@ def _end(workers: list[_Worker]) -> None:
     processes = []
     for one in workers:
         if one.executor is not None:
+            # nobody waits for its task, and where a process that the trial forked keeps its end from being noticed, the
+            # pool's thread would wait for an answer, and Python for the thread
+            one.executor._pending_work_items.clear()  # noqa: SLF001
             one.executor.shutdown(wait=False, cancel_futures=True)
         processes += [] if one.process is None else [one.process]
         one.executor = one.process = None
@@ -247,8 +254,15 @@ def _deaf() -> Iterator[None]:
 class Workers:
     """Processes that run tasks side by side. Use it as a context manager: at its end no process is left."""
 
-    def __init__(self, slots: list[Slot]) -> None:
+    def __init__(self, slots: list[Slot], *, grace_s: float = GRACE_S) -> None:
+        """Start nothing yet.
+
+        Args:
+            slots: where they run.
+            grace_s: how long a trial may go on that was told to stop, or whose time is over; then it is killed.
+        """
         self._workers = [_Worker(slot) for slot in slots]
+        self._grace_s = grace_s
         self._is_stopping = False
         self._stop_by_s = float("inf")
 
@@ -267,7 +281,7 @@ class Workers:
             if one.task is not None:
                 one.interrupt(signal.SIGKILL if at_once else signal.SIGTERM)
         self._is_stopping = True
-        self._stop_by_s = min(self._stop_by_s, time.monotonic() + GRACE_S)
+        self._stop_by_s = min(self._stop_by_s, time.monotonic() + self._grace_s)
 
     def run(self, tasks: Iterator[TrialTask], look: Callable[[list[Glance]], None]) -> Iterator[Ended]:
         """Run tasks until there are no more, or until :meth:`stop`.
@@ -310,7 +324,7 @@ class Workers:
                 continue
             limit_s = one.task.config.sweep.trial_timeout_s
             begun_s, _, _ = worker.progress_of(one.progress)
-            if limit_s is not None and begun_s and now_s > begun_s + limit_s + GRACE_S:
+            if limit_s is not None and begun_s and now_s > begun_s + limit_s + self._grace_s:
                 one.timed_out = True
                 one.signal(signal.SIGKILL)
             elif now_s > self._stop_by_s:
