@@ -61,6 +61,21 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert results.problems_in(tmp_path / "r") == []
 
 
+def test_a_plan_that_is_being_written_is_nobodys_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, fsync = tmp_path / "r", os.fsync
+    results.prepare(folder)
+
+    def late(descriptor: int) -> None:
+        fsync(descriptor)
+        monkeypatch.setattr(os, "fsync", fsync)
+        results.prepare(folder)
+
+    monkeypatch.setattr(os, "fsync", late)
+    made = stored(folder)
+    assert os.fsync is fsync, "another command came meanwhile"
+    assert plans(folder) == ([made], [])
+
+
 def damaged(folder: Path, how: str) -> None:
     """Put a file that is no plan beside the good one."""
     good = folder / ".plans/s1.parquet"
@@ -188,6 +203,16 @@ def test_trials_that_run_now_are_named(tmp_path: Path, capsys: pytest.CaptureFix
     assert lines[-1] == "  its process is running: what is missing is still to come"
     assert "  4 planned: 0 ok, 0 diverged, 0 failed, 4 missing" in status(folder, capsys)[1]
     assert list((folder / RUNNING).glob("*.json")), "status changes nothing"
+
+
+@pytest.mark.parametrize("owner", ["s1", "s1-00007"], ids=["command", "job"])
+def test_a_sweep_whose_command_or_job_lives_is_not_to_be_resumed(
+    owner: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(tmp_path / "r")
+    with results.alive(tmp_path / "r", owner):
+        assert status(tmp_path / "r", capsys)[1][-1] == "  its process is running: what is missing is still to come"
+    assert status(tmp_path / "r", capsys)[1][-1].endswith("sweep.resume=true")
 
 
 def test_a_folder_without_plans_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,16 @@ from harness.results.reading import (
     require_results,
     to_frame,
 )
-from harness.results.recovery import Recovered, discard, has_living, missing_folders, prepare, record_death, recover
+from harness.results.recovery import (
+    Recovered,
+    alive,
+    discard,
+    has_living,
+    missing_folders,
+    prepare,
+    record_death,
+    recover,
+)
 from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, Column, arrow_schema
 from harness.results.table_files import files
 from harness.results.writing import Running, arrow_rows, new_trial_id, write_part, write_table
@@ -76,6 +85,7 @@ __all__ = [
     "StoredPlan",
     "StoredPlans",
     "UnsoundError",
+    "alive",
     "arm_columns",
     "arm_names",
     "arrow_rows",

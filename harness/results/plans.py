@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.results.locking import locked
 from harness.results.places import Place, RemotePlace
 from harness.results.publishing import publish_file
-from harness.results.writing import partial_path
+from harness.results.writing import WAIT_S, lock_path, partial_path
 from harness.wording import one_line
 
 PLANS = ".plans"
@@ -81,8 +82,6 @@ class _NoPlanError(Exception):
 def write_plan(folder: Place, plan: StoredPlan) -> None:
     """Write a plan into a results folder that :func:`harness.results.prepare` made, whole and durable.
 
-    Whoever holds the lock of the sweep writes it, because what else lies in ``.partial`` may be removed.
-
     Raises:
         OSError: it cannot be written, or there is one of that sweep.
     """
@@ -140,9 +139,12 @@ def _put(folder: Place, name: str, content: bytes) -> None:
     if isinstance(folder, RemotePlace):
         (folder / PLANS / name).put(content)
         return
-    (folder / PLANS).mkdir(exist_ok=True)
-    partial = partial_path(folder, "plan", Path(name).stem, ".parquet")
-    publish_file(partial, folder / PLANS / name, lambda file: file.write(content))
+    sweep_id = Path(name).stem
+    # whatever lies in .partial without its owner's lock may be removed by another command
+    with locked(lock_path(folder, sweep_id), wait_s=WAIT_S):
+        (folder / PLANS).mkdir(exist_ok=True)
+        partial = partial_path(folder, "plan", sweep_id, ".parquet")
+        publish_file(partial, folder / PLANS / name, lambda file: file.write(content))
 
 
 def _stored(folder: Place) -> Iterator[tuple[str, bytes | _NoPlanError]]:

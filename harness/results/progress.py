@@ -14,7 +14,7 @@ from harness.results.notes import UnusableNoteError, killed_row
 from harness.results.places import Place, RemotePlace, place_of
 from harness.results.plans import StoredPlan, plans
 from harness.results.reading import read, require_results
-from harness.results.recovery import notes
+from harness.results.recovery import has_living, notes
 from harness.results.schema import STATUSES
 from harness.results.writing import lock_path
 from harness.wording import counted, few, one_line
@@ -34,7 +34,7 @@ class Progress:
         statuses: status -> how many planned trials ended so, those that an earlier sweep had done included.
         running: titles of the trials that run now.
         missing: titles of the trials that have neither ended nor run now.
-        is_running: whether the sweep's process lives.
+        is_running: whether a process of the sweep lives; None: nobody can tell.
         command: what runs all that is missing or failed, quoted for a shell.
     """
 
@@ -42,7 +42,7 @@ class Progress:
     statuses: dict[str, int]
     running: list[str]
     missing: list[str]
-    is_running: bool
+    is_running: bool | None
     command: str
 
     @property
@@ -130,7 +130,8 @@ def _of_plan(
             statuses[status] += 1
         else:
             (running if place in all_running else missing).append(title)
-    is_running = bool(running) or (isinstance(folder, Path) and is_held(lock_path(folder, plan.sweep_id)))
+    # in an object store nobody can tell
+    is_running = None if isinstance(folder, RemotePlace) else bool(running) or has_living(folder, plan.sweep_id)
     known = {status: statuses[status] for status in (*STATUSES, *statuses) if statuses[status]}
     return Progress(plan, known, running, missing, is_running, _command(plan, folder))
 
@@ -170,7 +171,8 @@ def described(own: Progress, most: int | None = FEW) -> Iterator[str]:
     if own.is_running:
         yield "  its process is running: what is missing is still to come"
     elif not own.is_complete:
-        yield f"  to run what is missing or failed, in the folder {one_line(plan.typed_in)}:"
+        unless = " (unless the sweep still runs, which an object store does not tell)" if own.is_running is None else ""
+        yield f"  to run what is missing or failed{unless}, in the folder {one_line(plan.typed_in)}:"
         yield f"    {own.command}"
 
 

@@ -27,6 +27,7 @@ from harness.results.notes import (
 )
 from harness.results.parts import Publisher, Spooled, ids_in, published_row
 from harness.results.places import Place, RemotePlace, place_of
+from harness.results.plans import PLANS
 from harness.results.publishing import flush_folder
 from harness.results.spool import SPOOL
 from harness.results.stores import prepare_store, row_of
@@ -94,7 +95,7 @@ def _make(folder: Path) -> None:
 
 def linked(folder: Path) -> list[str]:
     """The folders of a results folder that are links; no run follows them."""
-    return [name for name in FOLDERS if (folder / name).is_symlink()]
+    return [name for name in (*FOLDERS, PLANS) if (folder / name).is_symlink()]
 
 
 def _probe(folder: Path) -> None:
@@ -190,6 +191,17 @@ def has_living(folder: Place, owners: str) -> bool:
     locks = (folder / RUNNING).glob(f"{owners}*.lock")
     trials = [path for path in notes(folder) if (owner_of(path) or "").startswith(owners)]
     return any(map(is_held, locks)) or any(_is_attended(folder, path) for path in trials)
+
+
+@contextmanager
+def alive(folder: str | Place, owner: str) -> Iterator[None]:
+    """Let others see for as long as the block runs that a sweep's command lives; in an object store nobody can."""
+    place = place_of(folder)
+    if isinstance(place, RemotePlace):
+        yield
+        return
+    with locked(lock_path(place, owner), wait_s=WAIT_S):
+        yield
 
 
 def _record_killed(folder: Path, lines: list[str]) -> list[str]:

@@ -104,6 +104,7 @@ class LaunchedSweep:
             return
         with ExitStack() as stack:
             place = self._jobs_folder(stack)
+            stack.enter_context(results.alive(self.folder, self.plan.sweep_id))
             watch = stack.enter_context(_Watch(self.folder, self.plan, self.audience, len(trials)))
             launcher = self._launcher(place)
             answers = self._launch(launcher, [self._overrides(chunk) for chunk in chunks])
