@@ -1,6 +1,7 @@
 """The measurement of what sweeps cost runs, measures what it says, and fails where a requirement is missed."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -36,8 +37,10 @@ def test_quick_bench_prints_every_figure(bench: ModuleType, capsys: pytest.Captu
     assert bench.main(["--quick"]) in (0, 1)
     printed = capsys.readouterr().out
     assert "NOT FOR QUOTING" in printed
+    cores = len(os.sched_getaffinity(0))
     for name in (
-        "CPU s a trial of the harness itself", "the later to the earlier", "memory of the parent", "their ratio",
+        "CPU s a trial of the harness itself", "the later to the earlier", "memory of the parent",
+        f"{cores} trials of one thread to {cores} times",
         "CPU s to the first trial of 10,000", "files a table", "harness.load of", "validate of", "report of",
     ):  # fmt: skip
         lines = [line for line in printed.splitlines() if line.startswith(f"| {name}") and "EXTRA" not in line]
