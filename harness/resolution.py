@@ -2,12 +2,18 @@
 
 from dataclasses import replace
 
+import torch
+
 from harness import device, initializers, kernel_choice
 from harness.config import TrialConfig
 
 
-def resolved(config: TrialConfig) -> TrialConfig:
+def resolved(config: TrialConfig, *, elsewhere: bool = False) -> TrialConfig:
     """Check all that can be known to be wrong before a trial begins, and fill in what is left to the machine.
+
+    Args:
+        config: as composed.
+        elsewhere: the trial runs on another machine, whose GPU is taken for granted if one is asked for.
 
     Returns:
         the config with the device, threads, memory format and precision that it means here, and the hashes of the
@@ -17,19 +23,21 @@ def resolved(config: TrialConfig) -> TrialConfig:
         UsageError: naming the choice, what was given and what is allowed.
     """
     initializers.check(config.init, config.model)
-    kernel_choice.check(config, device.resolve(config.device))
-    return replace(presumed(config), sources=initializers.sources(config.init))
+    is_granted = elsewhere and config.device.name == "cuda"
+    if not is_granted:
+        kernel_choice.check(config, device.resolve(config.device))
+    return replace(presumed(config, elsewhere=is_granted), sources=initializers.sources(config.init))
 
 
-def presumed(config: TrialConfig) -> TrialConfig:
+def presumed(config: TrialConfig, *, elsewhere: bool = False) -> TrialConfig:
     """Fill in what is left to the machine and check nothing, for a trial that died before it could be checked.
 
     The user's modules are not imported, because one of them may be what it died of; so their hashes are not there.
 
     Raises:
-        UsageError: a CUDA device was asked for that is not there.
+        UsageError: a CUDA device was asked for that is not there, and the trial does not run ``elsewhere``.
     """
-    target = device.resolve(config.device)
+    target = torch.device("cuda", config.device.index) if elsewhere else device.resolve(config.device)
     layout = str(kernel_choice.memory_format(config, target)).removeprefix("torch.").removesuffix("_format")
     threads = device.threads(config.device)
     precision = "auto" if kernel_choice.backend_of(config).is_torch else kernel_choice.precision(config)

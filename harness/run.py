@@ -188,6 +188,8 @@ def _sweep(conductor: "SweepConductor", interruptions: Interruptions) -> int:
     conducted = conductor.run(watch, on_interruption)
     # impatience must not spoil the last lines
     interruptions.wind_up = lambda: None
+    if conducted is None:
+        return audience.exit_code(failed=True)
     _show(conducted.outcome, out)
     failures = conducted.outcome.failures()
     for failure in failures:

@@ -21,11 +21,16 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 import harness
-from harness import results
+from harness import resolution, results, rows
+from harness.audience import Audience
 from harness.compare import command as compare
+from harness.config import SweepPlace
 from harness.errors import UsageError
 from harness.report import command as report
 from harness.results import RemotePlace, parts, place_of, places, reading, stores, unpublished
+from harness.sweep.local import Company, LocalSweep
+from harness.sweep.worker import TrialTask
+from harness.sweep.workers import Death, Ended
 
 BUCKET = "bench"
 
@@ -235,6 +240,21 @@ def test_a_publication_between_any_two_steps_of_reading_loses_and_doubles_nothin
     assert ids(place) == [*seen, "trial00009"]
 
 
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_trial_that_had_to_be_killed_has_its_row(place: results.Place, noted: bool) -> None:  # noqa: FBT001
+    """In a folder if its note says that it had begun; in a store, where there are no notes, always."""
+    config = harness.load_config(["device=cpu", f"results.dir={place}"])
+    task = TrialTask("t", config, SweepPlace("s", 2, 1, 1), "[1/2]", "sweep")
+    if noted:
+        results.Running(place, rows.planned(resolution.presumed(config), "t", task.place), owner="sweep")
+    sweep = LocalSweep("s", "sweep", 2, str(place), None, Company(1, None), Audience())  # type: ignore[arg-type]
+    with results.Publisher(place, "sweep"):
+        row = sweep._row_of_the_dead(Ended(task, death=Death("killed", "InterruptedError", "had to be killed")))
+    assert (row is not None) is (noted or isinstance(place, RemotePlace))
+    seen = harness.load(place).trials
+    assert list(zip(seen["trial_id"], seen["status"], strict=True)) == ([("t", "killed")] if row else [])
+
+
 def test_readers_during_a_sweep_see_every_finished_trial_once(place: results.Place) -> None:
     finished: list[str] = []
     expected = [f"trial{index:05d}" for index in range(24)]
@@ -388,9 +408,9 @@ def test_foreign_readers_read_the_parts_in_a_store(remote: RemotePlace, server: 
         for index in range(3):
             finish(remote, trial(index))
     store = fs.S3FileSystem(endpoint_override=server, scheme="http")
-    for table, rows in {"trials": 3, "curves": 33, "layers": 36}.items():
+    for table, length in {"trials": 3, "curves": 33, "layers": 36}.items():
         content = pq.read_table(f"{remote.path}/{table}", filesystem=store)
-        assert len(content) == rows
+        assert len(content) == length
         assert content.schema.equals(results.arrow_schema(table))
     assert sorted(remote.folders()) == [".spool", "curves", "layers", "trials"]
     assert (remote / ".spool").folders() == [], "not even the mark of the owner's folder"

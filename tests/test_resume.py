@@ -11,7 +11,10 @@ import pytest
 
 import harness
 from harness import TrialConfig
+from harness.resolution import resolved
 from harness.sweep import resume
+from harness.sweep.local import Company
+from harness.sweep.plan import plan_from
 
 SETTINGS = ["device=cpu", "device.threads=2", "device.memory_format=channels_last"]
 NOW = {
@@ -88,6 +91,21 @@ def test_another_number_of_threads_is_said_and_how_to_go_on(tmp_path: Path) -> N
     (_, line) = done.lines
     assert line.startswith("note: 3 of the first 4 are done with 2 threads, which is another result: workers share")
     assert line.endswith("add device.threads=2 to go on from them")
+
+
+def test_a_gpu_of_other_machines_is_taken_for_granted() -> None:
+    """The command that hands jobs to a cluster is typed where there is none."""
+    plan, composer = plan_from(["seed=0,1", "device=cuda", "device.threads=2"])
+    left = resume.left_to_run(plan, composer, Company(1, None), in_jobs=True)
+    assert left.lines == ["2 planned: 0 done, 0 failed before, 2 to run"]
+    assert left.environment["threads"] == 2
+    assert not {"platform", "cpu_model", "device_model"} & set(left.environment), "theirs are not known"
+    config = composer.config(plan.trials[0].overrides)
+    there, here = (
+        dataclasses.replace(config, device=dataclasses.replace(config.device, name=name)) for name in ("cuda", "cpu")
+    )
+    assert resolved(there, elsewhere=True).trial_key != resolved(here, elsewhere=True).trial_key
+    assert resolved(here, elsewhere=True) == resolved(here)
 
 
 def test_the_columns_of_now_are_those_of_a_row() -> None:

@@ -64,7 +64,11 @@ def row_of(folder: RemotePlace, owner: str, trial_id: str) -> dict[str, Any] | N
         contents = [remote_entry(_entry(folder, owner, trial_id))["trials"]]
     except (FileNotFoundError, spool.UnusableEntryError):
         paths = [path for path in files(folder, "trials") if path.stem == trial_id or f"-{owner}-" in path.stem]
-        contents = [own for own in read_files(paths, "trials") if isinstance(own, pa.Table)]
+        ids = zip(paths, read_files(paths, "trials", ["trial_id"]), strict=True)
+        # all of a part is fetched only if the trial is in it, because a sweep may have thousands of deaths
+        known = ((path, own["trial_id"].to_pylist()) for path, own in ids if isinstance(own, pa.Table))
+        has = [path for path, own in known if trial_id in own]
+        contents = [own for own in read_files(has, "trials") if isinstance(own, pa.Table)]
     rows = (row for own in contents for row in own.filter(pc.equal(own["trial_id"], trial_id)).to_pylist())
     return next(rows, None)
 

@@ -61,12 +61,15 @@ class SweepConductor:
     composed: DictConfig
     audience: Audience
 
-    def run(self, watch: Watch, on_interruption: Interruptible) -> Conducted:
+    def run(self, watch: Watch, on_interruption: Interruptible) -> Conducted | None:
         """Run what is to run.
 
         Args:
             watch: makes the live table.
             on_interruption: is given what to call when the command is told to stop.
+
+        Returns:
+            what it came to; None if the results can no longer be read, which the audience is told.
 
         Raises:
             UsageError: the plan, its first trial or the results folder is wrong; nothing has run.
@@ -78,11 +81,15 @@ class SweepConductor:
         new = results.missing_folders(folder)
         self.audience.recovered(results.prepare(folder))
         sweep = launched or self._local(first)
-        todo = self._store(first, sweep.company)
+        todo = self._store(first, sweep.company, in_jobs=launched is not None)
         on_interruption(sweep.interrupt)
         with watch(self.plan.size, self.plan.size - len(todo)):
             sweep.run(todo)
-        outcome = SweepOutcome(folder, self.plan.sweep_id)
+        try:
+            outcome = SweepOutcome(folder, self.plan.sweep_id)
+        except UsageError as error:
+            self.audience.lose(f"the trials have run, and their results cannot be read just now: {error}")
+            return None
         there = outcome.indices | sweep.refused
         missing = [trial for trial in todo if trial.index not in there]
         is_empty = not len(outcome) and len(sweep.refused) == self.plan.size
@@ -92,12 +99,12 @@ class SweepConductor:
         refused = [self.plan.trials[index - 1] for index in sorted(sweep.refused)]
         return Conducted(folder, outcome, missing, refused, is_empty)
 
-    def _store(self, first: TrialConfig, company: Company) -> list[PlannedTrial]:
+    def _store(self, first: TrialConfig, company: Company, *, in_jobs: bool) -> list[PlannedTrial]:
         """Store the plan, so that what is missing has a name whatever happens; return the trials that are to run."""
         trials = list(self.plan.trials)
         environment, done_by = {"initbench": harness.__version__}, None
         if first.sweep.resume:
-            left = left_to_run(self.plan, self.composer, company)
+            left = left_to_run(self.plan, self.composer, company, in_jobs=in_jobs)
             for line in left.lines:
                 self.audience.say(line)
             environment, done_by = left.environment, left.done_by

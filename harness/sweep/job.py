@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import pyarrow.compute as pc
 from omegaconf import DictConfig
 
 from harness import results
@@ -43,7 +44,7 @@ class JobReport:
         ended: the trials that have a row, counted from 1 in the sweep.
         refused: those that could not be run as they were asked for.
         messages: why, each once.
-        broken: a line for each trial that could not be recorded.
+        broken: a line for whatever was lost.
         is_interrupted: whether the job was told to stop.
     """
 
@@ -59,7 +60,7 @@ class JobAudience(Audience):
 
     Attributes:
         messages: what is wrong with trials, each once.
-        broken_lines: a line for each trial that could not be recorded.
+        broken_lines: a line for whatever was lost.
     """
 
     def __init__(self, *, has_log: bool) -> None:
@@ -79,9 +80,9 @@ class JobAudience(Audience):
         if message not in self.messages:
             self.messages.append(message)
 
-    def break_down(self, title: str, error: BaseException) -> None:
-        """Keep that a trial could not be recorded."""
-        self.broken_lines.append(f"{title} could not be recorded: {type(error).__name__}: {error}")
+    def lose(self, line: str) -> None:
+        """Keep what was lost."""
+        self.broken_lines.append(line)
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Job:
 
     def _run(self, number: int, trials: Sequence[PlannedTrial]) -> JobReport:
         owner, audience = owner_of(self.sweep_id, number), JobAudience(has_log=self.has_log)
-        todo, ended = self._left(owner, trials)
+        todo, ended = self._left(trials)
         composer = self._composer()
         company = company_in_job(
             composer.config(self.overrides),
@@ -157,11 +158,13 @@ class Job:
             tuple(audience.messages), tuple(audience.broken_lines), audience.is_interrupted,
         )  # fmt: skip
 
-    def _left(self, owner: str, trials: Sequence[PlannedTrial]) -> tuple[list[PlannedTrial], set[int]]:
+    def _left(self, trials: Sequence[PlannedTrial]) -> tuple[list[PlannedTrial], set[int]]:
         """The trials without a row, and the others: an engine may run a job again after its machine was lost."""
         folder = results.place_of(self.results_dir)
         results.recover(folder)
-        ended = {row["sweep_index"] for row in results.Arrivals(folder, owner, ["sweep_index"]).new()}
+        rows = results.read(folder, "trials", ["trial_id", "sweep_id", "sweep_index"]).rows
+        own = rows.filter(pc.equal(rows["sweep_id"], self.sweep_id))
+        ended = {trial.index for trial in trials} & set(own["sweep_index"].to_pylist())
         return [trial for trial in trials if trial.index not in ended], ended
 
     def _composer(self) -> Composer:

@@ -2,10 +2,9 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from harness import results
@@ -15,7 +14,10 @@ from harness.errors import UsageError
 from harness.sweep.composer import Composer
 from harness.sweep.plan import PlannedTrial
 from harness.sweep.worker import Slot, TrialTask
-from harness.sweep.workers import Death, Ended, Workers, slots_for, threads_each, usable_cores
+from harness.sweep.workers import GRACE_S, Death, Ended, Workers, slots_for, threads_each, usable_cores
+
+_STORE_GRACE_S = 60.0
+"""As :data:`GRACE_S` where rows go to an object store, to which a trial writes its last words several times."""
 
 
 @dataclass(frozen=True)
@@ -110,15 +112,15 @@ class LocalSweep:
     _workers: Workers | None = None
     _is_over: bool = False
     _interruptions: int = 0
-    _is_unpublished: bool = False
+    _was_unpublished: bool = False
 
     def run(self, trials: Iterable[PlannedTrial]) -> None:
         """Run the trials; each that begins gets a row, whatever happens to it."""
         if self.company.simultaneous_trials > 1:
             # threads that wait for work in a loop keep the other workers from theirs
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        slots = self.company.slots()
-        with self._publishing() as publisher, Workers(slots) as workers:
+        grace_s = _STORE_GRACE_S if isinstance(results.place_of(self.folder), results.RemotePlace) else GRACE_S
+        with self._publishing() as publisher, Workers(self.company.slots(), grace_s=grace_s) as workers:
             self._workers = workers
             try:
                 for ended in workers.run(self._tasks(trials), self.audience.look):
@@ -135,18 +137,22 @@ class LocalSweep:
         try:
             yield publisher
         finally:
-            # it lets go of its lock also where it cannot publish
-            self._publish(lambda: publisher.__exit__(None, None, None))
-
-    def _publish(self, publish: Callable[[], None]) -> None:
-        try:
-            publish()
-        except (OSError, UsageError) as error:
-            if not self._is_unpublished:
-                why = getattr(error, "strerror", None) or str(error)
+            try:
+                # it lets go of its lock also where it cannot publish
+                publisher.__exit__(None, None, None)
+            except (OSError, UsageError) as error:
                 safe = "finished trials are safe in its .spool, and the next run into it publishes them"
-                self.audience.lose(f"results.dir={self.folder}: cannot be published ({why}); {safe}")
-            self._is_unpublished = True
+                self.audience.lose(f"results.dir={self.folder}: cannot be published ({_why(error)}); {safe}")
+
+    def _publish(self, publisher: results.Publisher, trial_id: str) -> None:
+        """Publish if it is time; what fails for a moment is tried again with the next trial."""
+        try:
+            publisher.ended(trial_id)
+        except (OSError, UsageError) as error:
+            if not self._was_unpublished:
+                again = "finished trials are safe in its .spool, and it is tried again"
+                self.audience.note(f"results.dir={self.folder}: cannot be published just now ({_why(error)}); {again}")
+            self._was_unpublished = True
 
     def _say(self, publisher: results.Publisher) -> None:
         """Say what in the spool could not be published."""
@@ -201,25 +207,30 @@ class LocalSweep:
             self.audience.break_down(task.title, ended.error)
             return
         try:
-            row = ended.row or self._row_of_the_dead(task, ended.death)
+            row = ended.row or self._row_of_the_dead(ended)
             if row is not None:
                 self.audience.ended(task.title, row)
-                self._publish(partial(publisher.ended, task.trial_id))
+                self._publish(publisher, task.trial_id)
         except Exception as error:  # noqa: BLE001 - one line for a user, and the next trial still runs
             self.audience.break_down(task.title, error)
 
-    def _row_of_the_dead(self, task: TrialTask, death: Death | None) -> dict[str, Any] | None:
+    def _row_of_the_dead(self, ended: Ended) -> dict[str, Any] | None:
         """The row of a trial whose worker died, or that was interrupted; None if it had not begun."""
-        death = death or Death("killed", "InterruptedError", "interrupted (Ctrl-C or a termination signal)")
-        own = None
-        if death.error_type != "InterruptedError":
-            # a worker can die before it has written what the trial's row would be
+        task = ended.task
+        death = ended.death or Death("killed", "InterruptedError", "interrupted (Ctrl-C or a termination signal)")
+        place, own = results.place_of(self.folder), None
+        if death.error_type != "InterruptedError" or (ended.death and isinstance(place, results.RemotePlace)):
+            # a worker can die before it has written what the trial's row would be, and in a store it writes no note
             from harness import resolution
             from harness.rows import planned
 
             own = planned(resolution.presumed(task.config), task.trial_id, task.place)
         end = {"status": death.status, "error_type": death.error_type, "error_message": death.error_message}
         try:
-            return results.record_death(results.place_of(self.folder), task.trial_id, self.owner, row=own, **end)
+            return results.record_death(place, task.trial_id, self.owner, row=own, **end)
         except LookupError:
             return None
+
+
+def _why(error: OSError | UsageError) -> str:
+    return getattr(error, "strerror", None) or str(error)

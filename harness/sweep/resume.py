@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _VERSIONS = "package_versions"
 _COMPARED = ("git_commit", "git_dirty", "python_version", "platform", "gpu_driver", *results.HARDWARE, "threads")
+_OF_A_MACHINE = {"platform", "gpu_driver", *results.HARDWARE} - {"simultaneous_trials", "threads"}
 _READ = ("trial_id", "trial_key", "status", "measured_at", *_COMPARED, _VERSIONS)
 _SAMPLE = 20
 
@@ -53,7 +54,7 @@ class LeftToRun:
     environment: dict[str, Any]
 
 
-def left_to_run(plan: Plan, composer: Composer, company: Company) -> LeftToRun:
+def left_to_run(plan: Plan, composer: Composer, company: Company, *, in_jobs: bool) -> LeftToRun:
     """Compose and resolve every trial of a plan, and find out which of them its results folder lacks.
 
     A trial whose config is wrong is left to run, because running it says what is wrong.
@@ -62,6 +63,7 @@ def left_to_run(plan: Plan, composer: Composer, company: Company) -> LeftToRun:
         plan: the plan.
         composer: from overrides to a config.
         company: how many trials run side by side, which decides the threads of each.
+        in_jobs: whether jobs run them, on machines that need not be like this one.
 
     Raises:
         UsageError: no trial has a config that is right.
@@ -72,13 +74,14 @@ def left_to_run(plan: Plan, composer: Composer, company: Company) -> LeftToRun:
     wrong: UsageError | None = None
     for trial in plan.trials:
         try:
-            configs[trial.index] = resolved(settled(composer.config(trial.overrides, number=trial.index - 1), company))
+            config = settled(composer.config(trial.overrides, number=trial.index - 1), company)
+            configs[trial.index] = resolved(config, elsewhere=in_jobs)
         except UsageError as error:
             wrong = error
     if not configs and wrong is not None:
         raise wrong
     first = next(iter(configs.values()))
-    environment = columns_now(first, simultaneous_trials=company.simultaneous_trials)
+    environment = columns_now(first, simultaneous_trials=company.simultaneous_trials, in_jobs=in_jobs)
     known = resumed(configs.values(), results.place_of(first.results.dir), environment)
     done_by: list[str | None] = [None] * plan.size
     for index, trial_id in zip(configs, known.done_by, strict=True):
@@ -118,16 +121,22 @@ def resumed(configs: Iterable[TrialConfig], folder: results.Place, now: Mapping[
     return Resumed(to_run, [None if row is None else ids[row] for row in used], lines)
 
 
-def columns_now(config: TrialConfig, *, simultaneous_trials: int) -> dict[str, Any]:
+def columns_now(config: TrialConfig, *, simultaneous_trials: int, in_jobs: bool = False) -> dict[str, Any]:
     """Return what :func:`resumed` compares, of a trial of this resolved config that would run now.
 
     Args:
         config: one of those to come, resolved.
-        simultaneous_trials: how many trials will run at the same time on this machine.
+        simultaneous_trials: how many trials will run at the same time on one machine.
+        in_jobs: whether it runs on a machine that need not be like this one, and of which nothing is said.
     """
+    import torch
+
     from harness import device, rows
 
-    provenance = rows.environment(device.environment(device.resolve(config.device)))
+    here = torch.device("cpu") if in_jobs else device.resolve(config.device)
+    provenance = rows.environment(device.environment(here))
+    if in_jobs:
+        provenance = {name: value for name, value in provenance.items() if name not in _OF_A_MACHINE}
     return {**provenance, "simultaneous_trials": simultaneous_trials, "threads": config.device.threads}
 
 
@@ -155,7 +164,7 @@ def _by_key(rows: "pa.Table") -> tuple[dict[str, list[int]], Counter[str]]:
 
 def _differences(done: "pa.Table", now: Mapping[str, Any]) -> Iterator[str]:
     """A line for each thing that is not as it was when the trials that are done were measured."""
-    for name in _COMPARED:
+    for name in (own for own in _COMPARED if own in now):
         counts = Counter(done[name].to_pylist())
         if set(counts) != {now[name]}:
             earlier = [f"{results.text_of(value)} ({n:,})" for value, n in counts.most_common() if value != now[name]]
