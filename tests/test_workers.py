@@ -18,9 +18,11 @@ from command_processes import STUBBORN, Process, assert_none_is_left, descendant
 from conftest import run_command
 
 import harness
+from harness.config import SweepPlace
 from harness.errors import TimeBudgetError
 from harness.results import problems_in
 from harness.sweep import workers
+from harness.sweep.worker import TrialTask
 from harness.sweep.workers import Death, death_of, slots_for, threads_each
 from harness.time_limit import time_limit
 
@@ -277,3 +279,17 @@ def test_the_exit_code_is_waited_for_where_the_pool_was_told_first() -> None:
     later.start()
     assert workers.exit_code_of(process) == 7
     later.join()
+
+
+def test_a_process_that_cannot_be_started_costs_one_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the system has too many; the next trial has its chance."""
+
+    def full(*_: object, **_settings: object) -> NoReturn:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", full)
+    config = harness.load_config(["device=cpu"])
+    tasks = (TrialTask(str(index), config, SweepPlace("s", 2, index, 1), "", "s") for index in (1, 2))
+    with workers.Workers(slots_for(1, threads=None, gpus=[])) as own:
+        ended = list(own.run(tasks, lambda _: None))
+    assert [(one.task.trial_id, type(one.error)) for one in ended] == [("1", BlockingIOError), ("2", BlockingIOError)]
