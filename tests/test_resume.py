@@ -62,6 +62,12 @@ def test_a_repeated_trial_needs_as_many_rows(tmp_path: Path) -> None:
     assert done.lines == ["5 planned: 3 done, 1 failed before, 2 to run"]
 
 
+def test_trials_that_cannot_be_run_are_counted(tmp_path: Path) -> None:
+    plan, composer = plan_from(["init=he,zero", "model=mlp", "device=cpu", f"results.dir={tmp_path / 'r'}"])
+    left = resume.left_to_run(plan, composer, Company(1, None), in_jobs=False)
+    assert left.lines == ["2 planned: 0 done, 0 failed before, 1 to run, 1 that cannot be run"]
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_an_empty_folder_has_nothing(tmp_path: Path, exists: bool) -> None:  # noqa: FBT001
     folder = made_trials.folder(tmp_path / "r", []) if exists else tmp_path / "nowhere"

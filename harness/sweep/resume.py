@@ -82,14 +82,17 @@ def left_to_run(plan: Plan, composer: Composer, company: Company, *, in_jobs: bo
         raise wrong
     first = next(iter(configs.values()))
     environment = columns_now(first, simultaneous_trials=company.simultaneous_trials, in_jobs=in_jobs)
-    known = resumed(configs.values(), results.place_of(first.results.dir), environment)
+    folder, wrong_ones = results.place_of(first.results.dir), plan.size - len(configs)
+    known = resumed(configs.values(), folder, environment, refused=wrong_ones)
     done_by: list[str | None] = [None] * plan.size
     for index, trial_id in zip(configs, known.done_by, strict=True):
         done_by[index - 1] = trial_id
     return LeftToRun(done_by, known.lines, environment)
 
 
-def resumed(configs: Iterable[TrialConfig], folder: results.Place, now: Mapping[str, Any]) -> Resumed:
+def resumed(
+    configs: Iterable[TrialConfig], folder: results.Place, now: Mapping[str, Any], *, refused: int = 0
+) -> Resumed:
     """Find out which trials of a plan a results folder lacks.
 
     A trial is done if there is an ``ok`` or ``diverged`` row of the same ``trial_key``; where a plan has the same trial
@@ -99,6 +102,7 @@ def resumed(configs: Iterable[TrialConfig], folder: results.Place, now: Mapping[
         configs: of the planned trials in their order, resolved (see :func:`harness.resolution.resolved`).
         folder: the results folder; one that holds no results has none of them.
         now: columns of the trials to come, see :func:`columns_now`.
+        refused: how many other planned trials have a config that is wrong.
     """
     rows = _rows(folder)
     done, failed = _by_key(rows)
@@ -115,7 +119,9 @@ def resumed(configs: Iterable[TrialConfig], folder: results.Place, now: Mapping[
     ids = rows["trial_id"].to_pylist()
     taken = [row for row in used if row is not None]
     to_run = [index for index, row in enumerate(used, 1) if row is None]
-    lines = [f"{len(used):,} planned: {len(taken):,} done, {failed_before:,} failed before, {len(to_run):,} to run"]
+    counts = f"{len(taken):,} done, {failed_before:,} failed before, {len(to_run):,} to run"
+    cannot = f", {refused:,} that cannot be run" if refused else ""
+    lines = [f"{len(used) + refused:,} planned: {counts}{cannot}"]
     if to_run:
         lines += _differences(rows.take(taken), now) if taken else _other_threads(sample, done, rows)
     return Resumed(to_run, [None if row is None else ids[row] for row in used], lines)
