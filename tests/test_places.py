@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import made_trials
@@ -18,6 +19,7 @@ from conftest import run_command
 from made_report import layers
 from made_results import Row, curve, reaching, trial
 from moto.server import ThreadedMotoServer
+from omegaconf import DictConfig
 from pyarrow import fs
 
 import harness
@@ -28,7 +30,10 @@ from harness.config import SweepPlace
 from harness.errors import UsageError
 from harness.report import command as report
 from harness.results import RemotePlace, parts, place_of, places, reading, stores, unpublished
+from harness.sweep.composer import Composer
+from harness.sweep.conduct import SweepConductor
 from harness.sweep.local import Company, LocalSweep
+from harness.sweep.plan import Plan, composed, plan_from
 from harness.sweep.worker import TrialTask
 from harness.sweep.workers import Death, Ended
 
@@ -478,7 +483,15 @@ def test_a_run_into_an_address_that_is_none_is_refused(
     config = harness.load_config(["device=cpu", f"results.dir={address}"])
     with pytest.raises(UsageError, match=re.escape(f"results.dir={address}: ")):
         harness.run_trial(config)
+    with pytest.raises(UsageError, match=re.escape(f"results.dir={address}: ")):
+        SweepConductor(*planned_sweep(address), Audience()).run(lambda *_: nullcontext(), lambda _: None)
     assert list(tmp_path.iterdir()) == []
+
+
+def planned_sweep(address: str) -> tuple[Plan, Composer, DictConfig]:
+    overrides = ["seed=0,1", "device=cpu", f"results.dir={address}"]
+    plan, composer = plan_from(overrides)
+    return plan, composer, composed(composer.loader, overrides)
 
 
 def test_credentials_in_an_address_are_refused_and_never_shown() -> None:

@@ -122,7 +122,7 @@ def _probe(folder: Path) -> None:
 
 def missing_folders(folder: str | Place) -> list[Path]:
     """Return the results folder and those of its parents that are not there yet, the innermost first."""
-    place = place_of(folder)
+    place = place_of(folder, "results.dir=")
     return [] if isinstance(place, RemotePlace) else [path for path in (place, *place.parents) if not path.exists()]
 
 
