@@ -252,10 +252,14 @@ def test_a_trial_that_had_to_be_killed_has_its_row(place: results.Place, noted: 
     task = TrialTask("t", config, SweepPlace("s", 2, 1, 1), "[1/2]", "sweep")
     if noted:
         results.Running(place, rows.planned(resolution.presumed(config), "t", task.place), owner="sweep")
+    if isinstance(place, Path):
+        (place / ".partial/spool-t-0123abcd.arrow").write_text("half of its row")
     sweep = LocalSweep("s", "sweep", 2, str(place), None, Company(1, None), Audience())  # type: ignore[arg-type]
     with results.Publisher(place, "sweep"):
         row = sweep._row_of_the_dead(Ended(task, death=Death("killed", "InterruptedError", "had to be killed")))
     assert (row is not None) is (noted or isinstance(place, RemotePlace))
+    if isinstance(place, Path) and row:
+        assert list((place / ".partial").iterdir()) == []
     seen = harness.load(place).trials
     assert list(zip(seen["trial_id"], seen["status"], strict=True)) == ([("t", "killed")] if row else [])
 

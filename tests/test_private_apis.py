@@ -267,8 +267,9 @@ def require(api: PrivateApi) -> None:
 
 @pytest.fixture(autouse=True)
 def _imported() -> None:
-    """A module is a name of its package only once it is imported, which another test may not have done."""
-    importlib.import_module("hydra._internal.core_plugins.basic_sweeper")
+    """A module is a name of its package once it is imported; Hydra's search for plugins leaves that out."""
+    module = importlib.import_module("hydra._internal.core_plugins.basic_sweeper")
+    vars(importlib.import_module("hydra._internal.core_plugins"))["basic_sweeper"] = module
 
 
 @pytest.mark.parametrize("api", PRIVATE_APIS, ids=lambda api: api.name)

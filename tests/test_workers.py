@@ -34,6 +34,14 @@ ENDLESS = ("-m", "train.steps=6,1000000,7", "train.eval_every=1000000", "train.w
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
+@pytest.fixture(autouse=True)
+def _heeds_hang_ups() -> Iterator[None]:
+    """What nohup has started ignores them, and so would the commands that these tests start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
     ("exit_code", "memory_ran_out", "expected"),
     [

@@ -294,6 +294,9 @@ def record_death(
             own = _planned_row(folder, trial_id, end, row)
             spool_trial(folder, owner, {"trials": [own], "curves": [], "layers": []}, holder=owner)
         remove_note(folder, trial_id)
+        for path in (folder / PARTIAL).glob(f"*-{trial_id}-*"):
+            # what it was writing when it was killed
+            path.unlink(missing_ok=True)
     return own
 
 
