@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-import pyarrow.compute as pc
 from omegaconf import DictConfig
 
 from harness import results
@@ -29,6 +28,7 @@ from harness.errors import UsageError
 from harness.sweep import engines
 from harness.sweep.composer import Composer
 from harness.sweep.local import Company, LocalSweep, company_of
+from harness.sweep.outcome import rows_of_sweep
 from harness.sweep.plan import PlannedTrial, loader_of
 from harness.sweep.workers import threads_each, usable_cores
 
@@ -162,8 +162,7 @@ class Job:
         """The trials without a row, and the others: an engine may run a job again after its machine was lost."""
         folder = results.place_of(self.results_dir)
         results.recover(folder)
-        rows = results.read(folder, "trials", ["trial_id", "sweep_id", "sweep_index"]).rows
-        own = rows.filter(pc.equal(rows["sweep_id"], self.sweep_id))
+        own = rows_of_sweep(folder, self.sweep_id, ["trial_id", "sweep_id", "sweep_index"])
         ended = {trial.index for trial in trials} & set(own["sweep_index"].to_pylist())
         return [trial for trial in trials if trial.index not in ended], ended
 

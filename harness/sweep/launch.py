@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
-import pyarrow.compute as pc
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.plugins import Plugins
@@ -36,6 +35,7 @@ from harness.sweep import engines
 from harness.sweep.engines import Engine
 from harness.sweep.job import Job, JobReport, company_in_job, packed
 from harness.sweep.local import Company
+from harness.sweep.outcome import rows_of_sweep
 from harness.sweep.patience import DeadJob, first_line, waiting_for_all
 from harness.sweep.plan import Plan, PlannedTrial
 from harness.sweep.plan import composed as compose
@@ -248,8 +248,7 @@ class _Watch:
         self._stop_looking()
         if len(self._shown) < self._planned:
             # among others those that were recorded after their job had died
-            rows = results.read(self._folder, "trials", _SHOWN).rows
-            self._show(rows.filter(pc.equal(rows["sweep_id"], self._plan.sweep_id)).to_pylist())
+            self._show(rows_of_sweep(self._folder, self._plan.sweep_id, _SHOWN).to_pylist())
 
     def wait_for(self, indices: set[int]) -> None:
         """Wait until the rows of trials that have ended can be seen here."""

@@ -37,6 +37,12 @@ class Failure(NamedTuple):
     indices: list[int]
 
 
+def rows_of_sweep(folder: results.Place, sweep_id: str, columns: Sequence[str]) -> pa.Table:
+    """Return the rows of ``trials`` that one sweep has, published or not; ``sweep_id`` must be among the columns."""
+    rows = results.read(folder, "trials", columns).rows
+    return rows.filter(pc.equal(rows["sweep_id"], sweep_id))
+
+
 class SweepOutcome:
     """The rows of one sweep.
 
@@ -47,9 +53,7 @@ class SweepOutcome:
 
     def __init__(self, folder: str, sweep_id: str) -> None:
         self._folder = results.place_of(folder)
-        rows = results.read(self._folder, "trials", _ALL_TRIALS).rows
-        own = rows.filter(pc.equal(rows["sweep_id"], sweep_id))
-        self._rows = own.sort_by([("sweep_index", "ascending")])
+        self._rows = rows_of_sweep(self._folder, sweep_id, _ALL_TRIALS).sort_by([("sweep_index", "ascending")])
 
     def __len__(self) -> int:
         return len(self._rows)
