@@ -107,7 +107,7 @@ took 38 us of conv1 at batch 1024 in tf32 and 46 in ieee; an outer product for e
 its rows' addresses, took 182. 128 rows took 33 and 43, and spilled with pooling."""
 
 PROGRAMS_WANTED = 264
-"""Of the weight gradient: two for each multiprocessor of an H100, a constant so that every GPU splits alike."""
+"""Programs of a weight gradient: two for each multiprocessor of an H100, a constant so that every GPU splits alike."""
 
 LEAST_SPLIT_PIXELS = 128
 """Fewer pixels to a part would make writing and adding the parts the larger work."""

@@ -35,7 +35,7 @@ _WINDOW = ([1, 1], [PADDING] * 4, [1, 1], 1)
 
 @dataclass(frozen=True)
 class ConvolutionInputs:
-    """Of every cell: x (M, N, C, H, W), weight (M, K, C, R, S), bias (M, K), dy (M, N, K, P, P) of the output."""
+    """Tensors of a cell: x (M, N, C, H, W), weight (M, K, C, R, S), bias (M, K), dy (M, N, K, P, P) of the output."""
 
     x: Tensor
     weight: Tensor

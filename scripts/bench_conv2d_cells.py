@@ -74,7 +74,7 @@ class BenchmarkCell:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of every tensor."""
+        """The type of every tensor of the cell."""
         return PRECISIONS[self.precision]
 
     @property
@@ -94,7 +94,7 @@ class BenchmarkCell:
 
     @property
     def flops(self) -> int:
-        """Of the products alone, two for a multiply-add; a block of a first layer has no input gradient."""
+        """Operations of the products alone, two for a multiply-add; a block of a first layer has no input gradient."""
         layer = self.layer
         once = 2 * self.models * self.images * layer.size**2 * layer.k * layer.c * TAPS**2
         return once * ((2 if layer.first else 3) if self.is_block else 1)
@@ -149,7 +149,7 @@ class TimeFloor:
 
 
 def floor(cell: BenchmarkCell, ceilings: MeasuredCeilings) -> TimeFloor:
-    """Of the roofline: bytes at the copy's rate or products at the matrix product's, whichever takes longer."""
+    """Least time by the roofline: bytes at the copy's rate or products at the matrix product's, the longer of both."""
     memory_us = 1e6 * cell.fewest_bytes / ceilings.bytes_per_s
     arithmetic_us = 1e6 * cell.flops / ceilings.flops_per_s[cell.precision]
     longer_us = max(memory_us, arithmetic_us)

@@ -31,7 +31,7 @@ Sample = Callable[[], float]
 
 @dataclass
 class ArmTimes:
-    """Of an arm.
+    """How long the calls of one arm took.
 
     Attributes:
         us: clock -> microseconds of each round.
@@ -202,7 +202,7 @@ def _first_cause(error: BaseException) -> str:
 
 
 class NoClock:
-    """Of a dry run: measures nothing."""
+    """The clock of a dry run, which measures nothing."""
 
     def times(self, works: Mapping[str, Work], *, rounds: int, least: int, limit_s: float) -> dict[str, ArmTimes]:
         """Nothing, for each; the gate has run them."""

@@ -44,7 +44,7 @@ _MEMORY_SHARE = 0.6
 
 @dataclass(frozen=True)
 class CellResult:
-    """Of one cell.
+    """What was measured of one cell.
 
     Attributes:
         times: arm -> its times; an arm that is wrong is not among them.
