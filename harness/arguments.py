@@ -1,4 +1,4 @@
-"""What all commands share: whatever is wrong with the arguments is one line on standard error, and exit code 2."""
+"""What all commands share: whatever is wrong with a command is one line on standard error, and exit code 2."""
 
 import argparse
 import functools
@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, ParamSpec
 
-from harness.errors import UsageError
+from harness import output
+from harness.errors import DataError, UsageError
+from harness.paths import typed_path
+from harness.wording import error_text
 
-WRONG_COMMAND = 2
-"""The exit code."""
+WRONG_COMMAND, INTERRUPTED = 2, 130
+"""The exit codes of a command that is wrong, and of one that was ended by Ctrl-C."""
 
 _Arguments = ParamSpec("_Arguments")
 
@@ -43,17 +46,56 @@ def refusal(prog: str, message: str) -> UsageError:
 
 
 def one_line_errors(command: Callable[_Arguments, int]) -> Callable[_Arguments, int]:
-    """Decorate a ``main`` so that a :class:`UsageError` becomes one line on standard error and exit code 2."""
+    """Decorate a ``main`` so that what a user or a machine does wrong is one line on standard error, and no traceback.
+
+    A :class:`UsageError` gives exit code 2. So does a file that cannot be read or written, and output that could not be
+    written to its end; a reader that has left (``| head``) is no error. Ctrl-C gives 130, as in a shell.
+    """
 
     @functools.wraps(command)
     def guarded(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> int:
-        try:
-            return command(*args, **kwargs)
-        except UsageError as error:
-            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-            return WRONG_COMMAND
+        with output.forgiving():
+            try:
+                code = _guarded(lambda: command(*args, **kwargs))
+            except SystemExit as end:
+                # argparse's --help
+                if output.lost():
+                    end.code = WRONG_COMMAND
+                raise
+            return WRONG_COMMAND if output.lost() else code
 
     return guarded
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    try:
+        return command()
+    except (UsageError, OSError) as error:
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
+        return WRONG_COMMAND
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def in_one_line(error: BaseException) -> str:
+    """Say what is wrong, for a user: the text of an error that was raised for one, else its kind and text."""
+    if isinstance(error, UsageError | DataError):
+        return error_text(error)
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        return "TMPDIR: no folder for temporary files can be written, and PyTorch needs one; set TMPDIR to a folder"
+    if isinstance(error, FileNotFoundError) and _is_nowhere():
+        return "the current folder does not exist any more; change to one that does"
+    return f"{type(error).__name__}: {error_text(error)}"
+
+
+def _is_nowhere() -> bool:
+    """Return whether the folder that the command was typed in has been removed."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def positive(text: str) -> int:
@@ -77,9 +119,10 @@ def existing_folder(text: str) -> Path:
     Raises:
         argparse.ArgumentTypeError: there is no such folder.
     """
-    if not text.strip() or not Path(text).is_dir():
+    path = _path(text)
+    if not text.strip() or not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text or 'an empty name'}: no such folder; name one that exists")
-    return Path(text)
+    return path
 
 
 def file_to_write(text: str) -> Path:
@@ -88,9 +131,16 @@ def file_to_write(text: str) -> Path:
     Raises:
         argparse.ArgumentTypeError: it is a folder, or the folder that it would lie in does not exist.
     """
-    path = Path(text)
+    path = _path(text)
     if not text.strip() or path.is_dir():
         raise argparse.ArgumentTypeError(f"{text or 'an empty name'}: is no file name; name a file to write")
     if not path.resolve().parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: there is no folder {path.resolve().parent}; make it first")
     return path
+
+
+def _path(text: str) -> Path:
+    try:
+        return typed_path(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import output
 from harness.trial_line import trial_line
+from harness.wording import error_text, one_line
 
 if TYPE_CHECKING:
     from harness.console import LiveTable
@@ -37,6 +38,7 @@ class Audience:
 
     def say(self, line: str) -> None:
         """Print a line on standard output, above the live table if there is one."""
+        line = one_line(line)
         if self.table is None:
             print(line, flush=True)
         else:
@@ -55,19 +57,19 @@ class Audience:
 
     def refuse(self, message: str) -> None:
         """Say what is wrong with the command, once and in one line."""
-        message = " ".join(message.split())
+        message = one_line(" ".join(message.split()))
         if message not in self._errors:
             self._errors.append(message)
             print(f"error: {message}", file=sys.stderr)
 
     def break_down(self, title: str, error: BaseException) -> None:
         """Say that a trial could not be recorded."""
-        self.lose(f"{title} could not be recorded: {type(error).__name__}: {error}")
+        self.lose(f"{title} could not be recorded: {type(error).__name__}: {error_text(error)}")
 
     def lose(self, line: str) -> None:
         """Say what was lost, be it a trial's row or a job."""
         self.broken += 1
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {one_line(line)}", file=sys.stderr)
 
     def look(self, running: "list[Glance]") -> None:
         """Show what runs just now."""
@@ -76,7 +78,7 @@ class Audience:
 
     def ended(self, title: str, row: dict[str, Any]) -> None:
         """Print the line of a trial whose row is safe."""
-        line = trial_line(title, row)
+        line = one_line(trial_line(title, row))
         if self.table is None:
             self.say(line)
         else:
@@ -84,8 +86,7 @@ class Audience:
 
     def exit_code(self, *, failed: bool) -> int:
         """Say what went wrong with the output itself, and return the exit code of it all."""
-        if failure := output.failure():
-            print(f"error: the output is not complete ({failure.strerror}); the results are", file=sys.stderr)
+        is_lost = output.lost("; the results are complete")
         if self._errors:
             return WRONG_COMMAND
-        return SOME_FAILED if failed or failure or self.broken or self.is_interrupted else OK
+        return SOME_FAILED if failed or is_lost or self.broken or self.is_interrupted else OK

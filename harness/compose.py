@@ -1,21 +1,37 @@
 """From what was typed to a :class:`harness.TrialConfig`: Hydra composes the config groups, the schema checks them."""
 
+import re
+import shlex
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from hydra.version import VersionBase, setbase
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.arguments import in_one_line
 from harness.bounds import check
 from harness.config import Labels, TrialConfig
 from harness.errors import UsageError
+from harness.wording import hydra_quoted
 
+_COMPOSING = threading.RLock()
+# what Hydra registers each time it is initialized; its plugins register theirs once in a process
+_RESOLVERS = ("hydra", "now", "python_version")
+_NOT_LEXED = re.compile("token recognition error at: '(.)")
+# lists, dictionaries, what is quoted already, and functions such as range(0,3)
+_IS_STRUCTURED = re.compile(r"[\[{'\"]|\w+\(")
+_NOT_IN_DOUBLE_QUOTES = re.compile(r'["$`!]|\\\\')
 _PACKAGED = Path(__file__).parent / "conf"
 CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
 """Folder of the config groups: inside an installed package, else beside it in a checkout."""
@@ -104,9 +120,32 @@ def load_config(overrides: Sequence[str] = ()) -> TrialConfig:
     Raises:
         UsageError: an unknown group, choice, key or value.
     """
-    with refusals(), initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-        composed = compose("config", overrides=list(overrides), return_hydra_config=True)
-    return split_hydra(composed)
+    if isinstance(overrides, str):
+        raise UsageError(f"overrides={overrides}: is one text; give a list, such as ['init=zero', 'train.steps=200']")
+    with _ready_hydra(), refusals():
+        # without hydra.initialize, because a program can initialize Hydra only once
+        loader = ConfigLoaderImpl(create_config_search_path(str(CONF_DIR)))
+        return split_hydra(loader.load_configuration("config", list(overrides), RunMode.RUN, from_shell=False))
+
+
+@contextmanager
+def _ready_hydra() -> Iterator[None]:
+    """Have what Hydra registers when it is initialized for the block; what a program around us has, stays as it is."""
+    version = VersionBase.instance()
+    with _COMPOSING:
+        base, resolvers = version.getbase(), BaseContainer._resolvers  # noqa: SLF001
+        before = {name: resolvers[name] for name in _RESOLVERS if name in resolvers}
+        if len(before) < len(_RESOLVERS):
+            setup_globals()
+            resolvers.update(before)
+        setbase("1.3")
+        try:
+            yield
+        finally:
+            version.version_base = base
+            for name in _RESOLVERS:
+                if name not in before:
+                    resolvers.pop(name, None)
 
 
 @contextmanager
@@ -119,13 +158,30 @@ def refusals() -> Iterator[None]:
     except Exception as error:
         # assertions and attributes of None among them, which say little without their name
         named = isinstance(error, HydraException | OmegaConfBaseException | ValueError)
-        raise UsageError(one_line(error) if named else f"{type(error).__name__}: {one_line(error)}") from error
+        raise UsageError(one_line(error) if named else in_one_line(error)) from error
 
 
 def one_line(error: Exception) -> str:
     """Hydra's message without its line breaks, search path and addresses, beginning with what it is about."""
-    text = " ".join(str(error).split()).partition(" Config search path:")[0].partition(" See https://hydra.cc")[0]
-    return f"'{error.override}': {text}" if isinstance(error, OverrideParseException) else text
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error)
+    return " ".join(str(error).split()).partition(" Config search path:")[0].partition(" See https://hydra.cc")[0]
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    """Return what is wrong with an override that Hydra cannot read, and how to quote it, also for a shell."""
+    override, said = str(error.override), " ".join(str(error.__context__ or error).split())
+    lexed = _NOT_LEXED.match(said)
+    problem = f"the character {lexed[1]} must be quoted" if lexed else f"cannot be read ({said})"
+    key, equals, value = override.partition("=")
+    if not equals or _IS_STRUCTURED.match(value):
+        return f"{override}: {problem}; see Hydra's grammar of overrides"
+    return f"{override}: {problem}; quote the value, in a shell as {in_shell(f'{key}={hydra_quoted(value)}')}"
+
+
+def in_shell(text: str) -> str:
+    """A word as it is typed in a shell, in double quotes where they do, because Hydra's quotes are single ones."""
+    return shlex.quote(text) if _NOT_IN_DOUBLE_QUOTES.search(text) else f'"{text}"'
 
 
 def typed_overrides(hydra: DictConfig) -> list[str]:
@@ -148,9 +204,3 @@ def without_hydra(composed: DictConfig) -> DictConfig:
 def choices_of(hydra: DictConfig) -> dict[str, Any]:
     """Config group -> the choice that was taken."""
     return cast("dict[str, Any]", OmegaConf.to_container(hydra.runtime.choices))
-
-
-def from_hydra_job(composed: DictConfig) -> TrialConfig:
-    """A :class:`TrialConfig` from what ``@hydra.main`` hands to a job."""
-    hydra = cast("DictConfig", HydraConfig.get())
-    return from_composed(composed, choices=choices_of(hydra), overrides=typed_overrides(hydra))

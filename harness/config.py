@@ -71,10 +71,10 @@ class DeviceConfig:
 
 @dataclass(frozen=True)
 class KernelConfig:
-    """Which convolution: ``name`` is one of ``kernels.KERNELS``; ``precision`` says how it multiplies float32 numbers.
+    """Which convolution: ``name`` is one of ``harness.backends.KERNELS``.
 
-    ``precision`` auto is tf32 if ``device.tf32`` is set, else ieee. Each kernel offers precisions of its own, so that
-    ``harness.kernel_choice.check`` checks both fields against it.
+    ``precision`` says how it multiplies float32 numbers: auto is tf32 if ``device.tf32`` is set, else ieee. Each kernel
+    offers precisions of its own, so that ``harness.kernel_choice.check`` checks both fields against it.
     """
 
     name: str = "torch"

@@ -17,6 +17,7 @@ from rich.text import Text
 from harness import article
 from harness.results import CHOICES, arm_columns, text_of
 from harness.trial_line import loss_text
+from harness.wording import one_line
 
 if TYPE_CHECKING:
     from harness.sweep.workers import Glance
@@ -45,7 +46,7 @@ def progress(out: Console, title: str, *, steps: int, batch_size: int) -> Iterat
     """
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
     with Progress(*columns, TimeRemainingColumn(), console=out, transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task(Text(title).markup, total=steps, rate="")
+        task = bar.add_task(Text(one_line(title)).markup, total=steps, rate="")
 
         def advance(step: int, seconds: float) -> None:
             rate = f"{step * batch_size / seconds:,.0f} images/s" if seconds else "setting up"
@@ -95,7 +96,7 @@ def _trials_table(trials: Sequence[ShownTrial]) -> Table:
     for title in ("status", "train loss", "train acc", "test acc", "images/s,\nof matmul", "moved", "diagnosis"):
         table.add_column(title, justify="left" if title in ("status", "moved", "diagnosis") else "right")
     for trial in trials:
-        chosen = [Text(text_of(trial.row[key])) for key in choices]
+        chosen = [Text(one_line(text_of(trial.row[key]))) for key in choices]
         table.add_row(
             *chosen, trial.row["status"], *_outcome(trial.row), _moved(trial.row), trial.row["diagnosis"] or "-"
         )
@@ -106,7 +107,7 @@ def explain(out: Console, rows: Iterable[Row]) -> None:
     """Print why an initializer cannot train as it should, once for all trials that say so."""
     lines = [f"{row['init']}: {row['diagnosis']}, {row['diagnosis_reason']}" for row in rows if row["diagnosis_reason"]]
     for line in dict.fromkeys(lines):
-        out.print(line, markup=False)
+        out.print(one_line(line), markup=False)
 
 
 def _outcome(row: Row) -> list[str]:
@@ -119,7 +120,7 @@ def _outcome(row: Row) -> list[str]:
         if row["train_loss_first"] is None
         else f"{loss_text(row['train_loss_first'])}\n{loss_text(row['train_loss_last'])}",
         change(row["train_accuracy_first"], row["train_accuracy_last"], ".2f"),
-        change(row["test_accuracy_before"], row["test_accuracy_after"], ".3f"),
+        change(row["test_accuracy_first"], row["test_accuracy_last"], ".3f"),
         "-" if rate is None or share is None else f"{rate:,.0f}\n{share:.0%}",
     ]
 
@@ -194,7 +195,7 @@ class LiveTable:
         table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
         table.add_row(Text(self.summary()))
         for glance in self._running:
-            table.add_row(Text(f"  {running_line(glance)}", overflow="ellipsis", no_wrap=True))
+            table.add_row(Text(f"  {one_line(running_line(glance))}", overflow="ellipsis", no_wrap=True))
         return table
 
     def summary(self) -> str:

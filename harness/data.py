@@ -8,16 +8,19 @@ import functools
 import gzip
 import hashlib
 import http.client
+import shutil
 import socket
+import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from filelock import FileLock
 from torchvision import datasets as torchvision_datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import download_and_extract_archive
@@ -25,12 +28,14 @@ from torchvision.datasets.utils import download_and_extract_archive
 from harness.config import DataConfig
 from harness.datasets import DATASETS, DataSet
 from harness.errors import DataError
+from harness.paths import typed_path
 from harness.random_streams import generator as random_stream
+from harness.results import UnlockableError, locked
 
 TRAIN_EVAL_IMAGES = 1000
 """Training images on which training accuracy is taken when batches change from step to step: the first ones."""
 
-_DOWNLOAD_TIMEOUT_S = 30.0
+_DOWNLOAD_TIMEOUT_S, _FOR_EVER = 30.0, -1.0
 _FAILURES = (OSError, RuntimeError, ValueError, EOFError, http.client.HTTPException)
 _EMBEDDED = Path(__file__).with_name("mnist5k.parquet")
 
@@ -53,7 +58,8 @@ def load(config: DataConfig) -> Digits:
     """
     if DATASETS[config.name].torchvision is None:
         return _embedded()
-    return _downloaded(config.name, str(Path(config.root).expanduser().resolve()), tuple(config.mirrors))
+    root = typed_path(config.root, "data.root=").resolve()
+    return _downloaded(config.name, str(root), tuple(config.mirrors))
 
 
 SCALINGS: dict[str, Callable[[torch.Tensor, DataSet], torch.Tensor]] = {
@@ -145,13 +151,48 @@ def _downloaded(name: str, root: str, mirrors: tuple[str, ...]) -> Digits:
     raw = folder / "raw"
     with _explained(name, raw):
         if _unsound(raw, data_set):
-            folder.mkdir(parents=True, exist_ok=True)
-            # one process downloads while the others wait, then find the files there
-            with FileLock(folder / ".lock"), _patient_for(_DOWNLOAD_TIMEOUT_S):
-                _download(raw, data_set, mirrors)
-            if unsound := _unsound(raw, data_set):
-                raise RuntimeError(f"wrong checksum: {', '.join(unsound)}")
-        return Digits(*_read(raw, "train"), *_read(raw, "t10k"))
+            try:
+                _complete(folder, data_set, mirrors)
+            except OSError:
+                # a folder that others share may hold the archives and be read-only
+                digits = _unpacked_elsewhere(raw, data_set)
+                if digits is None:
+                    raise
+                return digits
+        return _digits(raw)
+
+
+def _complete(folder: Path, data_set: DataSet, mirrors: Sequence[str]) -> None:
+    raw = folder / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        # one process downloads while the others wait, then find the files there
+        with locked(folder / ".lock", wait_s=_FOR_EVER), _patient_for(_DOWNLOAD_TIMEOUT_S):
+            _download(raw, data_set, mirrors)
+    except UnlockableError as error:
+        raise OSError(f"{folder / '.lock'}: {error}") from error
+    if unsound := _unsound(raw, data_set):
+        raise RuntimeError(f"wrong checksum: {', '.join(unsound)}")
+
+
+def _unpacked_elsewhere(raw: Path, data_set: DataSet) -> Digits | None:
+    """Read the archives of a folder by way of a temporary one; None if they are not all there and sound."""
+    archives = [raw / archive for archive, _ in _source(data_set).resources]
+    if not all(archive.is_file() for archive in archives):
+        return None
+    with tempfile.TemporaryDirectory() as scratch, suppress(OSError, EOFError, zlib.error):
+        for archive in archives:
+            target = Path(scratch) / archive.name
+            target.symlink_to(archive.absolute())
+            with gzip.open(archive) as packed, target.with_suffix("").open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+        if not _unsound(Path(scratch), data_set):
+            return _digits(Path(scratch))
+    return None
+
+
+def _digits(raw: Path) -> Digits:
+    return Digits(*_read(raw, "train"), *_read(raw, "t10k"))
 
 
 def _read(raw: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,7 +226,7 @@ def _sha256_inside(archive: Path) -> str:
 
 def _download(raw: Path, data_set: DataSet, mirrors: Sequence[str]) -> None:
     """Get each file that is not sound from its archive, downloaded if need be, from the first mirror that works."""
-    source = getattr(torchvision_datasets, str(data_set.torchvision))
+    source = _source(data_set)
     failures = []
     for mirror in [mirror.rstrip("/") + "/" for mirror in mirrors] or source.mirrors:
         try:
@@ -196,6 +237,10 @@ def _download(raw: Path, data_set: DataSet, mirrors: Sequence[str]) -> None:
         else:
             return
     raise RuntimeError("\n".join(failures))
+
+
+def _source(data_set: DataSet) -> Any:  # noqa: ANN401 - one of torchvision's classes, which have no types
+    return getattr(torchvision_datasets, str(data_set.torchvision))
 
 
 def _get(mirror: str, archive: str, md5: str, raw: Path, data_set: DataSet) -> None:

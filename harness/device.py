@@ -1,29 +1,20 @@
-"""The machine: which device, its flags, its peak memory, and a fingerprint of the environment."""
+"""The device: which one, its flags, its threads, its peak memory and its energy."""
 
 import contextlib
-import functools
-import importlib.metadata
-import os
 import platform
 import re
 import resource
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from harness import __version__
 from harness.config import DeviceConfig
+from harness.cores import granted_cores
 from harness.errors import UsageError
 
-_PACKAGES = ("torch", "torchvision", "triton", "numpy", "pandas", "pyarrow", "hydra-core")
 _KIB = 1024
 _POWERCAP = Path("/sys/class/powercap")
-
-# cuBLAS is deterministic only with a workspace of fixed size, read when CUDA starts
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def resolve(config: DeviceConfig) -> torch.device:
@@ -43,27 +34,10 @@ def resolve(config: DeviceConfig) -> torch.device:
     )
 
 
-def apply_flags(config: DeviceConfig) -> None:
-    """Set threads, TF32 and determinism; each is stated, none inherited from what ran before."""
-    torch.set_num_threads(threads(config))
-    torch.backends.cuda.matmul.allow_tf32 = config.tf32
-    torch.backends.cudnn.allow_tf32 = config.tf32
-    torch.backends.cudnn.benchmark = not config.deterministic
-    torch.backends.cudnn.deterministic = config.deterministic
-    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
-    # else deterministic mode fills each new tensor with NaN first, which would be timed as training
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-@functools.cache
-def _default_threads() -> int:
-    """Torch's own number of threads, asked before this program first changes it."""
-    return torch.get_num_threads()
-
-
 def threads(config: DeviceConfig) -> int:
-    """How many CPU threads a trial gets: those of ``device.threads``, or as many as torch takes by itself."""
-    return config.threads or _default_threads()
+    """How many CPU threads a trial gets: those of ``device.threads``, or torch's, if a container grants as many."""
+    threads = torch.get_num_threads()
+    return config.threads or min(threads, granted_cores() or threads)
 
 
 @contextlib.contextmanager
@@ -150,69 +124,3 @@ def energy_since(before_j: float | None, device: torch.device) -> float | None:
     if before_j is None or after_j is None or after_j < before_j:
         return None
     return after_j - before_j
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a result's numbers depend on besides its config: code, packages, processor, GPU.
-
-    Returns:
-        the provenance columns of the ``trials`` table.
-    """
-    commit, dirty = _git_state()
-    is_cuda = device.type == "cuda"
-    return {
-        "device_model": torch.cuda.get_device_name(device) if is_cuda else cpu_model(),
-        "gpu_driver": _gpu_driver() if is_cuda else None,
-        "cpu_model": cpu_model(),
-        "platform": platform.platform(),
-        "python_version": platform.python_version(),
-        "package_versions": _package_versions(),
-        "git_commit": commit,
-        "git_dirty": dirty,
-    }
-
-
-@functools.cache
-def _package_versions() -> tuple[tuple[str, str], ...]:
-    # an editable install keeps the metadata of the day it was made, so our own version is the running code's
-    versions = [("initbench", __version__)]
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions.append((name, importlib.metadata.version(name)))
-    return (*versions, ("cuda", torch.version.cuda or "none"))
-
-
-@functools.cache
-def cpu_model() -> str:
-    """The processor's name as its maker gives it."""
-    with contextlib.suppress(OSError):
-        model_name = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-        if model_name:
-            return model_name[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _command_output(*command: str) -> str | None:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, check=True, cwd=Path(__file__).parent
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-@functools.cache
-def _gpu_driver() -> str | None:
-    driver_lines = _command_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return driver_lines.splitlines()[0] if driver_lines else None
-
-
-@functools.cache
-def _git_state() -> tuple[str | None, bool | None]:
-    """Commit of the checkout this code runs from and whether it is changed; (None, None) for an installed package."""
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        return None, None
-    status = _command_output("git", "status", "--porcelain")
-    return _command_output("git", "rev-parse", "HEAD"), None if status is None else bool(status)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from harness.activations import ACTIVATIONS
+from harness.backends import Conv2d, Kernel
 from harness.models import Activation, Conv, Network, Pool, Residual
-from kernels import Conv2d, Kernel
 
 Block = tuple[nn.Module, Conv2d | None, int]
 """A module, what computes it and the modules fused with it (None: itself), and how many modules these are."""

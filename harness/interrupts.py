@@ -36,8 +36,9 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     held: list[int] = []
-    # an ignored signal must not take the place of one that is handled, because only one is passed on
-    heeded = [number for number in _HELD if signal.getsignal(number) != signal.SIG_IGN]
+    # an ignored signal must not take the place of one that is handled, because only one is passed on; a handler that is
+    # None was not set by Python, which could not put it back
+    heeded = [number for number in _HELD if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, lambda caught, _frame: held.append(caught)) for number in heeded}
     try:
         yield

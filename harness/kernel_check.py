@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from harness import own_kernels
+from harness.backends import Conv2d, Kernel
 from harness.fusion import Block, blocks
 from harness.models import Conv, Network
 from harness.random_streams import generator
-from kernels import Conv2d, Kernel, rounding
 
 _LARGEST_WHOLE = 2
 _TENSORS = ("output", "input gradient", "weight gradient", "bias gradient")
@@ -128,10 +129,12 @@ def _normal_numbers(random: torch.Generator) -> Draw:
 
 def _allowance(precision: str) -> Callable[[str, int], float]:
     """(tensor, length of its sums) -> allowed relative error."""
+    rounding = own_kernels.module("rounding")
 
     def allowed(name: str, depth: int) -> float:
         # the bias's gradient is a sum without products
-        return rounding.allowed_error(depth, 0.0 if name == "bias gradient" else rounding.FACTOR_ROUNDING[precision])
+        factor_rounding = 0.0 if name == "bias gradient" else rounding.FACTOR_ROUNDING[precision]
+        return float(rounding.allowed_error(depth, factor_rounding))
 
     return allowed
 
@@ -158,10 +161,10 @@ def _check(
     computed = _outputs(case, function, inputs, seeds)
     exact = _outputs(case, reference, [tensor.double() for tensor in inputs], seeds.double())
     pixels = seeds.shape[0] * seeds.shape[2] * seeds.shape[3]
-    worst = 0.0
+    worst, sum_length = 0.0, own_kernels.module("rounding").sum_length
     for name, value in ((name, value) for name, value in exact.items() if name in tensors):
         error = float((computed[name].double() - value).abs().max() / value.abs().max().clamp(min=1.0))
-        limit = allowed(name, rounding.sum_length(name, weight.shape, pixels))
+        limit = allowed(name, sum_length(name, weight.shape, pixels))
         # not error > limit, which no NaN is
         if not error <= limit:
             raise WrongKernelError(

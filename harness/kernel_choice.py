@@ -1,15 +1,15 @@
 """What ``kernel=`` means for a trial: the functions, their precision, where they run, how tensors lie for them.
 
-Everything here follows from the choice's entry in ``kernels.KERNELS``.
+Everything here follows from the choice's entry in ``harness.backends.KERNELS``.
 """
 
 import torch
 
-from harness import device
+from harness import device, own_kernels
+from harness.backends import KERNELS, Backend, Kernel
 from harness.bounds import refusal
 from harness.config import TrialConfig
 from harness.errors import UsageError
-from kernels import KERNELS, Backend, Kernel
 
 
 def check(config: TrialConfig, target: torch.device) -> None:
@@ -23,6 +23,8 @@ def check(config: TrialConfig, target: torch.device) -> None:
         raise refusal("kernel.name", name, "no such choice", f"give one of: {', '.join(KERNELS)}")
     _check_precision(config)
     backend, other = backend_of(config), f"use {_any_of(torchs_own=True)}"
+    if not backend.is_torch:
+        own_kernels.require(name, other)
     try:
         backend.require(target, precision(config))
     except ImportError as error:
@@ -51,7 +53,7 @@ def _any_of(*, torchs_own: bool) -> str:
 
 
 def backend_of(config: TrialConfig) -> Backend:
-    """Return the entry of ``kernels.KERNELS`` that the config names."""
+    """Return the entry of ``harness.backends.KERNELS`` that the config names."""
     return KERNELS[config.kernel.name]
 
 

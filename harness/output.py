@@ -3,9 +3,10 @@
 import io
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 
 class ForgivingStream(io.TextIOBase):
@@ -47,10 +48,8 @@ class ForgivingStream(io.TextIOBase):
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             self.failure = self.failure or error
         # Python flushes once more when it ends, and would then fail as well
-        with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+        with suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
 
     def fileno(self) -> int:
         """The stream's own."""
@@ -59,6 +58,9 @@ class ForgivingStream(io.TextIOBase):
     def isatty(self) -> bool:
         """Whether a person watches."""
         return self._stream.isatty()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - buffer, reconfigure and the like
+        return getattr(self._stream, name)
 
     def writable(self) -> bool:
         """It always is, that is its point."""
@@ -82,6 +84,34 @@ def forgive() -> None:
         stream = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115 - it is open to the end
         if not isinstance(stream, ForgivingStream):
             setattr(sys, name, cast("TextIO", ForgivingStream(stream)))
+
+
+@contextmanager
+def forgiving() -> Iterator[None]:
+    """Let standard output and standard error go quiet at their first error while the block runs, flushes included."""
+    before = sys.stdout, sys.stderr
+    with Path(os.devnull).open("w") as nowhere:
+        # Python has none where the descriptor was closed
+        sys.stdout, sys.stderr = (stream or nowhere for stream in before)
+        forgive()
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            sys.stdout, sys.stderr = before
+
+
+def lost(but: str = "") -> bool:
+    """Say so if some of what was printed could not be written, and return whether it was so.
+
+    Args:
+        but: what to add to the line, such as what is not lost.
+    """
+    sys.stdout.flush()
+    if error := failure():
+        print(f"error: the output is not complete ({error.strerror}){but}", file=sys.stderr)
+    return error is not None
 
 
 def failure() -> OSError | None:

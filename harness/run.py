@@ -5,11 +5,12 @@ This module parses, calls and prints. Torch is imported in the workers, or insid
 """
 
 import argparse
+import json
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -21,12 +22,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import article, output, usage
-from harness.arguments import refusal
+from harness.arguments import in_one_line, refusal
 from harness.audience import OK, SAFE, SOME_FAILED, WRONG_COMMAND, Audience
 from harness.compose import CONF_DIR, one_line
 from harness.config import SweepConfig, SweepPlace, TrialConfig
 from harness.errors import UsageError
 from harness.interrupts import on_interrupt
+from harness.paths import typed_path
 from harness.trial_line import trial_line
 from harness.wording import counted, few
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from harness.sweep.conduct import Conducted, SweepConductor
     from harness.sweep.outcome import Failure, SweepOutcome
     from harness.sweep.plan import Plan, PlannedTrial
+
+
+_NO_SIGNAL = "error: init.modules: its code raised KeyboardInterrupt, and no signal came; mend the module"
 
 
 class Interruptions:
@@ -60,19 +65,31 @@ class Interruptions:
 
 def main() -> None:
     """Entry point of ``python -m harness.run`` and ``initbench``; ends the process with its exit code."""
-    output.forgive()
+    with output.forgiving():
+        code = _main()
+        if code == OK and output.lost():
+            code = WRONG_COMMAND
+        sys.exit(code)
+
+
+def _main() -> int:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(usage.text())
-        sys.exit(OK)
+        return OK
+    with suppress(FileNotFoundError):
+        if (here := str(Path.cwd())) not in sys.path:
+            # as python -m does, so that a user's modules find each other also when they draw
+            sys.path.insert(0, here)
     # Hydra then raises instead of printing a page, and the one line that matters is printed here
     os.environ["HYDRA_FULL_ERROR"] = "1"
     interruptions = Interruptions()
     on_interrupt(interruptions.handle)
     try:
-        sys.exit(_run(interruptions))
+        return _run(interruptions)
     except KeyboardInterrupt:
-        print(f"interrupted: {SAFE}", file=sys.stderr)
-        sys.exit(SOME_FAILED)
+        by_a_signal = f"interrupted: {SAFE}"
+        print(by_a_signal if interruptions.count else _NO_SIGNAL, file=sys.stderr)
+        return SOME_FAILED
 
 
 def _switches() -> argparse.Namespace:
@@ -104,8 +121,8 @@ def _run(interruptions: Interruptions) -> int:
     except Exception as error:
         if interruptions.count:
             raise KeyboardInterrupt from error
-        known = isinstance(error, HydraException | OmegaConfBaseException | UsageError)
-        audience.refuse(one_line(error) if known else f"{type(error).__name__}: {one_line(error)}")
+        known = isinstance(error, HydraException | OmegaConfBaseException)
+        audience.refuse(one_line(error) if known else in_one_line(error))
         return WRONG_COMMAND
 
 
@@ -132,7 +149,7 @@ def _trials(switches: argparse.Namespace, audience: Audience, interruptions: Int
 
     if switches.experimental_rerun:
         raise UsageError(f"--experimental-rerun={switches.experimental_rerun}: runs no trial; type its command again")
-    config_path = str(Path(switches.config_path or CONF_DIR).absolute())
+    config_path = str(typed_path(switches.config_path or str(CONF_DIR), "--config-path=").absolute())
     loader = planning.loader_of(config_dir=switches.config_dir, config_path=config_path)
     composed = planning.composed(loader, switches.overrides, switches.config_name or "config")
     command = shlex.join(["python", "-m", "harness.run", *sys.argv[1:]])
@@ -158,9 +175,20 @@ def _one_trial(config: TrialConfig, sweep_id: str, audience: Audience) -> int:
     config = resolution.resolved(config)
     audience.recovered(results.prepare(config.results.dir))
     out, title = console.console(), f"[1/1] init={config.labels.init} seed={config.seed}"
-    place = SweepPlace(sweep_id, size=1, index=1)
-    with console.progress(out, title, steps=config.train.steps, batch_size=config.train.batch_size) as advance:
-        result = trial.run_trial(config, on_progress=advance, place=place)
+    place, here = SweepPlace(sweep_id, size=1, index=1), Path.cwd()
+    try:
+        with console.progress(out, title, steps=config.train.steps, batch_size=config.train.batch_size) as advance:
+            result = trial.run_trial(config, on_progress=advance, place=place)
+    except (OSError, UsageError) as error:
+        # what is wrong with the command was found above
+        audience.lose(
+            f"{title}{'' if isinstance(error, UsageError) else ' could not be recorded'}: {in_one_line(error)}"
+        )
+        return audience.exit_code(failed=True)
+    finally:
+        # a user's initializer may have gone elsewhere
+        with suppress(OSError):
+            os.chdir(here)
     audience.ended(title, result.trial)
     console.show(out, [console.ShownTrial(result.trial, list(result.curves.get("train_accuracy", ())))])
     console.explain(out, [result.trial])
@@ -240,9 +268,12 @@ def _tell_where(folder: str) -> None:
     from harness import results
 
     place = results.place_of(folder)
+    if isinstance(place, Path) and not place.exists():
+        return
+    folder = f"./{folder}" if folder.startswith("-") else folder
     print(f"results: {place.absolute() if isinstance(place, Path) else place}")
     check = f"python -m harness.results validate {shlex.quote(folder)}"
-    print(f'  read them: harness.load("{folder}")   check them: {check}')
+    print(f"  read them: harness.load({json.dumps(folder, ensure_ascii=False)})   check them: {check}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,6 +12,7 @@ from harness.errors import TimeBudgetError
 
 # some systems' timers take no more; it is 31 years
 _LONGEST_S = 1e9
+_SOON_S = 1e-3
 
 
 @contextmanager
@@ -33,10 +35,16 @@ def time_limit(seconds: float | None, setting: str) -> Iterator[None]:
     def ring(_signal: int, _frame: FrameType | None) -> NoReturn:
         raise TimeBudgetError(f"{setting}={seconds:g} reached")
 
+    begun_s = time.monotonic()
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, min(seconds, _LONGEST_S))
+    left_s, interval_s = signal.setitimer(signal.ITIMER_REAL, min(seconds, _LONGEST_S))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        # None was not set by Python, which cannot put it back
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if before is None else before)
+        if left_s:
+            # the timer of the program around; one that would have rung meanwhile rings now
+            left_s = max(_SOON_S, left_s - (time.monotonic() - begun_s))
+            signal.setitimer(signal.ITIMER_REAL, left_s, interval_s)

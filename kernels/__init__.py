@@ -2,132 +2,23 @@
 
     from kernels import conv2d, conv2d_relu, conv2d_pool_relu, conv2d_stacked
 
-Triton is loaded when one of these functions is first asked for, so that ``kernel=torch`` needs none.
+Triton is loaded when one of these functions is first asked for. Modules import each other by relative imports, because
+PyPI's distribution ``kernels`` has a package of the same name: where that one is imported, ours needs another name.
 """
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
-
-from kernels.geometry import PRECISIONS, ConvolutionError
+from .geometry import ConvolutionError
 
 if TYPE_CHECKING:
-    from kernels.functional import conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked
+    from .functional import conv2d, conv2d_pool_relu, conv2d_relu, conv2d_stacked
 
-__all__ = [
-    "KERNELS",
-    "Backend",
-    "Conv2d",
-    "ConvolutionError",
-    "Kernel",
-    "conv2d",
-    "conv2d_pool_relu",
-    "conv2d_relu",
-    "conv2d_stacked",
-    "kernel",
-]
-
-Conv2d = Callable[..., torch.Tensor]
-"""A function with the signature of ``torch.nn.functional.conv2d``."""
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """What a network's convolutions are computed by.
-
-    Attributes:
-        conv2d: the convolution.
-        conv2d_relu: with the relu that follows; None: the two are separate.
-        conv2d_pool_relu: with 2 x 2 max-pooling and relu; None: they are separate.
-    """
-
-    conv2d: Conv2d
-    conv2d_relu: Conv2d | None = None
-    conv2d_pool_relu: Conv2d | None = None
-
-
-@dataclass(frozen=True)
-class Backend:
-    """One choice of ``kernel=``: how its functions are made, and what they need.
-
-    Attributes:
-        build: precision -> the functions; what they need is imported by this call.
-        require: refuses a device, or a precision on it, that the functions do not run with. It raises ImportError if a
-            package is missing, else RuntimeError saying what to do.
-        package: what to install if ``require`` raises ImportError, for people.
-        precisions: of float32 products, from which a trial may choose. Empty: torch's own functions, which follow
-            torch's flags; a trial checks all others against them before it times anything.
-        channels_last: whether the functions are faster on tensors that lie channels last.
-    """
-
-    build: Callable[[str], Kernel]
-    require: Callable[[torch.device, str], None] = lambda _device, _precision: None
-    package: str = "torch"
-    precisions: tuple[str, ...] = ()
-    channels_last: bool = False
-
-    @property
-    def is_torch(self) -> bool:
-        """Whether these are torch's own functions."""
-        return not self.precisions
-
-
-def _of_triton(*names: str) -> Callable[[str], Kernel]:
-    """Return what makes a kernel of the functions of ``kernels.functional`` with these names."""
-
-    def build(precision: str) -> Kernel:
-        from kernels import functional
-
-        return Kernel(*(functools.partial(getattr(functional, name), precision=precision) for name in names))
-
-    return build
-
-
-def _require_triton(device: torch.device, precision: str) -> None:
-    from kernels import launch
-
-    launch.require_device(device, precision)
-
-
-# channels last, because neighbouring threads then read neighbouring channels, 16 bytes each: on an H200 a block at
-# batch 50 took 31 to 41 us so and 46 to 66 us in NCHW (tf32, docs/kernels.md)
-_triton = functools.partial(
-    Backend, require=_require_triton, package="triton (Linux only)", precisions=PRECISIONS, channels_last=True
-)
-
-KERNELS = {
-    "torch": Backend(lambda _: Kernel(F.conv2d)),
-    "triton": _triton(_of_triton("conv2d")),
-    "triton_fused": _triton(_of_triton("conv2d", "conv2d_relu", "conv2d_pool_relu")),
-}
-"""Name of ``kernel=`` -> what computes the convolutions.
-
-To add one, add an entry here and a file ``conf/kernel/NAME.yaml``: its checks, its precisions, its memory format and
-every message follow from the entry.
-"""
-
-
-def kernel(name: str, *, precision: str) -> Kernel:
-    """Return the functions behind a choice of ``kernel=``.
-
-    Args:
-        name: one of ``KERNELS``.
-        precision: of float32 products, one that the back end offers; torch's functions follow torch's own flags.
-
-    Raises:
-        ImportError: a package that it needs is not installed.
-        KeyError: no such name.
-    """
-    return KERNELS[name].build(precision)
+__all__ = ["ConvolutionError", "conv2d", "conv2d_pool_relu", "conv2d_relu", "conv2d_stacked"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the public names
     if name not in __all__:
-        raise AttributeError(f"module 'kernels' has no attribute '{name}'")
-    from kernels import functional
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from . import functional
 
     return getattr(functional, name)

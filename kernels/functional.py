@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 # importing transforms tells torch of them
-from kernels import geometry, operators, transforms
-from kernels.geometry import ConvolutionError, ConvolutionWindow
-from kernels.launch import EPILOGUES
+from . import geometry, operators, transforms
+from .geometry import ConvolutionError, ConvolutionWindow
+from .launch import EPILOGUES
 
 __all__ = ["ConvolutionError", "conv2d", "conv2d_pool_relu", "conv2d_relu", "conv2d_stacked", "transforms"]
 

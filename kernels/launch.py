@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from kernels import tiles
-from kernels import triton_kernels as tk
-from kernels.geometry import LARGEST, ConvolutionError, ConvolutionWindow, dense_strides, is_channels_last
+from . import tiles
+from . import triton_kernels as tk
+from .geometry import LARGEST, ConvolutionError, ConvolutionWindow, dense_strides, is_channels_last
 
 EPILOGUES = {"none": 0, "relu": 1, "pool_relu": 2}
 """Name of what follows the convolution -> its number in the kernels."""

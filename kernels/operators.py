@@ -13,11 +13,12 @@ from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd.forward_ad import unpack_dual
 
-from kernels import geometry, launch
-from kernels.geometry import ConvolutionError, ConvolutionWindow
-from kernels.launch import EPILOGUES
+from . import geometry, launch
+from .geometry import ConvolutionError, ConvolutionWindow
+from .launch import EPILOGUES
 
-NAMESPACE = "initbench"
+# torch has one operator of a name in a process: a copy of this package under another name must not replace ours
+NAMESPACE = "initbench" if __package__ == "kernels" else "initbench_" + str(__package__).replace(".", "_")
 """The namespace of the operators in ``torch.ops``."""
 
 

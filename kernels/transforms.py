@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kernels.operators import convolution, input_gradient, weight_gradient
+from .operators import convolution, input_gradient, weight_gradient
 
 
 def _stack(tensor: Tensor | None, dim: int | None, batch: int, models: int) -> Tensor | None:

@@ -155,17 +155,17 @@ def about(run: BenchmarkRun, ceilings: "MeasuredCeilings | None") -> dict[str, s
     """Card, versions and ceilings: the header, and the Parquet file's footer."""
     import triton
 
-    from harness import device
+    from harness.provenance import environment as environment_of
 
-    environment = device.environment(run.device)
+    environment = environment_of(run.device)
     lines = {
-        "device": str(environment["device_model"]),
+        "device": str(environment["device_model"] or "unknown"),
         "driver": str(environment["gpu_driver"] or "none"),
         "torch": torch.__version__,
         "triton": triton.__version__,
         "cuda": torch.version.cuda or "none",
         "cudnn": str(torch.backends.cudnn.version() or "none"),  # type: ignore[no-untyped-call]
-        "commit": str(environment["git_commit"]) + (" and changes" if environment["git_dirty"] else ""),
+        "commit": str(environment["git_commit"] or "unknown") + (" and changes" if environment["git_dirty"] else ""),
     }
     if ceilings is not None:
         lines["n"] = f"{_LEAST_ROUNDS} to {run.plan.rounds} interleaved rounds, in the table; medians (quartiles)"

@@ -14,10 +14,11 @@ from statistics import median
 import torch
 
 import harness
-from harness import device, trial
+from harness import trial
 from harness.arguments import one_line_errors, positive, script_parser
 from harness.compose import CONF_DIR
 from harness.config import TrialConfig
+from harness.processor import cpu_model
 from harness.timing import quartiles
 
 MOST_MS = 50.0
@@ -61,10 +62,8 @@ def main(typed: Sequence[str] | None = None) -> int:
     configs = {name: harness.load_config([f"init={name}", "device=cpu", "data.scaling=unit"]) for name in names}
     adapting = {name: config for name, config in configs.items() if config.init.adapt != "none"}
     drawn = {name: config for name, config in configs.items() if name not in adapting}
-    machine = device.environment(torch.device("cpu"))
-    print(
-        f"{machine['cpu_model']}, {torch.get_num_threads()} threads, torch {torch.__version__}; the article's network"
-    )
+    machine = f"{cpu_model() or 'an unknown processor'}, {torch.get_num_threads()} threads"
+    print(f"{machine}, torch {torch.__version__}; the article's network")
     setup = trial.assemble(configs["glorot"], torch.device("cpu"))
     trial.initialise(configs["glorot"], setup)
     drawn_ms = fill_interleaved(drawn, setup, rounds)

@@ -21,8 +21,9 @@ from figures import BenchmarkFigure, report
 from overhead_arms import ARMS, CPU, GATE_RTOL, GATE_STEPS, GateError, TrainingArm, TrainingTask, gate, task
 
 import harness
-from harness import device, models
+from harness import models
 from harness.arguments import one_line_errors, script_parser
+from harness.processor import cpu_model
 from harness.timing import matmul_flops_per_s, quartiles
 
 LEAST_RATIO, MOST_OUTSIDE_S, MOST_START_S, MOST_MEMORY_GB = 0.98, 1.5, 1.5, 1.5
@@ -151,7 +152,7 @@ def peak_memory(effort: OverheadWorkload, folder: Path) -> BenchmarkFigure:
 def header(effort: OverheadWorkload) -> str:
     """What the numbers hold for."""
     return (
-        f"{device.cpu_model()}, torch {torch.__version__}, {torch.get_num_threads()} threads\n"
+        f"{cpu_model() or 'an unknown processor'}, torch {torch.__version__}, {torch.get_num_threads()} threads\n"
         f"ratios, rates, shares: median (quartiles) of n = {effort.rounds} interleaved rounds\n"
         f"same losses over {GATE_STEPS} steps: yes, within {GATE_RTOL:g} relative"
     )

@@ -26,8 +26,9 @@ from figures import BenchmarkFigure, report
 from process_costs import Cost, cost_of, cpu_s_of_all, memory_bytes, running_sweep
 
 import harness
-from harness import device
 from harness.arguments import one_line_errors, positive, script_parser
+from harness.cores import usable_cores
+from harness.processor import cpu_model
 
 MOST_OWN_CPU_S, MOST_GROWTH, MOST_PARENT_BYTES, MOST_START_CPU_S = 0.3, 1.2, 20_000, 5.0
 LEAST_SHARE, MOST_FILES, MOST_READ_S, MOST_READ_GB = 0.9, 1_000, 30.0, 3.0
@@ -136,7 +137,7 @@ def images_per_s(folder: Path, name: str, workers: int, threads: int, steps: int
 
 def workers_speed(effort: SweepWorkload, folder: Path) -> Iterator[BenchmarkFigure]:
     """One trial on all cores and one on a single core against a trial on each core, in rounds that turn."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(usable_cores())
     if cores == 1:
         yield BenchmarkFigure("workers side by side", "not measured: one core")
         return
@@ -219,8 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         effort = replace(effort, trials=options.trials, window=min(effort.window, options.trials // 4))
     with tempfile.TemporaryDirectory(prefix="initbench-") as scratch:
         figures = list(measure(effort, options.only or list(PARTS), Path(scratch)))
-    cores = len(os.sched_getaffinity(0))
-    header = f"{device.cpu_model()}, {cores} cores, Python {platform.python_version()}"
+    cores = len(usable_cores())
+    header = f"{cpu_model() or 'an unknown processor'}, {cores} cores, Python {platform.python_version()}"
     return report(figures, header=f"{header}; a sweep of {effort.trials:,} trials", quick=options.quick)
 
 

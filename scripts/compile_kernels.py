@@ -33,6 +33,7 @@ from triton.compiler import ASTSource
 
 from harness import markdown
 from harness.arguments import file_to_write, one_line_errors, script_parser
+from harness.cores import usable_cores
 from harness.errors import UsageError
 from kernels import geometry, launch, tiles, triton_kernels
 
@@ -396,7 +397,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if triton_kernels.INTERPRETED:
         raise UsageError("TRITON_INTERPRET is set, and an interpreted kernel cannot be compiled; unset it")
     wanted = launches(ARTICLE) if options.quick else cover()
-    outcomes, complaints = compile_all(wanted, targets, processes=os.cpu_count() or 1)
+    outcomes, complaints = compile_all(wanted, targets, processes=len(usable_cores()))
     lines = [
         f"Triton {triton.__version__}, torch {torch.__version__}; {len(outcomes)} kernels compiled",
         "",

@@ -26,11 +26,11 @@ import torch
 import harness
 from harness import article, data
 from harness.arguments import file_to_write, one_line_errors, positive, script_parser
-from harness.device import cpu_model
+from harness.backends import KERNELS
 from harness.errors import UsageError
 from harness.markdown import aligned_table
+from harness.processor import cpu_model
 from harness.train import batch_source
-from kernels import KERNELS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -253,10 +253,11 @@ def check_kernels(outcome: AcceptanceTrials) -> Iterator[AcceptanceCheck]:
 def header(outcome: AcceptanceTrials | None, device: str) -> str:
     """What the summary holds for."""
     row = None if outcome is None else outcome.rows["zero", "torch", 0]
-    name = torch.cuda.get_device_name() if device == "cuda" else cpu_model()
+    cpu = cpu_model() or "unknown"
+    name = torch.cuda.get_device_name() if device == "cuda" else cpu
     driver = "none" if row is None or device == "cpu" else row["gpu_driver"]
     cuda = torch.version.cuda or "none"
-    return f"device: {name} | driver: {driver} | torch {torch.__version__} | CUDA {cuda} | processor: {cpu_model()}"
+    return f"device: {name} | driver: {driver} | torch {torch.__version__} | CUDA {cuda} | processor: {cpu}"
 
 
 def measured(outcome: AcceptanceTrials) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

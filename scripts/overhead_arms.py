@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import harness
-from harness import TrialConfig, data, device, initializers, models
+from harness import TrialConfig, data, device, initializers, models, torch_state
 from harness.train import batch_source, optimizer_for, train
 
 CPU = torch.device("cpu")
@@ -70,7 +70,6 @@ def fill(network: nn.Module, values: Sequence[torch.Tensor]) -> None:
 def harness_arm(task: TrainingTask) -> TrainingRun:
     """The harness's own loop, under its own flags."""
     config = task.config
-    device.apply_flags(config.device)
     network = harness_network(config)
     fill(network, task.initial)
     optimizer = optimizer_for(network, config.optimizer)
@@ -78,8 +77,9 @@ def harness_arm(task: TrainingTask) -> TrainingRun:
     losses = torch.full((config.train.steps,), torch.nan)
 
     def run() -> torch.Tensor:
-        for _ in train(network, optimizer, batch, config.train, losses):
-            pass
+        with torch_state.set_for(config.device):
+            for _ in train(network, optimizer, batch, config.train, losses):
+                pass
         return losses
 
     return run

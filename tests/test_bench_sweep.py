@@ -1,7 +1,6 @@
 """The measurement of what sweeps cost runs, measures what it says, and fails where a requirement is missed."""
 
 import importlib
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import harness
+from harness.cores import usable_cores
 from harness.results import problems_in
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -37,7 +37,7 @@ def test_quick_bench_prints_every_figure(bench: ModuleType, capsys: pytest.Captu
     assert bench.main(["--quick"]) in (0, 1)
     printed = capsys.readouterr().out
     assert "NOT FOR QUOTING" in printed
-    cores = len(os.sched_getaffinity(0))
+    cores = len(usable_cores())
     for name in (
         "CPU s a trial of the harness itself", "the later to the earlier", "memory of the parent",
         f"{cores} trials of one thread to {cores} times",

@@ -271,6 +271,79 @@ def test_different_hardware_is_an_error_unless_allowed(column: str) -> None:
     assert compared(ours, theirs, SPEED).exit_code == 1
 
 
+NOISY = [[trial(seed, images_per_s_median=5000 * (1 + sign * NOISE[seed])) for seed in range(8)] for sign in (1, -1)]
+"""Two sides that are equally fast."""
+XEON = "Intel(R) Xeon(R) Processor (family 6 model 167 stepping 1, cache 491520 KB, amx_tile)"
+
+
+@pytest.mark.parametrize(("base", "candidate"), [
+    (None, None), (None, "Chip 9"), ("Chip 9", None), ("aarch64", "aarch64"), ("x86_64", "x86_64"),
+    ("QEMU Virtual CPU version 2.5+", "QEMU Virtual CPU version 2.5+"),
+    ("Intel(R) Xeon(R) Processor", "Intel(R) Xeon(R) Processor"),
+])  # fmt: skip
+@pytest.mark.parametrize("columns", [("cpu_model",), ("device_model",), ("cpu_model", "device_model")], ids=str)
+def test_speed_is_never_ok_where_nothing_names_the_machine(
+    base: str | None, candidate: str | None, columns: tuple[str, ...]
+) -> None:
+    """Without a name two machines are equal to a program, as are all that share one."""
+    names = zip(NOISY, (base, candidate), strict=True)
+    ours, theirs = ([{**row, **dict.fromkeys(columns, name)} for row in side] for side, name in names)
+    for rules in (SPEED, Rules(judged=("images_per_s", "test_accuracy"))):
+        outcome = compared(ours, theirs, rules)
+        assert (only(outcome, "images/s").verdict, outcome.errors, outcome.exit_code) == ("not judged", (), 3)
+        assert f"of {columns[0]}, BASE has {base or 'none'}, CANDIDATE {candidate or 'none'}" in str(outcome.notes)
+        assert outcome.unknown_hardware
+        assert outcome.unknown_hardware[0] in only(outcome, "images/s").why
+    alone = compared(ours, theirs, Rules(judged=("test_accuracy",)))
+    assert (only(alone, "test accuracy").verdict, alone.exit_code) == ("ok", 0), "nobody asked for speed"
+    allowed = compared(ours, theirs, Rules(judged=("images_per_s", "test_accuracy")), allow_different_hardware=True)
+    assert (only(allowed, "images/s").verdict, allowed.exit_code) == ("not judged", 0)
+
+
+@pytest.mark.parametrize("name", ["Chip 9", XEON, "AMD EPYC 7B13", "ARM part 0xd0c r3p1 (243.75 BogoMIPS)"])
+def test_speed_is_judged_where_one_name_stands_for_one_machine(name: str) -> None:
+    ours, theirs = ([{**row, "cpu_model": name, "device_model": name} for row in side] for side in NOISY)
+    outcome = compared(ours, theirs, SPEED)
+    assert (only(outcome, "images/s").verdict, outcome.exit_code, outcome.unknown_hardware) == ("ok", 0, ())
+
+
+def test_an_older_name_of_the_same_processor_is_another_one() -> None:
+    """A baseline of before names had numbers is refused with a line that shows both."""
+    ours, theirs = (
+        [{**row, "cpu_model": name, "device_model": name} for row in side]
+        for side, name in zip(NOISY, ("Intel(R) Xeon(R) Processor", XEON), strict=True)
+    )
+    refused = compared(ours, theirs, SPEED)
+    assert refused.exit_code == 2
+    assert f"of cpu_model, BASE has Intel(R) Xeon(R) Processor, CANDIDATE {XEON}; run both" in str(refused.errors)
+
+
+def test_some_runs_without_a_name_are_enough_to_leave_speed_alone() -> None:
+    """And names that differ are still an error."""
+    ours, theirs = ([dict(row) for row in side] for side in NOISY)
+    theirs[3]["cpu_model"] = None
+    outcome = compared(ours, theirs, SPEED)
+    assert (only(outcome, "images/s").verdict, outcome.exit_code) == ("not judged", 3)
+    assert "CANDIDATE Chip 9 and none" in only(outcome, "images/s").why
+    theirs[4]["cpu_model"] = "Chip 10"
+    assert compared(ours, theirs, SPEED).exit_code == 2
+
+
+def test_a_regression_of_convergence_outweighs_an_unknown_machine() -> None:
+    worse = sides(8, "test_loss_last", lambda seed: 0.2 + NOISE[seed])
+    ours, theirs = ([{**row, "cpu_model": None} for row in side] for side in worse)
+    assert compared(ours, theirs, Rules(judged=("test_loss", "images_per_s"))).exit_code == 1
+
+
+def test_a_machine_that_nobody_knows_is_not_said_to_be_the_same() -> None:
+    """Other weights may then come from it and not from the program."""
+    ours, theirs = (
+        [trial(seed, final_weights_sha256=f"{side}{seed}", cpu_model="aarch64") for seed in range(8) for _ in range(2)]
+        for side in "ab"
+    )
+    assert not any("other weights" in note for note in compared(ours, theirs).notes)
+
+
 def test_missing_arms_and_seeds_are_an_error_unless_allowed() -> None:
     glorot, he = ([trial(seed, f"init={init}") for seed in range(8)] for init in ("glorot", "he"))
     refused = compared([*glorot, *he], glorot[:7])

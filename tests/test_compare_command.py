@@ -230,6 +230,27 @@ def test_calibration_writes_what_the_gate_reads(compare: Compare, tmp_path: Path
     assert compare(first, second, *judged, "--thresholds", kept, "--threshold", "images_per_s=5%")[0] == 1
 
 
+def test_speed_is_not_calibrated_on_a_machine_without_a_name(compare: Compare, tmp_path: Path) -> None:
+    folders = [folder(tmp_path / name, losses(1.0, cpu_model=None)) for name in ("A1", "A2")]
+    kept = tmp_path / "thresholds.json"
+    code, out, err = compare("--calibrate", *folders, "--thresholds", kept)
+    assert (code, out, kept.exists()) == (2, "", False)
+    assert "of cpu_model" in err
+    assert "--judge steps,test_loss,test_accuracy" in err
+    assert compare("--calibrate", *folders, "--thresholds", kept, "--judge", "steps,test_loss,test_accuracy")[0] == 0
+
+
+def test_every_report_says_that_the_machine_has_no_name(compare: Compare, tmp_path: Path) -> None:
+    base, candidate = (folder(tmp_path / name, losses(1.0, cpu_model=None)) for name in ("base", "candidate"))
+    line = f"unknown hardware for device=cpu: of cpu_model, {base} has none, {candidate} none"
+    judged = ("--judge", "test_accuracy,images_per_s")
+    for form in ("text", "md", "json", "junit"):
+        code, out, _ = compare(base, candidate, *judged, "--format", form)
+        assert (code, "unknown hardware for device=cpu" in out) == (3, True), form
+    assert json.loads(compare(base, candidate, *judged, "--format", "json")[1])["unknown_hardware"] == [line]
+    assert compare(base, candidate, *judged, "--allow-different-hardware")[0] == 0
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "other"}',
     '{"format": "initbench thresholds 1", "thresholds": {"speed": 1}}',
     '{"format": "initbench thresholds 1", "thresholds": {"steps": -1}}',
@@ -320,7 +341,7 @@ def test_what_cannot_serve_as_a_baseline_is_refused(base: Path, tmp_path: Path, 
             (kept / "main").mkdir(parents=True)
         case ["truncated" | "unreadable" as how, table]:
             file = min((base / table).iterdir())
-            file.write_bytes(file.read_bytes()[:-100] if how == "truncated" else b"")
+            file.write_bytes(file.read_bytes()[:-100] if how == "truncated" else b"PAR1")
         case ["no", table]:
             shutil.rmtree(base / table)
         case _:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import harness
 from harness import bounds, data, models
+from harness.backends import KERNELS
 from harness.bounds import LARGEST_WHOLE, check
 from harness.compose import CONF_DIR
 from harness.config import DataConfig, ModelConfig, OptimizerConfig, TrialConfig
@@ -21,7 +22,6 @@ from harness.datasets import DATASETS
 from harness.errors import UsageError
 from harness.optimizers import OPTIMIZERS
 from harness.usage import GROUPS
-from kernels import KERNELS
 
 
 def test_defaults_are_the_articles() -> None:

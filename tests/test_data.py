@@ -564,6 +564,25 @@ def test_reading_a_complete_folder_writes_nothing(at: At, put: Put) -> None:
     assert [(place.stat().st_mtime_ns, sorted(place.iterdir())) for place in places] == before
 
 
+Damage = Callable[[bytes], bytes]
+
+
+@pytest.mark.parametrize("damage", [None, halved, flipped], ids=["sound", "cut short", "one byte wrong"])
+def test_archives_in_a_folder_that_cannot_be_written_are_read_all_the_same(
+    at: At, put: Put, damage: Damage | None, nowhere: str
+) -> None:
+    """A folder that many share is often read-only; what is damaged in it is refused with the reason."""
+    files = archives()
+    raw = put(files | ({ARCHIVES[1]: damage(files[ARCHIVES[1]])} if damage else {}))
+    # nobody can make a lock there, not even root
+    (raw.parent / ".lock").mkdir()
+    if damage:
+        assert ".lock" in refusal(at(nowhere))
+    else:
+        assert same(data.load(at(nowhere)), few_digits())
+    assert sorted(path.name for path in raw.iterdir()) == sorted(ARCHIVES)
+
+
 def test_folder_may_be_below_the_users_home(at: At, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path.parent))
     put(both())
@@ -578,7 +597,6 @@ def test_only_missing_files_are_asked_for(mirror: Start, at: At, put: Put) -> No
     assert server.downloads == Counter([missing])
 
 
-Damage = Callable[[bytes], bytes]
 damages = pytest.mark.parametrize("damage", [flipped, halved], ids=["one byte wrong", "cut short"])
 each_file = pytest.mark.parametrize("file", NAMES)
 

@@ -91,6 +91,35 @@ def infinite(shape, *, gain, generator):
     return torch.full(shape, -torch.inf)
 
 
+@register("surrogate")
+def surrogate(shape, *, gain, generator):
+    raise ValueError("bad \\udcff\\x1b[31m\\0 name")
+
+
+class SpeechlessError(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+@register("speechless")
+def speechless(shape, *, gain, generator):
+    raise SpeechlessError
+
+
+class OwnError(BaseException):
+    pass
+
+
+@register("base_exception")
+def base_exception(shape, *, gain, generator):
+    raise OwnError("mine")
+
+
+@register("generator_exit")
+def generator_exit(shape, *, gain, generator):
+    raise GeneratorExit
+
+
 @register("huge_tensor")
 def huge_tensor(shape, *, gain, generator):
     return torch.empty(2**50)
@@ -109,6 +138,10 @@ BAD_INITIALIZERS = {
     "infinite": ("diverged", "DivergedError", "not finite at step 0; try a smaller optimizer.lr"),
     "huge_tensor": ("oom", "RuntimeError", "can't allocate memory: you tried to allocate 4503599627370496 bytes"),
     "huge_list": ("oom", "MemoryError", "no message"),
+    "surrogate": ("error", "ValueError", r"bad \\udcff\\x1b\[31m\\x00 name"),
+    "speechless": ("error", "SpeechlessError", r"no message \(its text raised RuntimeError\)"),
+    "base_exception": ("error", "OwnError", "mine"),
+    "generator_exit": ("error", "GeneratorExit", "no message"),
 }
 
 
@@ -259,6 +292,11 @@ WRONG = {
     ),
     "target above 1": (["train.targets=[2]"], "train.targets=[2.0]", "up to 1"),
     "no folder": (["results.dir="], "results.dir=", "a folder's name"),
+    "letter to be quoted": (["results.dir=größe"], "the character ö must be quoted", "\"results.dir='größe'\""),
+    "home to be quoted": (["results.dir=~/x"], "the character ~ must be quoted", "\"results.dir='~/x'\""),
+    "quote to be quoted": (["results.dir=it's"], "the character ' must be quoted", "\"results.dir='it\\'s'\""),
+    "equals sign to be quoted": (["results.dir=out/lr=0.1"], "lr=0.1: cannot be read", "\"results.dir='out/lr=0.1'\""),
+    "home of nobody": (["results.dir='~nobody-at-all/x'"], "~nobody-at-all/x: there is no such home", "the whole path"),
     "unknown word of a value": (["data.batches=shuffled"], "data.batches=shuffled", "fixed, random, epochs"),
     "unclosed bracket": (["train.steps=[1"], "train.steps=[1", "input"),
     "nothing after the comma": (["init=zero,"], "init=zero,", "expecting"),
@@ -289,6 +327,8 @@ WRONG_EXPERIMENTS = {
     "layer": ("init: {layers: {conv9: zeros}}", "init names the layer 'conv9'; this model's layers are: conv1, conv2"),
     "nowhere": ("init: {modules: [nowhere]}", "init.modules: cannot import 'nowhere' (ModuleNotFoundError: "),
     "broken": ("init: {modules: [broken]}", "init.modules: cannot import 'broken' (SyntaxError: "),
+    "leaving": ("init: {modules: [leaving]}", "init.modules: cannot import 'leaving' (SystemExit: 0); name a module"),
+    "own": ("init: {modules: [own]}", "init.modules: cannot import 'own' (OwnError: not today); name a module"),
     "outputs": (
         "model: {layers: [{type: dense, name: a, out: 5}]}",
         "model.layers: the last layer gives (5,)",
@@ -301,14 +341,21 @@ WRONG_EXPERIMENTS = {
 
 def test_every_wrong_point_of_a_sweep_is_one_line_and_leaves_nothing(command: Command, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def (:\n")
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "own.py").write_text("class OwnError(BaseException): pass\nraise OwnError('not today')\n")
     (tmp_path / "conf/experiment").mkdir(parents=True)
     for name, (text, _) in WRONG_EXPERIMENTS.items():
         (tmp_path / f"conf/experiment/{name}.yaml").write_text(f"# @package _global_\n# wrong\n{text}\n")
     done = command("-m", "--config-dir=conf", f"experiment={','.join(WRONG_EXPERIMENTS)}", *QUICK)
-    assert (done.returncode, done.stdout) == (2, "planned: 8 trials, one at a time, into outputs/results\n")
+    assert (done.returncode, done.stdout) == (
+        2,
+        f"planned: {len(WRONG_EXPERIMENTS)} trials, one at a time, into outputs/results\n",
+    )
     *lines, at_the_end = done.stderr.splitlines()
     assert len(lines) == len(WRONG_EXPERIMENTS), lines
-    assert at_the_end.startswith(f"not run, see the errors: {len(WRONG_EXPERIMENTS)} trials: [1/8] experiment=")
+    assert at_the_end.startswith(
+        f"not run, see the errors: {len(WRONG_EXPERIMENTS)} trials: [1/{len(WRONG_EXPERIMENTS)}] experiment="
+    )
     for line, (_, words) in zip(lines, WRONG_EXPERIMENTS.values(), strict=True):
         assert line.startswith(f"error: {words}")
     assert not (tmp_path / "outputs").exists()
@@ -332,6 +379,22 @@ def test_cuda_without_a_gpu_is_a_wrong_command(command: Command, tmp_path: Path)
     assert "use device=cpu" in line
     assert done.stdout == "planned: 2 trials, one at a time, into outputs/results\n"
     assert list(tmp_path.iterdir()) == [], "nothing half-written"
+
+
+def test_a_folder_that_vanishes_under_a_single_trial_is_no_wrong_command(command: Command, tmp_path: Path) -> None:
+    """Its row is lost, which exit code 1 and a line say."""
+    (tmp_path / "vandal.py").write_text(
+        "import shutil, torch\n"
+        "from harness.initializers import register\n"
+        '@register("vandal")\n'
+        "def vandal(shape, *, generator):\n"
+        "    shutil.rmtree('outputs', ignore_errors=True)\n"
+        "    return torch.zeros(shape)\n"
+    )
+    done = command(*QUICK_MLP, "init.modules=[vandal]", "init.weight=vandal")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.match(r"error: \[1/1\] init=\S+ seed=0 could not be recorded: FileNotFoundError: ", line)
 
 
 def test_unwritable_results_folder_is_a_wrong_command(command: Command, tmp_path: Path) -> None:
@@ -554,7 +617,7 @@ def test_full_disk_is_one_line_a_trial_and_leaves_a_folder_to_go_on_with(
         ]
     else:
         (line,) = full.stderr.splitlines()
-        assert line.startswith("error: results.dir=outputs/results: cannot be published (File too large); finished")
+        assert line.startswith("error: results.dir=outputs/results: cannot be published (File too large); the next run")
     assert "Traceback" not in full.stdout
     assert files(tmp_path, "trials/*") == files(tmp_path, ".partial/*") == []
     left, safe = unfinished(tmp_path), recorded(tmp_path)

@@ -128,13 +128,11 @@ NOTES: dict[str, Plant] = {
     "text for a number": changed_note(seed="seven"),
     "object for a list": changed_note(targets={"a": 1}),
     "number too large": changed_note(steps=10**20),
-    "lone surrogate": changed_note(init="\ud800"),
     "other trial": changed_note(trial_id="20300101T000000-abd"),
     "trial outside": changed_note(trial_id="../../outside/canary"),
     "long name": lambda folder, outside: note(note_of(folder, trial_id="a" * 240), "a" * 240)(folder, outside),
     "line break in the name": odd_name(b"a\nb.json"),
     "name that is no text": odd_name(b"\xff.json"),
-    "only a suffix": odd_name(b".json"),
     "link to a note outside": link(f".running/{NOTE}.json", f"{NOTE}.json"),
     "link to nothing": link(f".running/{NOTE}.json", "nothing"),
     "folder": directory(f".running/{NOTE}.json"),
@@ -142,6 +140,7 @@ NOTES: dict[str, Plant] = {
     "name taken": taken_name,
 }
 OTHERS: dict[str, Plant] = {
+    "note with only a suffix": odd_name(b".json"),
     "lock links outside": link(f".running/{NOTE}.lock", "canary", with_note=True),
     "lock without a note links outside": link(".running/other.lock", "canary"),
     "lock is a folder": directory(f".running/{NOTE}.lock", with_note=True),
@@ -222,7 +221,6 @@ SPOOLED: dict[str, Plant] = {
     "link outside": below_dead(link(f".spool/dead/{NOTE}.arrow", "canary")),
     "link to nothing": below_dead(link(f".spool/dead/{NOTE}.arrow", "nothing")),
     "line break in the name": in_spool("", "a\nb.arrow"),
-    "only a suffix": in_spool("", ".arrow"),
     "owner is a link": link(".spool/dead", ""),
     "owner is a file": lambda folder, _outside: (folder / ".spool/dead").write_text("x") and None,
     "owner is a pipe": pipe(".spool/dead"),
@@ -316,6 +314,46 @@ def test_note_that_cannot_be_used_is_named_set_aside_and_in_nobodys_way(
     assert len(results.check(folder).notes) == 1
 
 
+LITTER = {
+    "trials/._part.parquet": b"\0\5\x16\7",
+    "trials/.part.parquet": None,
+    "curves/_metadata.parquet": b"x",
+    "layers/~$part.parquet": b"x",
+    "trials/empty.parquet": b"",
+    "trials/.DS_Store": b"x",
+    "trials/desktop.ini": b"x",
+    "trials/part.parquet.crdownload": b"x",
+    "trials/part.parquet~": b"x",
+    ".spool/desktop.ini": b"x",
+    ".spool/Thumbs.db": b"x",
+    ".spool/.DS_Store": b"x",
+    ".running/._note.json": b"x",
+    ".plans/._plan.parquet": b"x",
+}
+"""What archives, synchronisations and systems leave; None: the bytes of a part of ours."""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_litter_is_no_fault_and_said_once(folder: Path, outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that was zipped on a Mac, synchronised or shared holds files that are plainly none of ours."""
+    part = next((folder / "trials").iterdir()).read_bytes()
+    (folder / ".plans").mkdir(exist_ok=True)
+    for name, content in LITTER.items():
+        (folder / name).write_bytes(part if content is None else content)
+    before = bytes_of(folder)
+    said = "passed over 5 hidden or empty files: "
+    checked = results.check(folder)
+    assert checked.problems == []
+    (note,) = checked.notes
+    assert note.startswith(said)
+    with pytest.warns(UserWarning, match=said) as warned:
+        assert len(harness.load(folder).trials) == 1
+    assert len(warned) == 1
+    assert bytes_of(folder) == before
+    assert_usable(folder, outside, capsys)
+    assert all((folder / name).exists() for name in LITTER)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("plant", OTHERS.values(), ids=OTHERS)
 def test_whatever_else_lies_there_leads_nowhere(
@@ -392,11 +430,15 @@ def test_finished_trial_is_published_whatever_lies_beside_it(
     assert results.prepare(folder) == ([], [])
 
 
-def test_usable_note_is_a_row(folder: Path, outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The notes above are unusable by what was changed in them alone."""
-    changed_note()(folder, outside)
+@pytest.mark.parametrize(("init", "shown"), [("zero", "zero"), ("\ud800", r"\ud800")])
+def test_usable_note_is_a_row(
+    folder: Path, outside: Path, init: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The notes above are unusable by what was changed in them alone; a text that no file can hold is escaped."""
+    changed_note(init=init)(folder, outside)
     assert assert_usable(folder, outside, capsys) == ([NOTE], [])
-    assert harness.load(folder).trials.set_index("trial_id").loc[NOTE, "status"] == "killed"
+    row = harness.load(folder).trials.set_index("trial_id").loc[NOTE]
+    assert (row["status"], row["init"]) == ("killed", shown)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

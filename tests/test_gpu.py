@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from conftest import Configure
 
 import harness
-from harness import article, device, random_streams, rows, trial
+from harness import article, device, random_streams, rows, torch_state, trial
 from harness.config import TrialConfig
 from harness.errors import UsageError
 from harness.resolution import resolved
@@ -191,13 +191,10 @@ def test_tf32_changes_the_product_and_float32_is_the_default(configure: Configur
 
     product, convolution = left.double() @ left.double(), F.conv2d(x_NCHW.double(), weight.double())
     errors = {}
-    try:
-        for name, choices in {"default": [], "tf32": ["device.tf32=true"]}.items():
-            device.apply_flags(configure(f"device={NAME}", *choices).device)
+    for name, choices in {"default": [], "tf32": ["device.tf32=true"]}.items():
+        with torch_state.set_for(configure(f"device={NAME}", *choices).device):
             errors[name] = error(left.to(NAME) @ left.to(NAME), product)
             if name == "default":
                 assert error(F.conv2d(x_NCHW.to(NAME), weight.to(NAME)), convolution) < 1e-5
-    finally:
-        device.apply_flags(configure(f"device={NAME}").device)
     assert errors["default"] < 1e-6
     assert 1e-5 < errors["tf32"] < 1e-2

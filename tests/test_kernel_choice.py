@@ -14,8 +14,9 @@ from conftest import Command, Configure
 
 import harness
 from harness import device, fusion, kernel_check, kernel_choice, models
+from harness.backends import KERNELS, Backend, Kernel
 from harness.errors import UsageError
-from kernels import KERNELS, Backend, Kernel
+from kernels import geometry
 
 needs_triton = pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
 
@@ -333,6 +334,12 @@ def test_columns_of_the_kernel(trained: dict[str, dict]) -> None:
         assert 0 < trained[name]["kernel_error"] < 1e-5
         assert trained[name]["kernel_precision"] == "ieee"
         assert trained[name]["memory_format"] == "channels_last"
+
+
+def test_our_kernels_offer_the_precisions_that_they_have() -> None:
+    """The names stand in both packages, because ``kernel=torch`` loads no kernels of ours."""
+    offered = {backend.precisions for backend in KERNELS.values() if not backend.is_torch}
+    assert offered == {geometry.PRECISIONS}
 
 
 @needs_triton

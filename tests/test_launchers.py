@@ -1,6 +1,7 @@
 """Sweeps that joblib, submitit and Ray run, as a user types them: they look and end as a sweep on this machine does."""
 
 import dataclasses
+import math
 import os
 import pickle
 import re
@@ -16,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import harness
+from harness.cores import usable_cores
 from harness.errors import UsageError
 from harness.sweep import engines, job
 from harness.sweep import plan as planning
 from harness.sweep.plan import PlannedTrial
-from harness.sweep.workers import usable_cores
 
 SMALL = ("model=mlp", *QUICK, "train.steps=2", "train.warmup_steps=0", "init.modules=[crashing]")
 CRASHING = """
@@ -205,6 +206,7 @@ def test_jobs_at_a_time_follow_the_launcher(monkeypatch: pytest.MonkeyPatch) -> 
 def test_jobs_that_share_a_machine_divide_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("harness.cores.cpu_quota", lambda: math.inf)
 
     def company(*overrides: str, jobs: int) -> tuple[int, int | None, int, set[tuple[int, ...]]]:
         config = harness.load_config(["device=cpu", *overrides])

@@ -14,20 +14,22 @@ LAYERS = [
     {"sweep"},
     {"audience"},
     {"console"},
+    {"cures"},
     {"trial"},
-    {"rows", "diagnosis"},
+    {"rows", "diagnosis", "trial_status"},
     {"resolution"},
     {"train", "metrics", "kernel_check", "kernel_choice"},
     {"signals", "fusion"},
-    {"initializers"},
-    {"models", "data", "timing", "article", "usage"},
+    {"backends", "initializers"},
+    {"models", "data", "timing", "article", "usage", "torch_state"},
     {"analysis"},
-    {"activations", "results", "device", "random_streams"},
+    {"activations", "results", "device", "random_streams", "own_kernels", "provenance"},
+    {"checkout", "processor"},
     {"compose"},
     {"config"},
     {"arguments", "bounds", "datasets", "optimizers"},
-    {"time_limit"},
-    {"errors", "interrupts", "wording", "markdown", "output"},
+    {"time_limit", "paths", "cores"},
+    {"errors", "interrupts", "wording", "markdown", "output", "external"},
 ]
 FREE_OF_TORCH = ("config", "compose", "results", "usage", "article", "errors", "run", "explain")
 FREE_OF_TORCH += (
@@ -40,11 +42,16 @@ FREE_OF_TORCH += (
     "bounds",
     "datasets",
     "optimizers",
+    "checkout",
+    "processor",
 )
 
 
 def imported(path: Path) -> set[str]:
-    """The modules a file imports anywhere, functions included; ``from harness import x`` counts as harness.x."""
+    """The modules a file imports anywhere, functions included; ``from harness import x`` counts as harness.x.
+
+    Relative imports are left out.
+    """
     modules: set[str] = set()
     tree = ast.parse(path.read_text())
     # names for annotations alone are no dependency
@@ -54,7 +61,7 @@ def imported(path: Path) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             modules |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
     return modules
 
@@ -96,6 +103,7 @@ def test_all_there_is_to_know_of_a_results_folder_has_one_address() -> None:
 
 
 def test_kernels_import_torch_and_triton_only() -> None:
+    """And each other by relative imports, because their package may be loaded under another name."""
     for path in (ROOT / "kernels").glob("*.py"):
         roots = {name.split(".")[0] for name in imported(path)}
         standard = {
@@ -109,7 +117,13 @@ def test_kernels_import_torch_and_triton_only() -> None:
             "operator",
             "typing",
         }
-        assert roots <= {"torch", "triton", "kernels", *standard}
+        assert roots <= {"torch", "triton", *standard}
+
+
+def test_the_harness_finds_our_kernels_in_one_place() -> None:
+    """``import kernels`` may give another distribution's package; ``harness.own_kernels`` imports by name."""
+    importing = [path.name for path in MODULES if "kernels" in {name.split(".")[0] for name in imported(path)}]
+    assert importing == []
 
 
 @pytest.mark.parametrize("module", FREE_OF_TORCH)

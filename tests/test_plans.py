@@ -12,6 +12,7 @@ from typing import Any
 import made_results
 import pyarrow.parquet as pq
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from harness import results
 from harness.results import StoredPlan, command, plans, write_plan
@@ -95,6 +96,19 @@ def damaged(folder: Path, how: str) -> None:
         metadata = {b"initbench.plan": table.schema.metadata[b"initbench.plan"].replace(b'"s1"', b'"bad"')}
         table = table.drop_columns(["title"]) if how == "column missing" else table.slice(1)
         pq.write_table(table.replace_schema_metadata(metadata), bad)
+
+
+@pytest.mark.parametrize("name", ["größe x=1", "a&b", "it's", "plain", "a{b}", "back\\slash"])
+def test_the_printed_command_names_a_moved_folder_as_hydra_reads_it(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(tmp_path / "r")
+    (tmp_path / "r").rename(tmp_path / name)
+    _, lines = status(tmp_path / name, capsys)
+    typed = shlex.split(lines[-1])
+    overrides = OverridesParser.create().parse_overrides(typed[typed.index("-m", 3) + 1 :])
+    values = {own.key_or_group: own.value() for own in overrides}
+    assert (values["results.dir"], values["sweep.resume"]) == (str(tmp_path / name), True)
 
 
 @pytest.mark.parametrize("how", ["torn", "other name", "pipe", "link", "foreign", "column missing", "row missing"])

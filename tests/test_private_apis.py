@@ -114,7 +114,34 @@ def _makes_fake_tensors() -> bool:
         return torch.ones(2).shape == (2,)
 
 
+def _keeps_resolvers() -> bool:
+    from omegaconf.basecontainer import BaseContainer
+
+    return "oc.env" in BaseContainer._resolvers
+
+
+def _disables_a_default_device() -> bool:
+    with torch.device("meta"), torch._C.DisableTorchFunction():
+        return torch.empty(1).device.type == "cpu"
+
+
 PRIVATE_APIS = [
+    PrivateApi(
+        "omegaconf",
+        "omegaconf.basecontainer",
+        "BaseContainer._resolvers",
+        "harness/compose.py leaves the resolvers of the program around as they were with it",
+        "hydra.core.singleton.Singleton.get_state() and set_state()",
+        _keeps_resolvers,
+    ),
+    PrivateApi(
+        "torch",
+        "torch._C",
+        "DisableTorchFunction",
+        "harness/torch_state.py runs a trial in a program that has another default device with it",
+        "with torch.device('cpu'), which slows every call",
+        _disables_a_default_device,
+    ),
     PrivateApi(
         "torch",
         "torch._C",

@@ -460,6 +460,35 @@ def test_where_reports_on_a_part(report: Report, folder: Path) -> None:
     assert contents["completeness"]["notes"][0].startswith("In the whole folder: 18 trials")
 
 
+ODD_ARMS = ("normal[bias=normal,options.std=0.1]", "normal[bias=normal,options.std=0.2]", "normal", "zero")
+
+
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [
+        (f"init={ODD_ARMS[0]}", 1),
+        (f"init={ODD_ARMS[0]},{ODD_ARMS[1]}", 2),
+        (f"init=zero,{ODD_ARMS[1]},normal", 3),
+        ("lr=1e-4", 2),
+        ("lr=1E-3,.0001", 4),
+        ("seed=0.0", 4),
+        ("deterministic=true", 4),
+        ("depth=none", 4),
+    ],
+)
+def test_where_takes_every_value_of_ours_however_a_number_is_written(
+    report: Report, tmp_path: Path, where: str, count: int
+) -> None:
+    trials = [
+        made_results.trial(place, init=init, seed=0, lr=lr, deterministic=True)
+        for place, (init, lr) in enumerate(zip(ODD_ARMS, (1e-4, 1e-3, 1e-4, 1e-3), strict=True))
+    ]
+    made_results.write(tmp_path / "odd", trials)
+    code, out, err = report(tmp_path / "odd", "--format", "json", "--where", where)
+    assert (code, err) == (0, "")
+    assert sum(json.loads(out)["completeness"]["statuses"].values()) == count
+
+
 @pytest.mark.parametrize(
     ("where", "said"),
     [
@@ -467,6 +496,10 @@ def test_where_reports_on_a_part(report: Report, folder: Path) -> None:
         (["init"], "no trial has init="),
         (["init=quik"], "no trial has init=quik; there is: quick, slow, stuck"),
         (["init=quick", "init=slow"], "no trial has all of these"),
+        (["init=quick,"], "no trial has init=; there is: "),
+        (["seed=0,1e-4"], "no trial has seed=1e-4; there is: "),
+        (["seed=nan"], "no trial has seed=nan; there is: "),
+        (["seed=sNaN"], "no trial has seed=sNaN; there is: "),
     ],
     ids=str,
 )
@@ -523,6 +556,21 @@ def test_arms_that_could_not_be_told_apart_are_named_apart_from_those_that_were_
     )
     assert said in entry["conclusion"]
     assert {row["name"]: row["verdict"] for row in entry["rows"]}["init=c"] == "one run in effect"
+
+
+def test_a_machine_without_a_name_is_listed_and_what_git_does_not_tell_is_not_known(tmp_path: Path) -> None:
+    """Trials that never got as far as their environment are not listed."""
+    rows = [
+        made_results.trial(0, python_version="3.11.7"),
+        made_results.trial(1, python_version="3.11.7", git_commit="a" * 40, git_dirty=True),
+        made_results.trial(2, python_version="3.11.7", git_commit="b" * 40),
+        made_results.trial(3),
+    ]
+    made_results.write(tmp_path / "r", rows)
+    frames, _ = read(tmp_path / "r")
+    listed = {(row.cpu, row.commit) for row in content(frames, tmp_path / "r", []).environments}
+    commits = ("not known", f"{'a' * 10}, with changes", f"{'b' * 10}, changes not known")
+    assert listed == {("none", commit) for commit in commits}
 
 
 def other(column: str) -> object:

@@ -14,8 +14,8 @@ from command_processes import STUBBORN, started, wait_until
 from conftest import Command, run_command
 
 import harness
+from harness.cores import granted_cores, usable_cores
 from harness.output import ForgivingStream
-from harness.sweep.workers import usable_cores
 
 RESULTS = "outputs/results"
 TINY = ("model=mlp", "device=cpu", "train.steps=2", "train.eval_every=2", "train.warmup_steps=0")
@@ -195,6 +195,8 @@ def two_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_two_workers_have_their_own_cores(two_at_a_time: tuple[Path, str]) -> None:
+    if granted_cores() is not None:
+        pytest.skip("a container with a share of all cores pins nothing")
     _, stdout = two_at_a_time
     told = dict(re.findall(r"^pid (\d+) (cores \S+ threads \d+)$", stdout, flags=re.MULTILINE))
     assert len(told) == 2, "processes"
@@ -304,7 +306,7 @@ def test_a_full_output_is_one_true_line(tmp_path: Path) -> None:
     make_choices(tmp_path)
     choices = " ".join(("-m", "--config-dir=conf", "init=telling", "seed=0,1", *TINY, "device.threads=1"))
     done = in_a_shell(f"$RUN {choices} > /dev/full", tmp_path)
-    line = "error: the output is not complete (No space left on device); the results are\n"
+    line = "error: the output is not complete (No space left on device); the results are complete\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
     assert trials_below(tmp_path)["status"].tolist() == ["ok"] * 2
 

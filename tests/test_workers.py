@@ -86,6 +86,7 @@ def test_cores_are_divided_where_there_are_enough(
 ) -> None:
     """No core is given to two workers, and no worker has fewer cores than threads."""
     monkeypatch.setattr(workers, "usable_cores", lambda: CORES)
+    monkeypatch.setattr(workers, "granted_cores", lambda: None)
     slots = slots_for(count, threads=threads, gpus=[])
     assert [slot.cores for slot in slots] == cores
     assert [slot.number for slot in slots] == list(range(count))

@@ -23,8 +23,12 @@ with 80% probability, given the noise that was seen.
   alpha / 2.
 * inconclusive: everything else. Not shown to be a regression, nor shown to be none. So is what a candidate has no
   value of where its base has one: the loss of a run that diverged is not judged by those that did not.
-* not judged: kinds that nobody asked for, throughput across machines, a target that no run of either side reaches or
-  that some trial did not have. If nothing is judged the whole is inconclusive.
+* not judged: kinds that nobody asked for, throughput across machines or on machines that are not known, a target that
+  no run of either side reaches or that some trial did not have. If nothing is judged the whole is inconclusive.
+
+The machine. Speeds are judged between equal names of hardware, and a name must be one that tells machines apart
+(:func:`harness.processor.identifies`). Where there is none, or only that of an architecture or of a hypervisor's
+stand-in, throughput is not judged, and the whole is inconclusive unless convergence alone was asked for.
 
 What has no noise. Where base and candidate ended with the same bits in every pair, there is nothing to test: ok. Where
 an arm's weights do not depend on the seed, its difference is exact (n = 1 in effect) and the threshold alone decides.

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FORMAT = "initbench thresholds 1"
+_LEARNING = ",".join(name for name, kind in KINDS.items() if kind.learning)
 
 
 class _Numbers(TypedDict):
@@ -135,6 +136,10 @@ def _differences_of(
     for one, other in combinations(range(len(sides)), 2):
         prepared = prepare(every[one], every[other], (names[one], names[other]), arms)
         errors = checks.incomparable(prepared, allow_missing=False, allow_hardware=False)
+        errors += [
+            f"{line}; run them where the processor has a name, or leave speed out by --judge {_LEARNING}"
+            for line in checks.unknown_hardware(prepared, rules.judged)
+        ]
         if errors:
             return {}, errors
         for own in measure_differences(prepared, rules):

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
+from harness.compare.measures import KINDS
 from harness.compare.pairs import COLUMNS, Pair, SeedResult
 from harness.compare.preparation import Prepared, sides_of
 from harness.results import COLUMNS as TABLE_COLUMNS
@@ -31,6 +32,12 @@ def incomparable(prepared: Prepared, *, allow_missing: bool, allow_hardware: boo
             for line in chain(*prepared.hardware.values())
         ]
     return lines
+
+
+def unknown_hardware(prepared: Prepared, judged: Collection[str]) -> list[str]:
+    """A line for each thing that does not say which machines ran, if speed is among the kinds that are judged."""
+    of_speed = any(not KINDS[name].learning for name in judged)
+    return list(chain(*prepared.unknown.values())) if of_speed else []
 
 
 def _other_conditions(prepared: Prepared) -> Iterator[str]:
@@ -101,6 +108,12 @@ def notes(prepared: Prepared) -> Iterator[str]:
     if prepared.hardware:
         lines = "; ".join(chain(*prepared.hardware.values()))
         yield f"{lines}. Throughput is not judged there, and what changed in convergence may come from the machine."
+    if prepared.unknown:
+        lines = "; ".join(chain(*prepared.unknown.values()))
+        yield (
+            f"{lines}. Nobody can say whether one machine ran both sides, so throughput is not judged there, and what "
+            "changed in convergence may come from the machine. --allow-different-hardware asks for convergence only."
+        )
     for column in ENVIRONMENT:
         base, candidate = (_values(side, column) for side in sides_of(prepared.measured))
         if base != candidate:
@@ -116,7 +129,7 @@ def _changed(prepared: Prepared) -> Iterator[str]:
     for arm, number in _by_arm(noisy, prepared.arms):
         configs = counted(number, "config")
         yield f"{arm}: {configs} ended with other weights from repetition to repetition: not deterministic."
-    here = [p for p in measured if p.base.device not in prepared.hardware]
+    here = [p for p in measured if p.base.device not in {*prepared.hardware, *prepared.unknown}]
     same_program = [p for p in here if _same(p, "torch_version") and p not in noisy]
     for arm in sorted({pair.base.arm for pair in same_program}, key=lambda arm: prepared.arms[arm]):
         pairs = [pair for pair in same_program if pair.base.arm == arm]

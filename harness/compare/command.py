@@ -19,8 +19,9 @@ from harness.compare.judgement import ERROR, OK, GateResult, Rules
 from harness.compare.junit import junit
 from harness.compare.measures import KINDS, parse_values, thresholds_with
 from harness.errors import UsageError
+from harness.paths import typed_path
 from harness.results import Place, place_of
-from harness.wording import counted
+from harness.wording import counted, one_line, printable
 
 _USAGE = """\
 python -m harness.compare BASE CANDIDATE [options]
@@ -33,7 +34,10 @@ images/s. A change counts if it exceeds its threshold and is separated from nois
 A folder may be an address: s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or file:///FOLDER.
 BASE may be the name of a promoted baseline. --calibrate measures what two runs of one program differ by."""
 
-_CODES = "Exit codes: 0 ok, 1 regression, 3 inconclusive, 2 error (different hardware, missing arms, unreadable files)."
+_CODES = (
+    "Exit codes: 0 ok, 1 regression, 3 inconclusive, 2 error (different hardware, missing arms, unreadable files), "
+    "130 Ctrl-C."
+)
 
 
 @one_line_errors
@@ -52,7 +56,7 @@ def _promote(arguments: Sequence[str]) -> int:
     parser.add_argument("--force", action="store_true", help="replace the baseline of that name")
     given = parser.parse_args(arguments)
     target = promote(given.results, given.baselines, given.name, force=given.force)
-    print(f"promoted {given.results} to {target}")
+    print(one_line(f"promoted {given.results} to {target}"))
     return OK
 
 
@@ -78,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("folders", metavar="FOLDER", nargs="+", help="results folder; the first may be the name of a baseline")
     add("--calibrate", action="store_true", help="the folders are runs of one program: measure the noise floor")
-    add("--thresholds", metavar="FILE", type=Path, help="read thresholds from here; with --calibrate, write them")
+    add("--thresholds", metavar="FILE", type=typed_path, help="read thresholds from here; with --calibrate, write them")
     add("--threshold", metavar="KIND=VALUE", action="append", default=[], help=f"KIND is one of {kinds}; 5%% is 0.05")
     add("--effect", metavar="KIND=VALUE", action="append", default=[], help="with --calibrate: what shall be seen")
     add("--judge", metavar="KIND[,KIND]", help="judge these only and show the others (default: all)")
@@ -88,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_baselines(parser)
     add("--format", choices=("text", "md", "json", "junit"), default="text", help="of the output (default: text)")
     for name in ("markdown", "json", "junit"):
-        add(f"--{name}", metavar="FILE", type=Path, help=f"write {name} there as well")
+        add(f"--{name}", metavar="FILE", type=typed_path, help=f"write {name} there as well")
     return parser
 
 
@@ -142,7 +146,7 @@ def _read(folders: Sequence[Place], names: Sequence[str]) -> tuple[list[Trials],
     sides = [trials_of(folder) for folder in folders]
     for side in sides:
         for remark in side.remarks:
-            print(f"warning: {remark}", file=sys.stderr)
+            print(f"warning: {one_line(remark)}", file=sys.stderr)
     problems = [problem for side in sides for problem in side.problems]
     return sides, problems or list(shared([side.frame for side in sides], names))
 
@@ -195,7 +199,9 @@ def _dumped(content: dict[str, Any]) -> str:
 def _write(given: argparse.Namespace, forms: Mapping[str, Callable[[], str]], *, failed: bool) -> None:
     """To the terminal in the format asked for, errors as lines; and into the files."""
     # a machine reads the other formats from standard output, errors included
-    print(forms[given.format](), end="", file=sys.stderr if failed and given.format == "text" else sys.stdout)
+    print(
+        printable(forms[given.format]()), end="", file=sys.stderr if failed and given.format == "text" else sys.stdout
+    )
     for name, path in (("md", given.markdown), ("json", given.json), ("junit", given.junit)):
         if path is not None:
             _write_file(path, forms[name](), f"--{'markdown' if name == 'md' else name}")
@@ -203,6 +209,6 @@ def _write(given: argparse.Namespace, forms: Mapping[str, Callable[[], str]], *,
 
 def _write_file(path: Path, content: str, option: str) -> None:
     try:
-        path.write_text(content, encoding="utf-8")
+        path.write_text(printable(content), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{option} {path}: cannot write there ({error.strerror})") from error

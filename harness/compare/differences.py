@@ -1,7 +1,7 @@
 """The values of an arm's pairs for each measure, and their independent differences: what is judged."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,16 +59,19 @@ def measure_differences(prepared: Prepared, rules: Rules) -> list[MeasureDiffere
     for arm, pairs in sorted(arms.items(), key=lambda item: prepared.arms[item[0]]):
         targets = frozenset.union(*(result.targets for pair in pairs for result in (pair.base, pair.candidate)))
         for measure in measures(sorted(targets)):
-            skip = _why_not(measure, pairs, rules, other_machines=prepared.hardware.keys())
+            skip = _why_not(measure, pairs, rules, prepared)
             every.append(_differences(prepared.arms[arm], measure, pairs, skip))
     return every
 
 
-def _why_not(measure: Measure, pairs: Sequence[Pair], rules: Rules, *, other_machines: Collection[str]) -> str:
+def _why_not(measure: Measure, pairs: Sequence[Pair], rules: Rules, prepared: Prepared) -> str:
     if measure.kind.name not in rules.judged:
         return "not asked for"
-    if not measure.kind.learning and pairs[0].base.device in other_machines:
+    device = pairs[0].base.device
+    if not measure.kind.learning and device in prepared.hardware:
         return "different hardware"
+    if not measure.kind.learning and device in prepared.unknown:
+        return "; ".join(prepared.unknown[device])
     every = [result for pair in pairs for result in (pair.base, pair.candidate)]
     if measure.target is None:
         return ""

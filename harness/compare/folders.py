@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from harness.results import (
     Place,
     RemotePlace,
     copy_into,
+    passed_over_line,
     place_of,
     problems_in,
     published,
@@ -66,7 +68,8 @@ def trials_of(folder: str | Place) -> Trials:
     if not content.problems and len(content.rows) == 0:
         raise UsageError(f"{folder}: no trial in it; give the results.dir of a run that has ended")
     problems = [f"{problem}; remove the file, or measure its trial again" for problem in content.problems]
-    return Trials(to_frame(content.rows), problems, content.remarks, content.versions)
+    remarks = [f"{place}: {line}" for line in passed_over_line(place)] + content.remarks
+    return Trials(to_frame(content.rows), problems, remarks, content.versions)
 
 
 def resolve(given: str, baselines: Path) -> Place:
@@ -132,7 +135,8 @@ def _sound(results: Place) -> "pd.DataFrame":
     """The trials of a folder that can serve as a baseline: all its tables are as the program wrote them."""
     trials = trials_of(results).frame
     if problems := problems_in(results):
-        more = f" (and {len(problems) - 1} more: python -m harness.results validate {results})" if problems[1:] else ""
+        check = f"python -m harness.results validate {shlex.quote(str(results))}"
+        more = f" (and {len(problems) - 1} more: {check})" if problems[1:] else ""
         raise UsageError(f"{results}: not promoted, for it is not sound: {problems[0]}{more}")
     if not trials["status"].isin(COUNTED).any():
         raise UsageError(f"{results}: every trial in it failed; promote results to compare with")

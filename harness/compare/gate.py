@@ -36,12 +36,13 @@ def compare_trials(
         rules: thresholds, level, what is judged.
         names: what to call the two.
         allow_missing: judge what is there although the candidate lacks trials of base.
-        allow_different_hardware: judge convergence across machines; throughput is then shown only.
+        allow_different_hardware: judge convergence across machines, known or not; throughput is then shown only.
     """
     prepared = prepare(seed_results(base), seed_results(candidate), names)
     errors = checks.incomparable(prepared, allow_missing=allow_missing, allow_hardware=allow_different_hardware)
     if errors:
         return GateResult(names, rules, errors=tuple(errors))
+    unknown = [] if allow_different_hardware else checks.unknown_hardware(prepared, rules.judged)
     return GateResult(
         names,
         rules,
@@ -50,6 +51,7 @@ def compare_trials(
         only_base=tuple(checks.in_words(prepared.pairing.only_base, prepared.arms)),
         only_candidate=tuple(checks.in_words(prepared.pairing.only_candidate, prepared.arms)),
         notes=tuple(checks.notes(prepared)),
+        unknown_hardware=tuple(unknown),
     )
 
 

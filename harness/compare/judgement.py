@@ -119,6 +119,7 @@ class GateResult:
         only_candidate: the same of the candidate.
         notes: sentences for the reader.
         errors: why nothing was judged; then all else is empty.
+        unknown_hardware: why throughput was not judged although asked for; so the whole is inconclusive at best.
     """
 
     names: tuple[str, str]
@@ -129,6 +130,7 @@ class GateResult:
     only_candidate: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    unknown_hardware: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -138,7 +140,8 @@ class GateResult:
         if self.failures:
             return REGRESSION
         verdicts = [comparison.verdict for comparison in self.comparisons]
-        return VERDICTS[min(verdicts, key=GRAVITY.__getitem__, default="not judged")].exit_code
+        code = VERDICTS[min(verdicts, key=GRAVITY.__getitem__, default="not judged")].exit_code
+        return INCONCLUSIVE if code == OK and self.unknown_hardware else code
 
     @property
     def verdict(self) -> str:

@@ -12,7 +12,7 @@ from harness.compare.judgement import GRAVITY, Comparison, GateResult
 from harness.compare.measures import KINDS
 from harness.markdown import escape
 from harness.markdown import table as markdown_table
-from harness.wording import counted
+from harness.wording import counted, one_line
 
 WIDTH = 120
 
@@ -58,7 +58,7 @@ Table = tuple[Sequence[str], list[list[str]]]
 def text(outcome: GateResult) -> str:
     """For a terminal: the table, what is not as it was and why, what is on one side only, notes, and the verdict."""
     if outcome.errors:
-        return "".join(f"error: {line}\n" for line in outcome.errors)
+        return "".join(f"error: {one_line(line)}\n" for line in outcome.errors)
     return _rich(table(outcome)) + "\n".join([*_lines(outcome), _last_line(outcome), ""])
 
 
@@ -73,7 +73,7 @@ def _rich(shown: Table) -> str:
     for position, title in enumerate(head):
         drawn.add_column(title, justify="left" if position < 2 else "right", overflow="fold")
     for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
+        drawn.add_row(*(Text(one_line(cell)) for cell in row))
     printed = StringIO()
     Console(file=printed, width=WIDTH, highlight=False, color_system=None).print(drawn)
     return printed.getvalue()
@@ -165,6 +165,7 @@ def as_json(outcome: GateResult) -> dict[str, Any]:
         "base": outcome.names[0],
         "candidate": outcome.names[1],
         "errors": list(outcome.errors),
+        "unknown_hardware": list(outcome.unknown_hardware),
         "alpha": outcome.rules.alpha,
         "power": outcome.rules.power,
         "thresholds": dict(outcome.rules.thresholds),

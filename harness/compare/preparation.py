@@ -1,11 +1,12 @@
-"""Two sides made ready to compare: paired, with the names of their arms and the differences of their machines."""
+"""Two sides made ready to compare: paired, with the names of their arms and what is known of their machines."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.compare.pairs import Pair, Pairing, SeedResult, pair_up
-from harness.results import CHOICES, SPEED, arm_names
+from harness.processor import identifies
+from harness.results import CHOICES, HARDWARE, MISSING, SPEED, arm_names
 
 Names = tuple[str, str]
 
@@ -19,12 +20,14 @@ class Prepared:
         sides: what base and candidate are called.
         arms: arm -> its name, of all arms of both sides.
         hardware: device -> a line for each thing in which its machines differ, between the sides or within one.
+        unknown: device -> a line for each thing that does not say which machines they are.
     """
 
     pairing: Pairing
     sides: Names
     arms: Mapping[str, str]
     hardware: Mapping[str, Sequence[str]]
+    unknown: Mapping[str, Sequence[str]]
 
     @property
     def measured(self) -> list[Pair]:
@@ -45,7 +48,8 @@ def prepare(
     """
     pairing = pair_up(base, candidate)
     names = named_arms([*base, *candidate]) if arms is None else arms
-    return Prepared(pairing, sides, names, _hardware_differences(pairing, sides))
+    hardware, unknown = _hardware_differences(pairing, sides)
+    return Prepared(pairing, sides, names, hardware, unknown)
 
 
 def named_arms(results: Sequence[SeedResult]) -> dict[str, str]:
@@ -60,16 +64,42 @@ def sides_of(pairs: Iterable[Pair]) -> tuple[list[SeedResult], list[SeedResult]]
     return [pair.base for pair in listed], [pair.candidate for pair in listed]
 
 
-def _hardware_differences(pairing: Pairing, sides: Names) -> dict[str, list[str]]:
+Lines = dict[str, list[str]]
+
+
+def _hardware_differences(pairing: Pairing, sides: Names) -> tuple[Lines, Lines]:
+    """For each device a line for each condition of speed that differs, and for each that is not known."""
     measured = [pair for pair in pairing.pairs if pair.base.measured and pair.candidate.measured]
-    lines: dict[str, list[str]] = defaultdict(list)
+    different: Lines = defaultdict(list)
+    unknown: Lines = defaultdict(list)
     for device in sorted({pair.base.device for pair in measured}):
         on_it = [pair for pair in measured if pair.base.device == device]
         for column in SPEED:
             base, candidate = (
-                sorted(frozenset().union(*(result.speed[column] for result in side))) for side in sides_of(on_it)
+                frozenset[str]().union(*(result.speed[column] for result in side)) for side in sides_of(on_it)
             )
-            if base != candidate or len(base) > 1:
-                differ = f"{sides[0]} has {' and '.join(base)}, {sides[1]} {' and '.join(candidate)}"
-                lines[device].append(f"different hardware for device={device}: of {column}, {differ}")
-    return dict(lines)
+            texts = f"{sides[0]} has {_listed(base)}, {sides[1]} {_listed(candidate)}"
+            if _differ(column, base, candidate):
+                different[device].append(f"different hardware for device={device}: of {column}, {texts}")
+            elif column in HARDWARE and not all(map(_is_known, base | candidate)):
+                unknown[device].append(f"unknown hardware for device={device}: of {column}, {texts}")
+    return dict(different), dict(unknown)
+
+
+def _listed(values: Iterable[str]) -> str:
+    return " and ".join(sorted(values))
+
+
+def _differ(column: str, base: frozenset[str], candidate: frozenset[str]) -> bool:
+    """Return whether the sides differ, or one side has several values.
+
+    Hardware without a value is not known. A setting without one is known: ``kernel_precision`` is null for torch.
+    """
+    if column in HARDWARE:
+        base, candidate = base - {MISSING}, candidate - {MISSING}
+        return len(base) > 1 or len(candidate) > 1 or bool(base and candidate and base != candidate)
+    return base != candidate or len(base) > 1
+
+
+def _is_known(text: str) -> bool:
+    return text != MISSING and identifies(text)

@@ -17,8 +17,10 @@ import hashlib
 import importlib
 import inspect
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -42,6 +44,7 @@ from harness.initializers.registry import (
 )
 from harness.models import Network, weight_layers
 from harness.random_streams import generator as random_stream
+from harness.wording import error_text
 
 __all__ = [
     "ADAPTERS",
@@ -70,17 +73,39 @@ def import_modules(names: list[str]) -> None:
     Raises:
         UsageError: a module cannot be imported.
     """
-    here = str(Path.cwd())
-    if names and here not in sys.path:
-        sys.path.insert(0, here)
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UsageError(
-                f"init.modules: cannot import '{name}' ({reason}); name a module on the Python path or in {here}"
-            ) from error
+    if not names:
+        return
+    here = Path.cwd()
+    with _importable(str(here)):
+        for name in names:
+            try:
+                importlib.import_module(name)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                # a script without a __main__ guard leaves by SystemExit, and a module may raise what it likes
+                reason = f"{type(error).__name__}: {error_text(error)}"
+                raise UsageError(
+                    f"init.modules: cannot import '{name}' ({reason}); name a module on the Python path or in {here}"
+                ) from error
+            finally:
+                if Path.cwd() != here:
+                    # relative paths mean the folder of the command, wherever a module went
+                    os.chdir(here)
+
+
+@contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """Let modules of a folder be imported in the block; the import path of the program stays as it was."""
+    if folder in sys.path:
+        yield
+        return
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(folder)
 
 
 def sources(config: InitConfig) -> dict[str, str]:

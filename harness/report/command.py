@@ -6,12 +6,15 @@ from pathlib import Path
 
 from harness.arguments import Parser, one_line_errors
 from harness.errors import UsageError
+from harness.paths import typed_path
 from harness.report.content import content
 from harness.report.page import html
 from harness.report.selection import read
 from harness.report.text import as_json, markdown
 from harness.results import Place, RemotePlace, place_of
+from harness.wording import one_line, printable
 
+_CODES = "Exit codes: 0 ok, 2 nothing to report or a wrong command, 130 Ctrl-C. What cannot be read is named on stderr."
 _FORMS = {"html": html, "md": markdown, "json": as_json}
 
 
@@ -19,7 +22,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m harness.report",
         description="Report what a results folder shows: ranking, curves, speed, causes, completeness.",
-        epilog="Exit codes: 0 ok, 2 nothing to report or a wrong command. What cannot be read is named on stderr.",
+        epilog=_CODES,
     )
     parser.add_argument(
         "folder",
@@ -57,21 +60,23 @@ def main(arguments: Sequence[str]) -> int:
 def _run(folder: Place, form: str, output: str | None, where: Sequence[str]) -> None:
     frames, problems = read(folder)
     for line in problems:
-        print(f"warning: {line}", file=sys.stderr)
+        print(f"warning: {one_line(line)}", file=sys.stderr)
     text = _FORMS[form](content(frames, folder, problems, where))
+    if form == "md":
+        text = printable(text)
     if output is None and form != "html":
         print(text, end="")
         return
     # a store may be readable only
     beside = Path() if isinstance(folder, RemotePlace) else folder
-    path = Path(output) if output is not None else beside / "report.html"
+    path = typed_path(output, "--output ") if output is not None else beside / "report.html"
     _write(path, text)
-    print(path)
+    print(one_line(str(path)))
 
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(

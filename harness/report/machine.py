@@ -11,7 +11,7 @@ from harness.report.arms import Arms
 from harness.report.conditions import condition
 from harness.report.model import ArmSpeed, EnvironmentRow, Quartiles, SpeedGroup, SpeedRow, ThroughputView
 from harness.report.numbers import Number, kept, shown, spread
-from harness.results import ENVIRONMENT, EXECUTION, SPEED, WORK, is_missing, text_of
+from harness.results import ENVIRONMENT, EXECUTION, MISSING, SPEED, WORK, is_missing, text_of
 from harness.wording import counted
 
 _ALWAYS = ("device", "kernel")
@@ -109,7 +109,8 @@ _SHOWN_APART = ("device", "threads")
 
 def environments(arms: Arms) -> list[EnvironmentRow]:
     """Every combination of hardware, settings and versions, the commonest first; trials that never got there apart."""
-    known = arms.trials[arms.trials["cpu_model"].notna()]
+    # a processor may have no name, but Python always has a version
+    known = arms.trials[arms.trials[["cpu_model", "python_version"]].notna().any(axis=1)]
     rows = [
         _environment(dict(zip(_ENVIRONMENT, values, strict=True)), group)
         for values, group in known.groupby(list(_ENVIRONMENT), dropna=False)
@@ -123,7 +124,8 @@ def _environment(values: dict[str, Any], group: pd.DataFrame) -> EnvironmentRow:
         condition(name, values[name]) for name in EXECUTION if name not in _SHOWN_APART and not is_missing(values[name])
     ]
     driver = "" if is_missing(values["gpu_driver"]) else f", driver {texts['gpu_driver']}"
-    commit = "an installed package" if is_missing(values["git_commit"]) else texts["git_commit"][:10]
+    changes = {"True": ", with changes", MISSING: ", changes not known"}.get(texts["git_dirty"], "")
+    commit = "not known" if is_missing(values["git_commit"]) else texts["git_commit"][:10] + changes
     return EnvironmentRow(
         n=len(group),
         arms=sorted({int(arm) for arm in group["arm"]}),
@@ -133,7 +135,7 @@ def _environment(values: dict[str, Any], group: pd.DataFrame) -> EnvironmentRow:
         settings=", ".join(settings),
         torch=texts["torch_version"],
         platform=f"{texts['python_version']}, {texts['platform']}",
-        commit=commit + (", with changes" if texts["git_dirty"] == "True" else ""),
+        commit=commit,
     )
 
 

@@ -9,6 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from harness.report.model import Report, as_dict
+from harness.wording import printable
 
 # nothing may be fetched, whatever a name in the results holds
 POLICY = (
@@ -26,7 +27,9 @@ _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 def html(report: Report) -> str:
     """Return the report as one HTML document."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_finalized
+    )
     template = environment.from_string(_own("page.html.j2"))
     return template.render(
         report=report,
@@ -36,6 +39,11 @@ def html(report: Report) -> str:
         plotly=Markup(_plotly()),  # noqa: S704 - the package's own file
         script=Markup(_own("charts.js") + _own("page.js")),  # noqa: S704 - our own files
     )
+
+
+def _finalized(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the template
+    """A text of the results without control characters; what is markup already is ours."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _short(view: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass of the report

@@ -1,6 +1,7 @@
 """Which trials a report is on: those of a folder that can be read, narrowed by ``--where``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 
 from harness.errors import UsageError
 from harness.results import CHOICES, Frames, Place, arrow_schema, load_quietly, require_results, text_of
@@ -50,14 +51,54 @@ def narrowed(frames: Frames, where: Sequence[str]) -> Frames:
                 f"--where {given}: no such choice; give COLUMN=VALUE,VALUE, COLUMN of: {', '.join(_CHOICES)}"
             )
         texts = frames.trials[column].map(text_of)
-        # a value may hold commas itself, as init=zero[bias=ones,gain=2] does
-        wanted = [values] if (texts == values).any() else values.split(",")
-        unknown = [value for value in wanted if not (texts == value).any()]
-        if unknown:
-            there = ", ".join(sorted(texts.unique())[:_MOST_NAMED])
-            raise UsageError(f"--where {given}: no trial has {column}={unknown[0]}; there is: {there}")
+        wanted = _wanted(f"--where {given}", column, values, sorted(texts.unique()))
         trials = trials[texts.loc[trials.index].isin(wanted)]
     if trials.empty:
         raise UsageError(f"--where {' --where '.join(where)}: no trial has all of these; give fewer conditions")
     rest = [frame[frame["trial_id"].isin(trials["trial_id"])] for frame in (frames.curves, frames.layers)]
     return Frames(trials, *rest)
+
+
+def _wanted(given: str, column: str, values: str, there: Sequence[str]) -> list[str]:
+    """The values that are asked for, as they are written in the column.
+
+    A value may hold commas itself, as ``init=zero[bias=ones,gain=2]`` does. So a comma separates only where what stands
+    on each side of it is a value.
+    """
+    every = {_canonical(text): text for text in there} | {text: text for text in there}
+    found = _split(values, every)
+    if found is None:
+        known = {text for end in _ends(values) if (text := _known(values[:end], every))}
+        rest = values.removeprefix(max(known, key=len, default="")).removeprefix(",")
+        unknown = (rest if known else values).partition(",")[0]
+        raise UsageError(f"{given}: no trial has {column}={unknown}; there is: {', '.join(there[:_MOST_NAMED])}")
+    return found
+
+
+def _split(values: str, every: Mapping[str | Decimal, str]) -> list[str] | None:
+    """The values that some text is, with commas between them; None if it is none."""
+    for end in _ends(values):
+        text = _known(values[:end], every)
+        if text is not None and end == len(values):
+            return [text]
+        if text is not None and (rest := _split(values[end + 1 :], every)) is not None:
+            return [text, *rest]
+    return None
+
+
+def _ends(values: str) -> list[int]:
+    """Where the first of several values may end, the longest first, because one value may begin another."""
+    return [len(values), *reversed([place for place, each in enumerate(values) if each == ","])]
+
+
+def _known(text: str, every: Mapping[str | Decimal, str]) -> str | None:
+    return every.get(text, every.get(_canonical(text)))
+
+
+def _canonical(text: str) -> str | Decimal:
+    """A number as such, so that 1e-4 is 0.0001; other texts as they are, truth values in lower case as Hydra's."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text.lower() if text.lower() in ("true", "false") else text
+    return number if number.is_finite() else text

@@ -23,6 +23,7 @@ from harness.results.columns import (
     varying,
 )
 from harness.results.command import main
+from harness.results.locking import UnlockableError, locked
 from harness.results.merging import Compacted, Merged, UnsoundError, compact, copy_into
 from harness.results.parts import Publisher, enough_for_a_part
 from harness.results.places import Place, RemotePlace, place_of
@@ -35,6 +36,7 @@ from harness.results.reading import (
     Loaded,
     load,
     load_quietly,
+    passed_over_line,
     read,
     require_results,
     to_frame,
@@ -84,6 +86,7 @@ __all__ = [
     "Running",
     "StoredPlan",
     "StoredPlans",
+    "UnlockableError",
     "UnsoundError",
     "alive",
     "arm_columns",
@@ -102,10 +105,12 @@ __all__ = [
     "label_of",
     "load",
     "load_quietly",
+    "locked",
     "main",
     "missing_folders",
     "named",
     "new_trial_id",
+    "passed_over_line",
     "place_of",
     "plans",
     "prepare",

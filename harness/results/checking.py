@@ -14,7 +14,7 @@ from harness.results.duplicates import KEYS
 from harness.results.locking import is_held
 from harness.results.notes import UnusableNoteError, killed_row, owner_of
 from harness.results.places import Place, RemotePlace
-from harness.results.reading import read, require_results
+from harness.results.reading import passed_over_line, read, require_results
 from harness.results.recovery import linked, notes
 from harness.results.schema import STATUSES
 from harness.results.spool import SET_ASIDE, SPOOL, named, owner_folder, owners, strangers
@@ -54,7 +54,7 @@ def check(folder: str | Place) -> Checked:
         versions += content.versions
         lines += [*content.problems, *content.remarks]
     lines += _key_problems(place, tables)
-    said = [*_mixed(place, versions), *_unpublished(place, waiting)]
+    said = [*passed_over_line(place), *_mixed(place, versions), *_unpublished(place, waiting)]
     if not isinstance(place, RemotePlace):
         lines += _foreign(place)
         lines += _unfinished(place, set(tables["trials"]["trial_id"].to_pylist()))

@@ -8,13 +8,13 @@ from harness.results import merging
 from harness.results.checking import check
 from harness.results.places import Place, place_of
 from harness.results.progress import FEW, described, progress
-from harness.wording import counted
+from harness.wording import counted, error_text, one_line
 
 _ABOUT = (
     "Check a results folder, say what its sweeps lack, or copy it into few large files, which load quickly. A folder "
     "may be an address: s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or file:///FOLDER."
 )
-_CODES = "Exit codes: 0 all is sound, 1 something is not (a line says what), 2 a wrong command."
+_CODES = "Exit codes: 0 all is sound, 1 something is not (a line says what), 2 a wrong command, 130 Ctrl-C."
 _VALIDATE = "check the results folder DIR and print a line for each fault; nothing is changed"
 _COMPACT = (
     "copy the results folder SRC into the new folder DST, with few large files instead of many small ones; SRC is not "
@@ -58,7 +58,8 @@ def _validate(folder: Place) -> int:
     for line in checked.notes:
         print(f"note: {line}")
     faults = len(checked.problems)
-    print(f"{folder}: trials: {checked.trials:,}, {f'problems: {faults}' if faults else 'all sound'}")
+    found = f"problems: {faults}" if faults else "all sound"
+    print(one_line(f"{folder}: trials: {checked.trials:,}, {found}"))
     return 1 if faults else 0
 
 
@@ -67,7 +68,7 @@ def _status(folder: Place, most: int | None) -> int:
     for line in of_plans.problems:
         print(f"note: {line}")
     if not of_plans.plans:
-        print(f"{folder}: no plan of a sweep is stored there")
+        print(one_line(f"{folder}: no plan of a sweep is stored there"))
     for own in of_plans.plans:
         for line in described(own, most):
             print(line)
@@ -80,11 +81,12 @@ def _compact(source: Place, target: Place) -> int:
     except merging.UnsoundError as error:
         for line in error.problems:
             print(line)
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error_text(error)}", file=sys.stderr)
         return 1
     for merged in done.tables:
         read, parts = counted(merged.files, "file"), counted(merged.parts, "file")
-        print(f"{merged.table}: {read}, {counted(merged.rows, 'row')} -> {target / merged.table} ({parts})")
+        rows, place = counted(merged.rows, "row"), one_line(str(target / merged.table))
+        print(f"{merged.table}: {read}, {rows} -> {place} ({parts})")
     for merged in done.tables:
         for line in merged.remarks:
             print(line)

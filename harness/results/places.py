@@ -23,6 +23,7 @@ from pyarrow import fs
 
 from harness.errors import UsageError
 from harness.interrupts import uninterrupted
+from harness.paths import typed_path
 
 _ALLOWED = "give a folder, file:///FOLDER, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
 # two letters at least, because C:/ is a drive
@@ -224,7 +225,7 @@ def place_of(given: str | Place, name: str = "") -> Place:
     """Return the place that a folder's name or address stands for; nothing is made, and no store is asked.
 
     Args:
-        given: a folder, ``file:///FOLDER``, ``s3://BUCKET/FOLDER?OPTIONS`` or ``gs://BUCKET/FOLDER?OPTIONS``.
+        given: a folder (``~`` is home), ``file:///FOLDER``, ``s3://BUCKET/FOLDER?OPTIONS`` or ``gs://BUCKET/FOLDER?OPTIONS``.
         name: what to put before it in an error, such as ``results.dir=``.
 
     Raises:
@@ -235,7 +236,7 @@ def place_of(given: str | Place, name: str = "") -> Place:
     match = _ADDRESS.fullmatch(str(given))
     scheme = match["scheme"].lower() if match else ""
     if match is None or (match["slashes"] == "/" and scheme not in {"file", *_OPTIONS}):
-        return Path(given)
+        return given if isinstance(given, Path) else typed_path(given, name)
     if match["slashes"] == "/":
         # what is left of an address in a pathlib.Path
         raise UsageError(f"{name}{given}: an address needs two slashes, and is text and no Path; {_ALLOWED}")

@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.errors import UsageError
 from harness.results.locking import locked
 from harness.results.places import Place, RemotePlace
 from harness.results.publishing import publish_file
+from harness.results.table_files import is_foreign
 from harness.results.writing import WAIT_S, lock_path, partial_path
 from harness.wording import one_line
 
@@ -91,10 +93,12 @@ def write_plan(folder: Place, plan: StoredPlan) -> None:
 def _encoded(plan: StoredPlan) -> bytes:
     about = {name: getattr(plan, name) for name in (*_TEXTS, "environment")}
     columns = {"overrides": plan.overrides, "title": plan.titles, "done_by": plan.done_by}
-    whole = pa.Table.from_pydict(
-        {"index": range(1, len(plan.titles) + 1), **columns},
-        schema=_COLUMNS.with_metadata({_KEY: json.dumps(about, default=str)}),
-    )
+    schema = _COLUMNS.with_metadata({_KEY: json.dumps(about, default=str)})
+    try:
+        whole = pa.Table.from_pydict({"index": range(1, len(plan.titles) + 1), **columns}, schema=schema)
+    except UnicodeEncodeError as error:
+        problem = "the plan of a sweep cannot hold a name that is no UTF-8"
+        raise UsageError(f"results.dir={plan.results_dir}: {problem}; rename it, or use a UTF-8 locale") from error
     content = io.BytesIO()
     pq.write_table(whole, content, compression="zstd")
     return content.getvalue()
@@ -155,7 +159,7 @@ def _stored(folder: Place) -> Iterator[tuple[str, bytes | _NoPlanError]]:
         return
     if (folder / PLANS).is_symlink() or not (folder / PLANS).is_dir():
         return
-    for path in sorted((folder / PLANS).glob("*.parquet")):
+    for path in sorted(own for own in (folder / PLANS).glob("*.parquet") if not is_foreign(own.name)):
         try:
             status = path.lstat()
             if not stat.S_ISREG(status.st_mode):

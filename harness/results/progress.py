@@ -1,5 +1,6 @@
 """What has become of the plans of a results folder, as ``python -m harness.results status`` and the report say it."""
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,11 +18,13 @@ from harness.results.reading import read, require_results
 from harness.results.recovery import has_living, notes
 from harness.results.schema import STATUSES
 from harness.results.writing import lock_path
-from harness.wording import counted, few, one_line
+from harness.wording import counted, few, hydra_quoted, one_line
 
 FEW = 10
 """How many trials are named unless all are asked for."""
 
+# what Hydra's grammar reads without quotes
+_IS_PLAIN = re.compile(r"[A-Za-z0-9_./@:?%+-]+(?: [A-Za-z0-9_./@:?%+-]+)*")
 _RANK = {status: place for place, status in enumerate(STATUSES)}
 
 
@@ -145,7 +148,8 @@ def _command(plan: StoredPlan, folder: Place) -> str:
     added = ["sweep.resume=true"]
     if not _is_same(Path(plan.typed_in), plan.results_dir, folder):
         # the folder was moved, or is a copy
-        added.append(f"results.dir={folder.absolute() if isinstance(folder, Path) else folder}")
+        place = str(folder.absolute() if isinstance(folder, Path) else folder)
+        added.append(f"results.dir={place if _IS_PLAIN.fullmatch(place) else hydra_quoted(place)}")
     return one_line(shlex.join([*typed, *(text for text in added if text not in typed)]))
 
 
@@ -164,7 +168,7 @@ def described(own: Progress, most: int | None = FEW) -> Iterator[str]:
     """Yield the lines that say what has become of a plan; ``most``: how many trials are named, None: all."""
     plan = own.plan
     yield one_line(f"{plan.command} ({plan.planned_at[:16].replace('T', ' ')} UTC, sweep {plan.sweep_id})")
-    yield f"  {tally(own)}"
+    yield one_line(f"  {tally(own)}")
     for what, titles in (("running now", own.running), ("missing", own.missing)):
         if titles:
             yield one_line(f"  {what}: {few(titles, len(titles) if most is None else most)}")

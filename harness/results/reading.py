@@ -14,9 +14,17 @@ from harness.results.duplicates import Repeats, once
 from harness.results.places import Place, RemotePlace, place_of
 from harness.results.schema import TABLES, arrow_schema
 from harness.results.spool import SPOOL
-from harness.results.table_files import UnreadableError, files, read_file, read_files, target, version_of
+from harness.results.table_files import (
+    UnreadableError,
+    files,
+    passed_over,
+    read_file,
+    read_files,
+    target,
+    version_of,
+)
 from harness.results.unpublished import Unpublished, unpublished
-from harness.wording import one_line
+from harness.wording import counted, few, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,7 +232,7 @@ def load_quietly(
 
 def _load(folder: Place, columns: Mapping[str, Sequence[str]] | None, *, categories: bool) -> Loaded:
     waiting = unpublished(folder)
-    frames, lines, versions = {}, list(waiting.problems), Counter[int]()
+    frames, lines, versions = {}, [*waiting.problems, *passed_over_line(folder)], Counter[int]()
     for table in TABLES:
         dictionary = [name for name in ("trial_id", "parameter") if categories and name in _texts(table, columns)]
         if columns is not None and table not in columns:
@@ -242,6 +250,12 @@ def _load(folder: Place, columns: Mapping[str, Sequence[str]] | None, *, categor
             # only then, because it copies the largest tables
             frames[table] = frame[inside].reset_index(drop=True)
     return Loaded(Frames(**frames), lines, versions)
+
+
+def passed_over_line(folder: Place) -> list[str]:
+    """One line that names the files which are plainly none of ours; an empty list if there are none."""
+    names = passed_over(folder)
+    return [one_line(f"passed over {counted(len(names), 'hidden or empty file')}: {few(names)}")] if names else []
 
 
 def _texts(table: str, columns: Mapping[str, Sequence[str]] | None) -> Sequence[str]:

@@ -31,6 +31,7 @@ from harness.results.plans import PLANS
 from harness.results.publishing import flush_folder
 from harness.results.spool import SPOOL
 from harness.results.stores import prepare_store, row_of
+from harness.results.table_files import is_foreign
 from harness.results.writing import PARTIAL, RUNNING, WAIT_S, lock_path, note_path, spool_trial
 from harness.wording import one_line
 
@@ -78,6 +79,9 @@ def prepare(folder: str | Place) -> Recovered:
     except UnlockableError as error:
         raise UsageError(f"results.dir={folder}: cannot lock a file there ({error}); give another folder") from error
     except OSError as error:
+        if error.errno == errno.EXDEV:
+            problem = "cannot rename a file from one folder in it to another, which lie on different file systems"
+            raise UsageError(f"results.dir={folder}: {problem}; mount it as a whole") from error
         raise UsageError(
             f"results.dir={folder}: cannot write there ({error.strerror}); give a folder that you may write"
         ) from error
@@ -113,11 +117,18 @@ def _probe(folder: Path) -> None:
         # a folder and not a file is renamed, because readers would take a file in a table for part of it
         place.mkdir()
         try:
-            for name in (*schema.TABLES, spool.SPOOL):
+            for name in _renamed_into(folder):
                 place = place.rename(folder / name / f".{owner}")
                 flush_folder(place.parent)
         finally:
             place.rmdir()
+
+
+def _renamed_into(folder: Path) -> Iterator[str]:
+    """Yield the folders into which a finished file is renamed; each may be a file system of its own."""
+    yield from (*schema.TABLES, spool.SPOOL, RUNNING)
+    if (folder / PLANS).is_dir():
+        yield PLANS
 
 
 def missing_folders(folder: str | Place) -> list[Path]:
@@ -178,7 +189,9 @@ def _publish_left(folder: Path, owner: str, lines: list[str]) -> None:
 
 def notes(folder: Path) -> list[Path]:
     """The notes in ``.running``, usable or not."""
-    return [] if linked(folder) else sorted((folder / RUNNING).glob("*.json"))
+    if linked(folder):
+        return []
+    return sorted(path for path in (folder / RUNNING).glob("*.json") if not is_foreign(path.name))
 
 
 def has_living(folder: Place, owners: str) -> bool:
@@ -369,7 +382,7 @@ def _left_over(folder: Path) -> Iterator[tuple[Path, str]]:
         match = _PARTIAL_FILE.fullmatch(path.name) or _PROBE.fullmatch(path.name)
         if match:
             yield path, match["owner"]
-    for name in (*schema.TABLES, spool.SPOOL):
+    for name in _renamed_into(folder):
         for path in (folder / name).glob(".probe-*"):
             if match := _PROBE.fullmatch(path.name):
                 yield path, match["owner"]

@@ -261,8 +261,13 @@ _TRIALS = [
     _result("train_time_s", _REAL, "training steps alone"),
     _result("eval_time_s", _REAL, "evaluation and probes"),
     # hardware and environment
-    Column("device_model", _TEXT, "name of the processor or GPU that trained", "hardware"),
-    Column("cpu_model", _TEXT, "name of the processor", "hardware"),
+    Column("device_model", _TEXT, "name of the processor or GPU that trained; null: not known", "hardware"),
+    Column(
+        "cpu_model",
+        _TEXT,
+        "name of the processor, with its numbers where it has no model number; null: its architecture alone is known",
+        "hardware",
+    ),
     Column(
         "simultaneous_trials",
         _WHOLE,
@@ -271,13 +276,18 @@ _TRIALS = [
         since=4,
         before=1,
     ),
-    Column("gpu_driver", _TEXT, "NVIDIA driver version", "environment"),
+    Column("gpu_driver", _TEXT, "NVIDIA driver version; null: no NVIDIA GPU, or not known", "environment"),
     Column("platform", _TEXT, "operating system", "environment"),
     Column("python_version", _TEXT, "Python version", "environment"),
-    Column("torch_version", _TEXT, "torch version", "environment"),
+    Column("torch_version", _TEXT, "torch version with its build, such as 2.15.0+cu130", "environment"),
     Column("package_versions", _TEXT, "versions of all packages that matter, as JSON", "bulk"),
-    Column("git_commit", _TEXT, "commit of the checkout that ran; null for an installed package", "environment"),
-    Column("git_dirty", _FLAG, "whether that checkout had changes", "environment"),
+    Column(
+        "git_commit",
+        _TEXT,
+        "commit of the checkout that ran; null: an installed package, or git does not tell",
+        "environment",
+    ),
+    Column("git_dirty", _FLAG, "whether that checkout had changes; null: not known", "environment"),
 ]
 _CURVES = [
     Column("trial_id", _TEXT, _ID, "identity", required=True),

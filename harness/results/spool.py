@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from harness.results import schema
 from harness.results.places import RemotePlace
 from harness.results.schema import TABLES, arrow_schema
+from harness.results.table_files import is_foreign
 
 SPOOL = ".spool"
 """The folder of finished trials that are not published yet, within a results folder."""
@@ -90,7 +91,7 @@ def strangers(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in place.iterdir()
-        if path.name not in own and not path.name.startswith(".") and not path.name.endswith(SET_ASIDE)
+        if path.name not in own and not is_foreign(path.name) and not path.name.endswith(SET_ASIDE)
     )
 
 
@@ -98,7 +99,8 @@ def named(place: Path, suffix: str) -> list[Path]:
     """Return what an owner's folder holds with that suffix, usable or not, sorted by name."""
     try:
         with os.scandir(place) as inside:
-            return sorted(place / item.name for item in inside if item.name.endswith(suffix))
+            names = (item.name for item in inside if item.name.endswith(suffix))
+            return sorted(place / name for name in names if not is_foreign(name))
     except FileNotFoundError:
         return []
 

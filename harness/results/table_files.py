@@ -1,8 +1,10 @@
 """The files of a table: listed, checked, and read in the columns of the present schema version."""
 
+import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +18,7 @@ from harness.results.schema import arrow_schema
 
 _VERSION_KEY, _TABLE_KEY = b"initbench.schema_version", b"initbench.table"
 _ROWS_FOR_THREADS = 10_000
+_OF_SYSTEMS = ("desktop.ini", "thumbs.db", "icon\r")
 
 REQUESTS_AT_ONCE = 32
 """How many objects of a store are read at once, because each answer is waited for."""
@@ -32,14 +35,47 @@ class UnreadableError(Exception):
 
 
 def files(folder: Place, table: str) -> list[Place]:
-    """Return the files that hold a table, by name."""
-    if isinstance(folder, RemotePlace):
-        place = folder / table
-        return sorted(
-            (own for own in place.objects() if own.suffix == ".parquet" and own.parent == place),
-            key=lambda own: own.stem,
-        )
-    return sorted((folder / table).glob("*.parquet"), key=lambda path: path.stem)
+    """Return the files that hold a table, by name; what plainly does not is left out, see :func:`passed_over`."""
+    return sorted((path for path, is_ours in _listed(folder, table) if is_ours), key=lambda path: path.stem)
+
+
+def passed_over(folder: Place) -> list[str]:
+    """Return the names of Parquet files that are plainly none of ours, as :func:`is_foreign` says, or that are empty.
+
+    Files of ours are never empty, because they get their names when they are whole. Those that are were made by a
+    synchronisation, an archive that was unpacked in part, or a system that crashed.
+    """
+    return sorted(
+        f"{table}/{path.name}" for table in schema.TABLES for path, is_ours in _listed(folder, table) if not is_ours
+    )
+
+
+def is_foreign(name: str) -> bool:
+    """Return whether a name is one that systems, editors and synchronisations give and that this program never gives.
+
+    Hidden names and those with a leading underscore are what readers of Parquet folders pass over as well.
+    """
+    return name.startswith((".", "_", "~")) or name.lower() in _OF_SYSTEMS
+
+
+def _listed(folder: Place, table: str) -> Iterator[tuple[Place, bool]]:
+    """Each Parquet file, and whether it may be one of ours."""
+    place = folder / table
+    if isinstance(place, RemotePlace):
+        for own in place.objects():
+            if own.suffix == ".parquet" and own.parent == place:
+                yield own, not is_foreign(own.name) and own.size != 0
+        return
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as inside:
+        for entry in inside:
+            if entry.name.endswith(".parquet"):
+                yield place / entry.name, not is_foreign(entry.name) and not _is_empty(entry)
+
+
+def _is_empty(entry: os.DirEntry[str]) -> bool:
+    with suppress(OSError):
+        return entry.is_file() and entry.stat().st_size == 0
+    return False
 
 
 def _open(path: Place, table: str, dictionary: Sequence[str]) -> tuple[pq.ParquetFile, int]:
@@ -48,7 +84,7 @@ def _open(path: Place, table: str, dictionary: Sequence[str]) -> tuple[pq.Parque
         file = pq.ParquetFile(path.opened(), read_dictionary=dictionary, pre_buffer=True)
     else:
         _require_regular(path)
-        file = pq.ParquetFile(path, read_dictionary=dictionary)
+        file = pq.ParquetFile(_source(path), read_dictionary=dictionary)
     own = file.schema_arrow
     metadata = own.metadata or {}
     if metadata.get(_TABLE_KEY) != table.encode():
@@ -56,10 +92,21 @@ def _open(path: Place, table: str, dictionary: Sequence[str]) -> tuple[pq.Parque
     version = metadata.get(_VERSION_KEY, b"none").decode(errors="replace")
     readable = [str(number) for number in range(schema.OLDEST_VERSION, schema.SCHEMA_VERSION + 1)]
     if version not in readable:
-        raise UnreadableError(f"{path}: schema version {version}, this program reads {', '.join(readable)}")
+        newer = version.isdecimal() and int(version) > schema.SCHEMA_VERSION
+        fix = "; a newer initbench wrote it, install that" if newer else ""
+        raise UnreadableError(f"{path}: schema version {version}, this program reads {', '.join(readable)}{fix}")
     if not own.equals(_stored(table, int(version), tuple(dictionary))):
         raise UnreadableError(f"{path}: columns differ from schema version {version}")
     return file, int(version)
+
+
+def _source(path: Path) -> Path | pa.BufferReader:
+    """Return what pyarrow reads a file from; it takes no path that is no UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return pa.BufferReader(path.read_bytes())
+    return path
 
 
 def _require_regular(path: Path) -> None:

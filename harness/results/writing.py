@@ -25,6 +25,7 @@ from harness.results.places import Place, RemotePlace
 from harness.results.publishing import flush_folder, publish_file
 from harness.results.stores import put_entry
 from harness.results.table_files import write_rows
+from harness.wording import printable
 
 Row = Mapping[str, Any]
 
@@ -87,7 +88,21 @@ def write_part(folder: Path, table: str, name: str, content: pa.Table, *, owner:
 
 def arrow_rows(table: str, rows: Sequence[Row]) -> pa.Table:
     """The rows in the columns of the present schema version."""
-    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema.arrow_schema(table))
+    columns = schema.arrow_schema(table)
+    try:
+        return pa.Table.from_pylist([dict(row) for row in rows], schema=columns)
+    except UnicodeEncodeError:
+        # names of files and the texts of errors may hold bytes that are no UTF-8; they must not cost the row
+        return pa.Table.from_pylist([_encodable(row) for row in rows], schema=columns)
+
+
+def _encodable(row: Row) -> dict[str, Any]:
+    def shown(value: Any) -> Any:  # noqa: ANN401 - of any column
+        if isinstance(value, list):
+            return [shown(item) for item in value]
+        return printable(value) if isinstance(value, str) else value
+
+    return {name: shown(value) for name, value in row.items()}
 
 
 def note_path(folder: Path, trial_id: str) -> Path:

@@ -11,8 +11,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
+from harness.cores import usable_cores
 from harness.errors import UsageError
-from harness.sweep.workers import usable_cores
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _RAY_LOCAL = {"logging_level": 30, "include_dashboard": False}

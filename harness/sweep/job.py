@@ -24,13 +24,14 @@ from omegaconf import DictConfig
 from harness import results
 from harness.audience import Audience
 from harness.config import TrialConfig
+from harness.cores import usable_cores
 from harness.errors import UsageError
 from harness.sweep import engines
 from harness.sweep.composer import Composer
 from harness.sweep.local import Company, LocalSweep, company_of
 from harness.sweep.outcome import rows_of_sweep
 from harness.sweep.plan import PlannedTrial, loader_of
-from harness.sweep.workers import threads_each, usable_cores
+from harness.sweep.workers import threads_each
 
 TRIALS = "trials_of_job"
 """The key of the override that tells a job its trials."""

@@ -5,16 +5,18 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from harness import results
 from harness.audience import Audience
 from harness.config import SweepPlace, TrialConfig
+from harness.cores import usable_cores
 from harness.errors import UsageError
 from harness.sweep.composer import Composer
 from harness.sweep.plan import PlannedTrial
 from harness.sweep.worker import Slot, TrialTask
-from harness.sweep.workers import GRACE_S, Death, Ended, Workers, slots_for, threads_each, usable_cores
+from harness.sweep.workers import GRACE_S, Death, Ended, Workers, slots_for, threads_each
 
 _STORE_GRACE_S = 60.0
 """As :data:`GRACE_S` where rows go to an object store, to which a trial writes its last words several times."""
@@ -113,6 +115,7 @@ class LocalSweep:
     _is_over: bool = False
     _interruptions: int = 0
     _was_unpublished: bool = False
+    _is_gone: bool = False
 
     def run(self, trials: Iterable[PlannedTrial]) -> None:
         """Run the trials; each that begins gets a row, whatever happens to it."""
@@ -141,7 +144,7 @@ class LocalSweep:
                 # it lets go of its lock also where it cannot publish
                 publisher.__exit__(None, None, None)
             except (OSError, UsageError) as error:
-                safe = "finished trials are safe in its .spool, and the next run into it publishes them"
+                safe = "the next run into it publishes the finished trials in its .spool"
                 self.audience.lose(f"results.dir={self.folder}: cannot be published ({_why(error)}); {safe}")
 
     def _publish(self, publisher: results.Publisher, trial_id: str) -> None:
@@ -174,7 +177,7 @@ class LocalSweep:
 
     def _tasks(self, trials: Iterable[PlannedTrial]) -> Iterator[TrialTask]:
         for trial in trials:
-            if self._interruptions:
+            if self._interruptions or self._is_gone:
                 # composing thousands of trials that are wrong takes minutes
                 return
             try:
@@ -205,14 +208,25 @@ class LocalSweep:
         # an interruption can come when the trial has just ended, and then leaves the worker as an error
         if ended.error is not None and not isinstance(ended.error, KeyboardInterrupt):
             self.audience.break_down(task.title, ended.error)
+            self._stop_if_gone()
             return
         try:
             row = ended.row or self._row_of_the_dead(ended)
             if row is not None:
                 self.audience.ended(task.title, row)
                 self._publish(publisher, task.trial_id)
+            elif not self._interruptions:
+                # the user's own module raised KeyboardInterrupt when it was imported, or somebody ended the worker
+                self.audience.lose(f"{task.title}: it was interrupted before it began")
         except Exception as error:  # noqa: BLE001 - one line for a user, and the next trial still runs
             self.audience.break_down(task.title, error)
+
+    def _stop_if_gone(self) -> None:
+        """Begin no further trial where the results folder has been removed, for each would be lost like the last."""
+        place = results.place_of(self.folder)
+        if not self._is_gone and isinstance(place, Path) and not place.exists():
+            self._is_gone = True
+            self.audience.lose(f"results.dir={self.folder}: the folder was removed; no further trial is begun")
 
     def _row_of_the_dead(self, ended: Ended) -> dict[str, Any] | None:
         """The row of a trial whose worker died, or that was interrupted; None if it had not begun."""

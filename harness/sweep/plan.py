@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, cast, overload
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -27,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.compose import CONF_DIR, refusals, typed_overrides
 from harness.errors import UsageError
+from harness.paths import typed_path
 from harness.sweep import engines
 from harness.sweep.composer import Composer
 
@@ -125,7 +125,7 @@ def loader_of(*, config_dir: str | None = None, config_path: str = str(CONF_DIR)
     setbase("1.3")
     search_path = create_config_search_path(config_path)
     if config_dir is not None:
-        folder = Path(config_dir).absolute()
+        folder = typed_path(config_dir, "--config-dir=").absolute()
         if not folder.is_dir():
             raise UsageError(f"--config-dir={config_dir}: not found; name a folder that exists")
         search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))

@@ -137,13 +137,13 @@ def columns_now(config: TrialConfig, *, simultaneous_trials: int, in_jobs: bool 
     """
     import torch
 
-    from harness import device, rows
+    from harness import device, provenance, rows
 
     here = torch.device("cpu") if in_jobs else device.resolve(config.device)
-    provenance = rows.environment(device.environment(here))
+    columns = rows.environment(provenance.environment(here))
     if in_jobs:
-        provenance = {name: value for name, value in provenance.items() if name not in _OF_A_MACHINE}
-    return {**provenance, "simultaneous_trials": simultaneous_trials, "threads": config.device.threads}
+        columns = {name: value for name, value in columns.items() if name not in _OF_A_MACHINE}
+    return {**columns, "simultaneous_trials": simultaneous_trials, "threads": config.device.threads}
 
 
 def _rows(folder: results.Place) -> "pa.Table":

@@ -17,11 +17,13 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from harness import output
+from harness.arguments import in_one_line
 from harness.config import SweepPlace, TrialConfig
+from harness.errors import UsageError
 from harness.trial_line import LINE_COLUMNS
 
 _LAST_WORDS_S, _LOOK_S = 10.0, 0.05
-_STANDARD_ERROR = 2
+_STANDARD_ERROR, _MOST_FILES = 2, 1024
 _LONGEST_TEXT = 1_000
 FROM_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 """Signals that a terminal sends to all its processes; a worker leaves them to its parent."""
@@ -67,12 +69,27 @@ class TrialTask:
 _progress: Any = None
 """Three numbers that the parent reads; see :data:`BEGUN`."""
 _is_busy = False
+_folder = "."
+"""The folder of the command, which relative paths mean."""
+
+_unusable: UsageError | None = None
+"""Why no trial can run here, such as an installation of PyTorch that is broken."""
 
 
 def begin(slot: Slot, progress: Any) -> None:  # noqa: ANN401 - shared memory has no public type
     """Settle in the slot, then import what trials need; runs once in each worker."""
-    global _progress  # noqa: PLW0603 - a worker process has one progress
+    global _progress, _folder, _unusable  # noqa: PLW0603 - a worker process has one of each
     _progress = progress
+    try:
+        _folder = os.getcwd()  # noqa: PTH109 - text is enough
+        _settle(slot)
+    except Exception as error:  # noqa: BLE001 - a broken installation or machine raises anything
+        # raised here it would end the process without a word
+        _unusable = UsageError(in_one_line(error))
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _settle(slot: Slot) -> None:
     _keep_files()
     # what a user's initializer prints must not fail its trial where the command's reader has left
     output.forgive()
@@ -88,12 +105,15 @@ def begin(slot: Slot, progress: Any) -> None:  # noqa: ANN401 - shared memory ha
     # torch reads cores and GPUs when it is imported
     import harness.trial  # noqa: F401
 
-    signal.signal(signal.SIGTERM, _interrupt)
-
 
 def _keep_files() -> None:
     """Let no command that a trial starts inherit the pipe by whose end the parent notices that of this process."""
-    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - names that are numbers
+    try:
+        names = os.listdir("/dev/fd")  # noqa: PTH208 - names that are numbers
+    except OSError:
+        # Linux has it in /proc, which is missing in some sandboxes
+        names = [str(number) for number in range(_MOST_FILES)]
+    for name in names:
         # the listing's own is closed by now
         with suppress(OSError):
             if int(name) > _STANDARD_ERROR:
@@ -112,8 +132,12 @@ def work(task: TrialTask) -> dict[str, Any] | None:
         OSError: the rows could not be written.
     """
     global _is_busy  # noqa: PLW0603 - see begin
+    if _unusable is not None:
+        raise _unusable
     from harness import trial
 
+    # an initializer of an earlier trial may have gone elsewhere
+    os.chdir(_folder)
     _progress[:] = (time.monotonic(), 0.0, 0.0)
     _is_busy = True
     try:

@@ -21,6 +21,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
 
+from harness.cores import granted_cores, usable_cores
+from harness.errors import UsageError
 from harness.sweep import worker
 from harness.sweep.worker import Slot, TrialTask
 
@@ -260,8 +262,15 @@ class Workers:
         Args:
             slots: where they run.
             grace_s: how long a trial may go on that was told to stop, or whose time is over; then it is killed.
+
+        Raises:
+            UsageError: processes cannot share memory on this machine.
         """
-        self._workers = [_Worker(slot) for slot in slots]
+        try:
+            self._workers = [_Worker(slot) for slot in slots]
+        except OSError as error:
+            problem = f"the processes of a sweep cannot share memory ({error.strerror})"
+            raise UsageError(f"-m: {problem}; mount /dev/shm writable, or run each trial without -m") from error
         self._grace_s = grace_s
         self._is_stopping = False
         self._stop_by_s = float("inf")
@@ -341,7 +350,8 @@ def slots_for(workers: int, *, threads: int | None, gpus: list[str]) -> list[Slo
     """
     cores = usable_cores()
     each = threads or threads_each(workers)
-    is_divided = workers > 1 and workers * each <= len(cores)
+    # what has a share of the time of all cores would only meet its neighbours on the first ones
+    is_divided = workers > 1 and workers * each <= len(cores) and granted_cores() is None
     return [
         Slot(
             number,
@@ -350,13 +360,6 @@ def slots_for(workers: int, *, threads: int | None, gpus: list[str]) -> list[Slo
         )
         for number in range(workers)
     ]
-
-
-def usable_cores() -> list[int]:
-    """Return the numbers of the CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def threads_each(workers: int) -> int:
