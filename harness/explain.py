@@ -3,20 +3,23 @@
 import argparse
 import math
 import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.arguments import Parser, existing_folder, one_line_errors
+from harness.arguments import Parser, existing_folder, in_one_line, one_line_errors
 from harness.compose import load_config
 from harness.config import TrialConfig
-from harness.errors import DataError, UsageError
+from harness.errors import UsageError
+from harness.wording import error_text, hydra_quoted
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from harness.cures import Cure
     from harness.diagnosis import Diagnosis
+    from harness.metrics import TensorProbe
 
 _USAGE = "python -m harness.explain [--config-dir DIR] [CHOICE ...] [VALUE ...]"
 _ABOUT = """\
@@ -26,10 +29,7 @@ steps (layers with weights + 2) and says of every layer whether it learns and, i
   python -m harness.explain init=zero
   python -m harness.explain init=zero model.activation=tanh
   python -m harness.explain model=deep init=delta_orthogonal model.depth=30 model.activation=tanh"""
-_CODES = "Exit codes: 0 explained, 1 the network could not be filled, 2 the command was wrong."
-
-_LEGEND = """\
-# gradient, and moved   g gradient, not moved (rounded away)   m moved without gradient   . neither"""
+_CODES = "Exit codes: 0 explained, 1 the network could not be filled, 2 the command was wrong, 130 Ctrl-C."
 
 _MOMENTS = (
     "output\nE z2",
@@ -48,7 +48,28 @@ dead: units whose derivative is 0 on every image; rank, rows: of all units, thos
 """
 
 
-def explain(config: TrialConfig) -> "Diagnosis":
+@dataclass(frozen=True)
+class Explanation:
+    """A diagnosis of a config's network, and what is known of this network only.
+
+    Attributes:
+        config: resolved.
+        diagnosis: see :mod:`harness.diagnosis`.
+        probes: parameter name -> what was measured of it at step 0.
+        mean_field: layer name -> second moment of its output at step 0 by wide-network theory.
+        images_moment: second moment of the images of step 0.
+        units: layer name -> rows of its weight.
+    """
+
+    config: TrialConfig
+    diagnosis: "Diagnosis"
+    probes: dict[str, "TensorProbe"]
+    mean_field: dict[str, float]
+    images_moment: float
+    units: dict[str, int]
+
+
+def explain(config: TrialConfig) -> Explanation:
     """Fill the network of a config and diagnose it.
 
     Raises:
@@ -56,34 +77,71 @@ def explain(config: TrialConfig) -> "Diagnosis":
         DataError: the data cannot be had.
         ValueError: the initializer refused the network.
     """
-    from harness import device, resolution, trial
+    from harness import device, metrics, resolution, signals, torch_state, trial
 
-    config = resolution.resolved(config)
-    device.apply_flags(config.device)
-    setup = trial.assemble(config, device.resolve(config.device))
-    trial.initialise(config, setup)
-    return trial.diagnose(config, setup)
+    with torch_state.ONE_AT_A_TIME:
+        config = resolution.resolved(config)
+        with torch_state.set_for(config.device):
+            setup = trial.assemble(config, device.resolve(config.device))
+            trial.initialise(config, setup)
+            seen = signals.record(setup.network, *setup.batch(0))
+            probes = metrics.probe(setup.network, dict(setup.network.tensors()), seen)
+            return Explanation(
+                config,
+                trial.diagnose(config, setup),
+                {probe.parameter: probe for probe in probes},
+                signals.mean_field(setup.network, seen),
+                seen.input_moment,
+                {name: layer.weight.shape[0] for name, layer in setup.network.parametrised().items()},
+            )
 
 
-def show(out: "Console", config: TrialConfig, diagnosis: "Diagnosis") -> None:
-    """Print the maps, the moments, and the diagnoses."""
+def show(out: "Console", explanation: Explanation, cures: "Sequence[Cure]") -> None:
+    """Print the maps, the moments, the findings, the experiments and the cures."""
+    from harness.diagnosis import LEGEND
+
+    config, diagnosis = explanation.config, explanation.diagnosis
     out.print(
         f"init={config.labels.init} model={config.labels.model} activation={config.model.activation} "
         f"data={config.data.name} ({config.data.scaling}, {config.data.batches}) "
         f"optimizer={config.optimizer.name} lr={config.optimizer.lr:g} seed={config.seed}",
         markup=False,
     )
-    losses = [step.signals.loss for step in diagnosis.steps]
+    losses = [step.loss for step in diagnosis.steps]
     out.print(
         f"\ngradient and movement of each tensor by step; loss {losses[0]:.6g} at first, {losses[-1]:.6g} at last"
     )
     out.print(_maps(diagnosis))
-    out.print(_LEGEND, markup=False)
-    out.print(f"\nsecond moments at step 0; of the images {_number(diagnosis.steps[0].signals.input_moment)}")
-    out.print(_moments(diagnosis))
+    out.print(LEGEND, markup=False)
+    out.print(f"\nsecond moments at step 0; of the images {_number(explanation.images_moment)}")
+    out.print(_moments(explanation))
     out.print(_MOMENTS_LEGEND, markup=False)
-    out.print(_diagnoses(diagnosis))
+    out.print(_table(["layer", "diagnosis", "why"], _findings(diagnosis)))
     out.print(f"network: {diagnosis.network}", markup=False)
+    if diagnosis.causes.experiments:
+        out.print("\nthe experiments behind it, each on a copy of the network that is trained for a few steps:")
+        out.print(_table(["changed", "what became of it"], diagnosis.experiments()))
+    if cures:
+        out.print(
+            "\ncures, each tried by running it; add one to the command, or put it in the place of what it changes:"
+        )
+        out.print(_table(["choice", "diagnosis"], [(cure.typed, str(cure.finding)) for cure in cures]))
+
+
+def _findings(diagnosis: "Diagnosis") -> list[tuple[str, str, str]]:
+    return [(layer, finding.kind, finding.reason) for layer, finding in diagnosis.layers.items()]
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def _maps(diagnosis: "Diagnosis") -> "Table":
@@ -92,40 +150,26 @@ def _maps(diagnosis: "Diagnosis") -> "Table":
     table = Table()
     table.add_column("tensor", no_wrap=True)
     table.add_column(f"steps 0 to {len(diagnosis.steps) - 1}", no_wrap=True)
-    marks = {(True, True): "#", (True, False): "g", (False, True): "m", (False, False): "."}
     for name in diagnosis.steps[0].tensors:
-        table.add_row(name, "".join(marks[step.has_gradient(name), name in step.moved] for step in diagnosis.steps))
+        table.add_row(name, diagnosis.map_of(name))
     return table
 
 
-def _moments(diagnosis: "Diagnosis") -> "Table":
+def _moments(explanation: Explanation) -> "Table":
     from rich import box
     from rich.table import Table
 
-    first = diagnosis.steps[0]
     table = Table(box=box.SIMPLE)
     table.add_column("layer", overflow="fold")
     for title in _MOMENTS:
         table.add_column(title, justify="right", no_wrap=True)
-    for layer in diagnosis.layers:
-        probe, mean_field = first.tensors[f"{layer}.weight"], diagnosis.mean_field[layer]
+    for layer, units in explanation.units.items():
+        probe, mean_field = explanation.probes[f"{layer}.weight"], explanation.mean_field[layer]
         numbers = [probe.output_moment, probe.output_moment_theory, mean_field]
         numbers += [probe.gradient_gain, probe.gradient_gain_theory]
         dead = "-" if probe.dead_share is None else f"{probe.dead_share:.0%}"
         counts = [probe.gradient_rank, probe.distinct_rows, probe.distinct_gradient_rows]
-        table.add_row(layer, *map(_number, numbers), dead, *(f"{count}/{first.units[layer]}" for count in counts))
-    return table
-
-
-def _diagnoses(diagnosis: "Diagnosis") -> "Table":
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("layer")
-    table.add_column("diagnosis", overflow="fold")
-    table.add_column("why", overflow="fold")
-    for layer, finding in diagnosis.layers.items():
-        table.add_row(layer, finding.kind, finding.reason)
+        table.add_row(layer, *map(_number, numbers), dead, *(f"{count}/{units}" for count in counts))
     return table
 
 
@@ -148,7 +192,10 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
     parser.add_argument("--config-dir", type=existing_folder, metavar="DIR", help="holds config groups of your own")
     # intermixed: a switch may stand between choices
     typed = parser.parse_intermixed_args(arguments)
-    folders = [] if typed.config_dir is None else [f"hydra.searchpath=[file://{typed.config_dir.absolute()}]"]
+    folders = []
+    if typed.config_dir is not None:
+        place = hydra_quoted(f"file://{typed.config_dir.absolute()}")
+        folders = [f"hydra.searchpath=[{place}]"]
     return [*folders, *typed.overrides]
 
 
@@ -156,24 +203,20 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 def main(arguments: Sequence[str]) -> int:
     """Explain one config; returns the exit code."""
     overrides = _overrides(arguments)
-    # torch warns of hooks on modules whose input needs no gradient, which is as meant
-    warnings.simplefilter("ignore", UserWarning)
+    config = load_config(overrides)
+    from harness.cures import cures_of
+
     try:
-        config = load_config(overrides)
-        diagnosis = explain(config)
-    except UsageError:
+        explanation = explain(config)
+    except (UsageError, KeyboardInterrupt):
         raise
-    except Exception as error:  # noqa: BLE001 - an initializer of the user may raise anything
-        known = isinstance(error, DataError | ValueError)
-        text = " ".join(str(error).partition("\nException raised from")[0].split())
-        print(f"error: {text if known else f'{type(error).__name__}: {text}'}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except BaseException as error:  # noqa: BLE001 - an initializer of the user may raise anything
+        text = error_text(error) if isinstance(error, ValueError) else in_one_line(error)
+        print(f"error: {text.partition(' Exception raised from')[0]}", file=sys.stderr)
         return 1
     from harness import console
 
-    show(console.console(), config, diagnosis)
+    show(console.console(), explanation, cures_of(explanation.config, explanation.diagnosis, overrides))
     return 0
 
 

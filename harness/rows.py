@@ -39,7 +39,7 @@ def planned(config: TrialConfig, trial_id: str, place: SweepPlace | None = None)
 
 
 def environment(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The provenance columns from :func:`harness.device.environment`."""
+    """The provenance columns from :func:`harness.provenance.environment`."""
     versions = dict(provenance["package_versions"])
     return {**provenance, "package_versions": json.dumps(versions), "torch_version": versions["torch"]}
 

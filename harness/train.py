@@ -1,6 +1,6 @@
 """The training loop. It yields at the end of each timing window; what is done there is not on the training clock."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +18,14 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 def optimizer_for(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Return a fresh optimizer over all of the network's parameters, with the settings that it takes."""
+    return optimizer_of(network.parameters(), config)
+
+
+def optimizer_of(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return a fresh optimizer over some parameters."""
     optimizer = OPTIMIZERS[config.name]
     settings = {name: getattr(config, name) for name in optimizer.settings}
-    made: torch.optim.Optimizer = getattr(torch.optim, optimizer.torch_class)(list(network.parameters()), **settings)
+    made: torch.optim.Optimizer = getattr(torch.optim, optimizer.torch_class)(list(parameters), **settings)
     return made
 
 

@@ -4,8 +4,10 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,20 +22,25 @@ from harness import (
     kernel_choice,
     metrics,
     models,
+    provenance,
     results,
     rows,
     signals,
+    torch_state,
 )
 from harness.config import SweepPlace, TrialConfig
 from harness.data import Digits
-from harness.diagnosis import Diagnosis
-from harness.errors import DivergedError, TimeBudgetError
+from harness.diagnosis import Diagnosis, Finding
+from harness.diagnosis.case import Optimizer
+from harness.errors import DivergedError, TimeBudgetError, UsageError
 from harness.interrupts import uninterrupted
 from harness.models import Network
+from harness.paths import typed_path
 from harness.resolution import resolved
-from harness.time_limit import time_limit
 from harness.timing import Stopwatch, matmul_flops_per_s, throughput, warm_up
-from harness.train import Batch, WindowEnd, batch_source, optimizer_for, take_steps, train
+from harness.train import Batch, WindowEnd, batch_source, optimizer_for, optimizer_of, take_steps, train
+from harness.trial_status import status_of
+from harness.wording import error_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,74 +142,57 @@ def run_trial(
             object store that it lies in can no longer be reached at the end.
         KeyboardInterrupt: it was interrupted; its row says ``killed``.
     """
-    config = resolved(config)
+    # before the user's modules are imported, which may go to another folder
+    folder, root = _places(config)
+    # what waits for another thread's trial has not begun, and can be interrupted
+    with torch_state.ONE_AT_A_TIME:
+        config = resolved(config)
+        if owner is None:
+            # an owner has done so, and would be robbed of the deaths that it is about to record
+            results.prepare(folder)
+        planned = rows.planned(config, trial_id or results.new_trial_id(), place)
+        here = replace(config, data=replace(config.data, root=root))
+        record = _Record(here, device.resolve(config.device), planned)
+        _record_trial(record, folder, on_progress or (lambda _step, _seconds: None), owner)
+    return _result(record)
+
+
+def _places(config: TrialConfig) -> tuple[results.Place, str]:
+    """The results folder and the folder of the data, as absolute paths."""
     folder = results.place_of(config.results.dir, "results.dir=")
-    if owner is None:
-        # an owner has done so, and would be robbed of the deaths that it is about to record
-        results.prepare(folder)
-    planned = rows.planned(config, trial_id or results.new_trial_id(), place)
-    record = _Record(config, device.resolve(config.device), planned)
+    root = typed_path(config.data.root, "data.root=").absolute()
+    return folder.absolute() if isinstance(folder, Path) else folder, str(root)
+
+
+def _record_trial(record: _Record, folder: results.Place, on_progress: Progress, owner: str | None) -> None:
     with ExitStack() as held:
         # a trial whose note is written has begun, and whatever ends it is recorded
         held.enter_context(uninterrupted())
         running = results.Running(folder, record.row, owner=owner)
         try:
-            with _status_of(record), time_limit(config.sweep.trial_timeout_s, "sweep.trial_timeout_s"):
+            with status_of(record.row, record.config.sweep.trial_timeout_s), torch_state.set_for(record.config.device):
                 held.close()
-                _measure(record, on_progress or (lambda _step, _seconds: None))
+                _measure(record, on_progress)
         finally:
             with uninterrupted():
                 _summarise(record)
                 running.finish(record.row, record.curves, record.layers)
                 if owner is None:
                     _publish(folder, record.row["trial_id"])
-    return _result(record)
 
 
 def _publish(folder: results.Place, trial_id: str) -> None:
     """Publish a trial that is its own owner."""
-    with results.Publisher(folder, trial_id) as publisher:
-        publisher.ended(trial_id)
-
-
-@contextmanager
-def _status_of(record: _Record) -> Iterator[None]:
-    """Record how the block ended; only Ctrl-C and termination go on."""
     try:
-        yield
-        record.row["status"] = "ok"
-    except KeyboardInterrupt:
-        _set_error(record, "killed", InterruptedError("interrupted (Ctrl-C or a termination signal)"))
-        raise
-    except DivergedError as error:
-        _set_error(record, "diverged", error)
-        record.row["diverged_step"] = error.step
-        # it goes on to the end of its window, so how far depends on how it was timed
-        record.row["final_weights_sha256"] = None
-    except TimeBudgetError as error:
-        _set_error(record, "timeout", error)
-    except BaseException as error:  # noqa: BLE001 - a failed trial is a row, whatever failed it
-        _set_error(record, "oom" if _is_out_of_memory(error) else "error", error)
-
-
-def _set_error(record: _Record, status: str, error: BaseException) -> None:
-    message = " ".join(str(error).split()) or "no message"
-    record.row.update(status=status, error_type=type(error).__name__, error_message=message)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Torch has a type of error for CUDA alone; its CPU allocator raises a plain RuntimeError."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(
-        words in text for words in ("can't allocate memory", "not enough memory", "out of memory")
-    )
+        with results.Publisher(folder, trial_id) as publisher:
+            publisher.ended(trial_id)
+    except OSError as error:
+        safe = "the trial is safe in its .spool, and the next run into it publishes it"
+        raise UsageError(f"results.dir={folder}: cannot be published ({error.strerror}); {safe}") from error
 
 
 def _measure(record: _Record, on_progress: Progress) -> None:
     """The trial itself."""
-    device.apply_flags(record.config.device)
     device.reset_peak_memory(record.device)
     setup = _set_up(record)
     # from here on, for the kernels' check in float64 holds more than training does; set-up's own shows if it fails
@@ -210,6 +200,8 @@ def _measure(record: _Record, on_progress: Progress) -> None:
     initial = _initialise(record, setup)
     _warm_up(record, setup)
     _diagnose(record, setup)
+    # the diagnosis holds more copies than training does
+    device.reset_peak_memory(record.device)
     energy = device.energy_j(record.device)
     try:
         _train(record, setup, initial, on_progress)
@@ -218,8 +210,7 @@ def _measure(record: _Record, on_progress: Progress) -> None:
     record.row["energy_j"] = device.energy_since(energy, record.device)
     with record.clock("setup_time_s"):
         # once more, for another process may have held the machine when it was measured first
-        again = matmul_flops_per_s(record.device)
-        record.row["matmul_flops_per_s"] = max(record.row["matmul_flops_per_s"], again)
+        record.row["matmul_flops_per_s"] = max(record.row["matmul_flops_per_s"], matmul_flops_per_s(record.device))
 
 
 def assemble(config: TrialConfig, target: torch.device) -> TrialSetup:
@@ -249,15 +240,25 @@ def initialise(config: TrialConfig, setup: TrialSetup) -> None:
 
 
 def diagnose(config: TrialConfig, setup: TrialSetup) -> Diagnosis:
-    """Why the filled network will or will not learn, from a few steps on a copy; see :mod:`harness.diagnosis`."""
-    steps = config.train.steps
-    return diagnosis.diagnose(setup.network, lambda step: setup.batch(step % steps), config.optimizer)
+    """Say why the filled network will or will not learn, from a few steps on copies; see :mod:`harness.diagnosis`."""
+    batch, optimizer = _as_trained(config, setup)
+    return diagnosis.diagnose(setup.network, batch, optimizer=optimizer)
+
+
+def finding(config: TrialConfig, setup: TrialSetup) -> Finding:
+    """Return the diagnosis of the whole network alone, without looking for the cause."""
+    batch, optimizer = _as_trained(config, setup)
+    return diagnosis.finding(setup.network, batch, optimizer=optimizer)
+
+
+def _as_trained(config: TrialConfig, setup: TrialSetup) -> tuple[Callable[[int], Batch], Optimizer]:
+    return (lambda step: setup.batch(step % config.train.steps)), partial(optimizer_of, config=config.optimizer)
 
 
 def _set_up(record: _Record) -> TrialSetup:
     config = record.config
     with record.clock("setup_time_s"):
-        record.row.update(rows.environment(device.environment(record.device)))
+        record.row.update(rows.environment(provenance.environment(record.device)))
         setup = assemble(config, record.device)
         record.losses = torch.full((config.train.steps,), torch.nan, device=record.device)
         forward, training = models.flops_per_image(config.model)
@@ -289,13 +290,14 @@ def _initialise(record: _Record, setup: TrialSetup) -> dict[str, torch.Tensor]:
 
 
 def _diagnose(record: _Record, setup: TrialSetup) -> None:
-    """Why it will or will not learn, from a few steps on a copy; on the clock of evaluation."""
+    """Record why it will or will not learn, from a few steps on copies; on the clock of evaluation."""
     with record.clock("eval_time_s"):
         try:
             result = diagnose(record.config, setup)
-        except RuntimeError as error:
-            # such as too little memory for it: the training may still go well
-            record.row["diagnosis_reason"] = f"not diagnosed: {' '.join(str(error).split())}"
+        except TimeBudgetError:
+            raise
+        except Exception as error:  # noqa: BLE001 - such as too little memory for it: the training may still go well
+            record.row["diagnosis_reason"] = f"not diagnosed: {error_text(error)}"
             return
     record.row.update(diagnosis=result.network.kind, diagnosis_reason=result.network.reason)
     record.row["layer_diagnoses"] = json.dumps({name: str(finding) for name, finding in result.layers.items()})

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import test_article
 import test_data
+import test_diagnose
 import test_diagnosis
 import test_metrics
 import test_models
@@ -37,6 +38,7 @@ from harness import (
     train,
     trial,
 )
+from harness.diagnosis import causes, judging
 from harness.train import WindowEnd
 
 Tools = dict[str, Any]
@@ -149,8 +151,16 @@ def _dead_by_fraction(slope: torch.Tensor) -> float:
     return float((slope == 0).double().mean())
 
 
-def _symmetric_by_weights_alone(self: diagnosis._Judge, name: str, _steps: list[int]) -> bool:
-    return self._steps[0].tensors[f"{name}.weight"].distinct_rows == 1
+def _symmetric_by_weights_alone(self: judging._Judge, tensor: str) -> bool:
+    return self._steps[0].tensors[tensor].same_rows
+
+
+def _redraws_nothing(*_: object) -> Callable[..., None]:
+    return lambda _model, _batch: None
+
+
+def _blames_the_last(_self: causes._Search, _healthy: list[str], names: list[str], **_: object) -> list[str]:
+    return names[-1:]
 
 
 def _order_with_repeats(*_: object, **sizes: int) -> torch.Tensor:
@@ -271,12 +281,42 @@ MUTANTS: dict[str, Mutant] = {
         ),
     ),
     "symmetric by its weights alone": Mutant(
-        diagnosis._Judge,
+        judging._Judge,
         "_is_symmetric",
         _symmetric_by_weights_alone,
         lambda _: test_diagnosis.test_symmetry_of_one_layer_alone_is_no_symmetry(),
     ),
-    "one probe step": Mutant(diagnosis, "steps_needed", lambda _: 1, lambda _: test_diagnosis.test_delay_is_counted()),
+    "one probe step": Mutant(diagnosis, "settled", lambda *_: True, lambda _: test_diagnosis.test_delay_is_counted()),
+    "an experiment that changes nothing": Mutant(
+        causes,
+        "healed",
+        _redraws_nothing,
+        lambda _: test_diagnosis.test_a_zero_last_layer_is_not_to_blame_for_a_zero_kernel(),
+    ),
+    "the last suspect is blamed": Mutant(
+        causes._Search,
+        "_quick_explanation",
+        _blames_the_last,
+        lambda _: test_diagnosis.test_a_zero_last_layer_is_not_to_blame_for_a_zero_kernel(),
+    ),
+    "underflow is zero": Mutant(
+        judging._Judge,
+        "_exact_steps",
+        lambda _self, _tensor: [],
+        lambda _: test_diagnose.test_zero_and_underflow_are_told_apart(),
+    ),
+    "the loss sees every size": Mutant(
+        judging._Judge,
+        "_loss_sees",
+        lambda _self, _step: True,
+        lambda _: test_diagnosis.test_a_shift_of_all_logits_is_not_exploding(),
+    ),
+    "a falling loss is learning": Mutant(
+        diagnosis,
+        "_tells_apart",
+        lambda _case, _course: True,
+        lambda _: test_diagnose.test_a_loss_that_falls_by_its_bias_alone_is_no_learning(),
+    ),
     "movement from the gradient alone": Mutant(
         metrics,
         "movement",
