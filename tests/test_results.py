@@ -28,6 +28,7 @@ import harness
 from harness import results
 from harness.errors import UsageError
 from harness.results import COLUMNS, TABLES, Column, reading
+from harness.results.duplicates import KEYS
 from harness.trial import TrialResult
 
 Row = dict[str, Any]
@@ -83,6 +84,13 @@ def read(folder: Path, table: str) -> list[Row]:
     ]
 
 
+def different_rows_of(table: str) -> SearchStrategy[list[Row]]:
+    """Up to two rows of one trial that a reader does not take for copies of each other."""
+    return st.lists(
+        rows_of(table, trial_id="one"), max_size=2, unique_by=lambda row: tuple(row[name] for name in KEYS[table])
+    )
+
+
 @pytest.mark.parametrize("table", TABLES)
 @given(data=st.data())
 @some_rows
@@ -98,8 +106,8 @@ def test_any_rows_come_back_from_the_file(table: str, data: st.DataObject) -> No
 
 @given(
     trial=rows_of("trials", trial_id="one", status="ok"),
-    curves=st.lists(rows_of("curves", trial_id="one"), max_size=2),
-    layers=st.lists(rows_of("layers", trial_id="one"), max_size=2),
+    curves=different_rows_of("curves"),
+    layers=different_rows_of("layers"),
 )
 @some_rows
 def test_any_trial_comes_back_through_load(trial: Row, curves: list[Row], layers: list[Row]) -> None:
@@ -215,9 +223,9 @@ def truncated(folder: Path) -> str:
     return f"{path}: cannot be read as Parquet"
 
 
-def empty(folder: Path) -> str:
-    path = folder / "layers" / "empty.parquet"
-    path.touch()
+def stub(folder: Path) -> str:
+    path = folder / "layers" / "stub.parquet"
+    path.write_bytes(b"PAR1")
     return f"{path}: cannot be read as Parquet"
 
 
@@ -326,7 +334,7 @@ def unusable_note(folder: Path) -> str:
     return f"{path}: it lacks the columns seed; the next run sets it aside"
 
 
-UNREADABLE = [truncated, empty, foreign, other_table, newer_version, no_version, missing_column, other_type]
+UNREADABLE = [truncated, stub, foreign, other_table, newer_version, no_version, missing_column, other_type]
 TWICE = [two_trial_rows, two_trial_rows_that_differ, two_curve_rows, two_curve_rows_that_differ, two_layer_rows]
 INCONSISTENT = [*TWICE, no_terminal_row, no_curves, unknown_status, stale_note, unusable_note]
 
@@ -418,7 +426,7 @@ def fault_beside(folder: Path, fault: Fault) -> str:
 
 
 def test_faults_make_the_command_fail(folder: Path) -> None:
-    expected = [fault(folder) for fault in (stale_note, foreign, empty, truncated)]
+    expected = [fault(folder) for fault in (stale_note, foreign, stub, truncated)]
     done = validate("validate", folder)
     assert (done.returncode, done.stderr) == (1, "")
     for words in expected:
