@@ -18,7 +18,13 @@ from harness.bounds import Conflict, above, at_least, between, bound, finite, is
 from harness.datasets import DATASETS
 from harness.optimizers import OPTIMIZERS
 
+UNKNOWN = "unknown"
+"""``model.activation`` of a network of the user's own that does not say which activation function it has."""
+
 _GAINS = ("auto", "torch")
+_OF_LAYERS = frozenset({"bias", "padding_mode", "pooling", "depth", "width", "stride"})
+# a field that came later and is at its default is no part of a key, so that the keys of earlier results stay
+_LATER = {"later": True}
 _MOST_IMAGES = 500_000_000
 
 
@@ -104,6 +110,10 @@ class ModelConfig:
     """The network: its layers in order, and what they have in common.
 
     ``depth``, ``width`` and ``stride`` are there for the layers to refer to; a model whose layers do not has none.
+
+    A network of the user's own has no layers here: ``function`` is the name under which its function was registered
+    (see ``harness.model_registry``), ``modules`` are imported first so that they register it, and ``options`` are its
+    keyword arguments. Its ``activation`` is :data:`UNKNOWN` unless it is given, because nothing tells it.
     """
 
     activation: str = "relu"
@@ -114,6 +124,23 @@ class ModelConfig:
     width: int | None = None
     stride: int | None = None
     layers: list[LayerConfig] = field(default_factory=list)
+    function: str | None = field(default=None, metadata=_LATER)
+    options: dict[str, Any] = field(default_factory=dict, metadata=_LATER)
+    modules: list[str] = field(default_factory=list, metadata=_LATER)
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Yield each setting that would have no effect on a declared network, or on one of the user's own."""
+        if self.function is None:
+            if self.options:
+                yield Conflict("options", "this model is declared as layers and has no options", "leave them out")
+            return
+        if self.layers:
+            yield Conflict("function", "this model is declared as layers already", f"use model={self.function}")
+        for setting in dataclasses.fields(self):
+            given = getattr(self, setting.name)
+            if setting.name in _OF_LAYERS and given != setting.default:
+                problem = f"has no effect on model={self.function}, a network of your own"
+                yield Conflict(setting.name, problem, "leave it out, or make it an option of its function")
 
 
 @dataclass(frozen=True)
@@ -333,7 +360,8 @@ def leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _determining(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that determine a result, by their dotted names."""
-    return {name: _plain(value) for name, value in leaves(settings) if name not in INCIDENTAL}
+    unchanged = {name for name, default in _LATER_SETTINGS.items() if dict(leaves(settings))[name] == default}
+    return {name: _plain(value) for name, value in leaves(settings) if name not in INCIDENTAL | unchanged}
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any value of the config
@@ -349,3 +377,10 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any value of the config
 _SECTIONS = frozenset(
     section.name for section in dataclasses.fields(TrialConfig) if dataclasses.is_dataclass(section.default_factory)
 )
+_LATER_SETTINGS = {
+    f"{name}.{setting.name}": getattr(section, setting.name)
+    for name, section in vars(TrialConfig()).items()
+    if name in _SECTIONS
+    for setting in dataclasses.fields(section)
+    if setting.metadata.get("later")
+}

@@ -28,6 +28,7 @@ from harness.compose import CONF_DIR, one_line
 from harness.config import SweepConfig, SweepPlace, TrialConfig
 from harness.errors import UsageError
 from harness.interrupts import on_interrupt
+from harness.model_choices import composable, with_options_added
 from harness.paths import typed_path
 from harness.trial_line import trial_line
 from harness.wording import counted, few
@@ -117,7 +118,7 @@ def _run(interruptions: Interruptions) -> int:
     audience = Audience()
     try:
         switches = _switches()
-        return _answer() if _only_asks(switches) else _trials(switches, audience, interruptions)
+        return _answer(switches) if _only_asks(switches) else _trials(switches, audience, interruptions)
     except Exception as error:
         if interruptions.count:
             raise KeyboardInterrupt from error
@@ -131,14 +132,18 @@ def _only_asks(switches: argparse.Namespace) -> bool:
     return any((switches.cfg, switches.info, switches.hydra_help, switches.shell_completion))
 
 
-def _answer() -> int:
+def _answer(switches: argparse.Namespace) -> int:
     """Let Hydra answer what it is asked."""
+    overrides = with_options_added(switches.overrides)
+    # the last ones, see _switches
+    sys.argv[len(sys.argv) - len(overrides) :] = overrides
 
     # hydra.main looks at the function's own module, and wants a function
     def nothing(_composed: DictConfig) -> None:
         """Run nothing."""
 
-    hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(nothing)()
+    with composable(overrides):
+        hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(nothing)()
     return OK
 
 

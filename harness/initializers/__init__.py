@@ -13,20 +13,11 @@ the same on every device and for any number of threads, and one tensor's weights
 filled. What then looks at the training batch (``init.adapt``) computes on the trial's device with its threads.
 """
 
-import hashlib
-import importlib
-import inspect
-import math
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from types import CodeType, ModuleType
+from collections.abc import Iterator
 
 import torch
 
-from harness import device
+from harness import device, own_modules
 from harness.activations import ACTIVATIONS
 from harness.config import InitConfig, ModelConfig
 from harness.errors import UsageError
@@ -44,7 +35,6 @@ from harness.initializers.registry import (
 )
 from harness.models import Network, weight_layers
 from harness.random_streams import generator as random_stream
-from harness.wording import error_text
 
 __all__ = [
     "ADAPTERS",
@@ -67,47 +57,6 @@ __all__ = [
 _GAIN_BUILT_IN = ("he_truncated", "he_normal", "he_uniform", "random_walk", "fixup")
 
 
-def import_modules(names: list[str]) -> None:
-    """Import the user's modules, from the current folder too, so that they register their initializers.
-
-    Raises:
-        UsageError: a module cannot be imported.
-    """
-    if not names:
-        return
-    here = Path.cwd()
-    with _importable(str(here)):
-        for name in names:
-            try:
-                importlib.import_module(name)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
-                # a script without a __main__ guard leaves by SystemExit, and a module may raise what it likes
-                reason = f"{type(error).__name__}: {error_text(error)}"
-                raise UsageError(
-                    f"init.modules: cannot import '{name}' ({reason}); name a module on the Python path or in {here}"
-                ) from error
-            finally:
-                if Path.cwd() != here:
-                    # relative paths mean the folder of the command, wherever a module went
-                    os.chdir(here)
-
-
-@contextmanager
-def _importable(folder: str) -> Iterator[None]:
-    """Let modules of a folder be imported in the block; the import path of the program stays as it was."""
-    if folder in sys.path:
-        yield
-        return
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):
-            sys.path.remove(folder)
-
-
 def sources(config: InitConfig) -> dict[str, str]:
     """Hash the user's own code that a spec rests on, for the key of the trial.
 
@@ -116,49 +65,8 @@ def sources(config: InitConfig) -> dict[str, str]:
         for each other module that registered an initializer which the spec names. In a notebook or a script that is
         run, the source of the initializer itself stands for its module. What these modules import is not in it.
     """
-    hashes = {name: _source_sha256(sys.modules[name]) for name in config.modules}
-    for name in sorted({*_weight_names(config), *_bias_names(config)}):
-        module = REGISTRY[name].__module__
-        if module.split(".")[0] == "harness" or module in hashes:
-            continue
-        if module == "__main__" or getattr(sys.modules.get(module), "__file__", None) is None:
-            hashes[f"{module}:{name}"] = _function_sha256(REGISTRY[name])
-        else:
-            hashes[module] = _source_sha256(sys.modules[module])
-    return hashes
-
-
-_read: dict[str, tuple[object, str]] = {}
-"""Module -> its import (a reload makes another spec), and the hash of what was imported then."""
-
-
-def _source_sha256(module: ModuleType) -> str:
-    """Read once for each import: what a file holds after a later change is not what runs."""
-    name, spec = module.__name__, module.__spec__
-    if name not in _read or _read[name][0] is not spec:
-        _read[name] = (spec, _files_sha256(name, module.__file__))
-    return _read[name][1]
-
-
-def _files_sha256(name: str, file: str | None) -> str:
-    if file is None:
-        raise UsageError(f"init.modules={name}: it has no file whose source could be recorded; name a module that has")
-    path = Path(file)
-    paths = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-    digest = hashlib.sha256()
-    for source in paths:
-        digest.update(f"{source.relative_to(path.parent)}\0".encode() + source.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def _function_sha256(function: Callable[..., torch.Tensor]) -> str:
-    """Hash the source of a function, or its compiled code where the interpreter that it was typed into kept none."""
-    try:
-        text = inspect.getsource(function)
-    except (OSError, TypeError):
-        code = function.__code__
-        text = repr((code.co_code, code.co_names, [c for c in code.co_consts if not isinstance(c, CodeType)]))
-    return hashlib.sha256(text.encode()).hexdigest()
+    named = {name: REGISTRY[name] for name in sorted({*_weight_names(config), *_bias_names(config)})}
+    return own_modules.sources("init.modules", config.modules, named)
 
 
 def check(config: InitConfig, model: ModelConfig) -> None:
@@ -167,7 +75,7 @@ def check(config: InitConfig, model: ModelConfig) -> None:
     Raises:
         UsageError: an unknown layer, initializer, adapter or option, with the choices; a gain that does not fit.
     """
-    import_modules(config.modules)
+    own_modules.imported("init.modules", config.modules)
     layer_names = weight_layers(model)
     for layer in [*config.layers, *config.bias_layers]:
         if layer not in layer_names:
@@ -193,24 +101,7 @@ def _bias_names(config: InitConfig) -> list[str]:
 
 def _check_options(path: str, options: dict[str, object], defaults: list[dict[str, object]]) -> None:
     known = {name: default for initializer in defaults for name, default in initializer.items()}
-    for name, value in options.items():
-        if name not in known:
-            allowed = ", ".join(sorted(known)) or "none"
-            raise UsageError(f"{path}.{name}: the chosen initializers have no such option; they have: {allowed}")
-        if not _is_like(value, known[name]):
-            raise UsageError(
-                f"{path}.{name}={value} is not allowed; give a value like the default, "
-                f"{known[name]} ({type(known[name]).__name__})"
-            )
-
-
-def _is_like(value: object, default: object) -> bool:
-    """Whether a value has the type of an option's default; an integer is a number, a truth value is not."""
-    if default is None:
-        return True
-    if isinstance(default, float):
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return type(value) is type(default)
+    own_modules.check_options(path, options, known, "the chosen initializers have", "they have")
 
 
 def _check_structure(config: InitConfig, model: ModelConfig) -> None:
