@@ -21,7 +21,7 @@ from harness import (
     kernel_check,
     kernel_choice,
     metrics,
-    models,
+    own_models,
     provenance,
     results,
     rows,
@@ -34,7 +34,7 @@ from harness.diagnosis import Diagnosis, Finding
 from harness.diagnosis.case import Optimizer
 from harness.errors import DivergedError, TimeBudgetError, UsageError
 from harness.interrupts import uninterrupted
-from harness.models import Network
+from harness.own_models import AnyNetwork
 from harness.paths import typed_path
 from harness.resolution import resolved
 from harness.timing import Stopwatch, matmul_flops_per_s, throughput, warm_up
@@ -111,7 +111,7 @@ class TrialSetup:
         trained: the same network by the trial's kernel; what is on the training clock.
     """
 
-    network: Network
+    network: AnyNetwork
     digits: Digits
     batch: Callable[[int], Batch]
     trained: fusion.Trained
@@ -214,17 +214,18 @@ def _measure(record: _Record, on_progress: Progress) -> None:
 
 
 def assemble(config: TrialConfig, target: torch.device) -> TrialSetup:
-    """Data, batches and the network, its parameters unset, on the device.
+    """Data, batches and the network, which initializers have yet to fill, on the device.
 
     Raises:
         DataError: the data cannot be had.
+        UsageError: a network of the user's own cannot be built.
     """
     digits = data.to_device(data.load(config.data), config.data, target)
     train = config.train
     indices = data.batch_indices(config.data, steps=train.steps, batch_size=train.batch_size, seed=config.seed)
     on_device = None if indices is None else indices.to(target)
     batch = batch_source(digits.train_images, digits.train_labels, on_device, train.batch_size)
-    network = models.build(config.model)
+    network = own_models.network_of(config.model, seed=config.seed)
     network.to(target).to(memory_format=kernel_choice.memory_format(config, target))
     return TrialSetup(network, digits, batch, fusion.Trained(network, kernel_choice.kernel_of(config)))
 
@@ -242,13 +243,13 @@ def initialise(config: TrialConfig, setup: TrialSetup) -> None:
 def diagnose(config: TrialConfig, setup: TrialSetup) -> Diagnosis:
     """Say why the filled network will or will not learn, from a few steps on copies; see :mod:`harness.diagnosis`."""
     batch, optimizer = _as_trained(config, setup)
-    return diagnosis.diagnose(setup.network, batch, optimizer=optimizer)
+    return diagnosis.diagnose(own_models.subject(setup.network), batch, optimizer=optimizer)
 
 
 def finding(config: TrialConfig, setup: TrialSetup) -> Finding:
     """Return the diagnosis of the whole network alone, without looking for the cause."""
     batch, optimizer = _as_trained(config, setup)
-    return diagnosis.finding(setup.network, batch, optimizer=optimizer)
+    return diagnosis.finding(own_models.subject(setup.network), batch, optimizer=optimizer)
 
 
 def _as_trained(config: TrialConfig, setup: TrialSetup) -> tuple[Callable[[int], Batch], Optimizer]:
@@ -261,8 +262,9 @@ def _set_up(record: _Record) -> TrialSetup:
         record.row.update(rows.environment(provenance.environment(record.device)))
         setup = assemble(config, record.device)
         record.losses = torch.full((config.train.steps,), torch.nan, device=record.device)
-        forward, training = models.flops_per_image(config.model)
+        forward, training = own_models.flops_per_image(config.model, setup.network)
         record.row.update(forward_flops_per_image=forward, train_flops_per_image=training)
+        record.row.update(own_models.columns(setup.network, is_torch=kernel_choice.backend_of(config).is_torch))
         record.row["matmul_flops_per_s"] = matmul_flops_per_s(record.device)
         if not kernel_choice.backend_of(config).is_torch:
             record.row["kernel_error"] = kernel_check.largest_error(

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 
 import torch
 
-from harness import device, own_modules
+from harness import device, own_models, own_modules
 from harness.activations import ACTIVATIONS
-from harness.config import InitConfig, ModelConfig
+from harness.bounds import refusal
+from harness.config import UNKNOWN, InitConfig, ModelConfig
 from harness.errors import UsageError
 from harness.initializers import adaptive, gains, random, structured
 from harness.initializers.adaptive import ADAPTERS
@@ -33,7 +34,8 @@ from harness.initializers.registry import (
     standard_normal,
     values,
 )
-from harness.models import Network, weight_layers
+from harness.own_layers import own_parameter
+from harness.own_models import AnyNetwork
 from harness.random_streams import generator as random_stream
 
 __all__ = [
@@ -76,7 +78,7 @@ def check(config: InitConfig, model: ModelConfig) -> None:
         UsageError: an unknown layer, initializer, adapter or option, with the choices; a gain that does not fit.
     """
     own_modules.imported("init.modules", config.modules)
-    layer_names = weight_layers(model)
+    layer_names = own_models.weight_layers(model)
     for layer in [*config.layers, *config.bias_layers]:
         if layer not in layer_names:
             raise UsageError(f"init names the layer '{layer}'; this model's layers are: {', '.join(layer_names)}")
@@ -111,17 +113,32 @@ def _check_structure(config: InitConfig, model: ModelConfig) -> None:
                 raise UsageError(
                     f"init.gain={config.gain}: '{name}' has relu's gain built in; use lecun_* or orthogonal"
                 )
+        _check_known(config, model)
         gain_of(config, model.activation)
+    elif model.function is not None and model.activation != UNKNOWN:
+        problem = f"has no effect with init.gain={config.gain}, because model={model.function} has its own"
+        raise refusal("model.activation", model.activation, problem, "leave it out, or give init.gain=auto")
     if not model.bias and (config.bias_layers or config.bias != "zeros"):
         raise UsageError("init.bias names an initializer and model.bias=false leaves nothing to fill; drop one of them")
 
 
+def _check_known(config: InitConfig, model: ModelConfig) -> None:
+    """A gain that follows from the activation function needs one; nothing tells that of a network of the user's own."""
+    if model.activation == UNKNOWN:
+        problem = f"nothing tells the activation function of model={model.function}"
+        raise refusal("init.gain", config.gain, problem, "add model.activation=NAME, or give a number")
+    if model.activation not in ACTIVATIONS:
+        raise refusal("model.activation", model.activation, "no such choice", f"give one of: {', '.join(ACTIVATIONS)}")
+
+
 def gain_of(config: InitConfig, activation: str) -> float:
     """The factor that ``init.gain`` means for this activation function; see :func:`gains.resolve`."""
+    if not isinstance(config.gain, str):
+        return float(config.gain)
     return gains.resolve(config.gain, activation, ACTIVATIONS[activation])
 
 
-def apply(config: InitConfig, network: Network, *, seed: int, activation: str) -> None:
+def apply(config: InitConfig, network: AnyNetwork, *, seed: int, activation: str) -> None:
     """Fill a network's parameters in place.
 
     The gain reaches every weight if it is a number; ``auto`` and ``torch`` reach all but the first layer's, which no
@@ -140,15 +157,15 @@ def apply(config: InitConfig, network: Network, *, seed: int, activation: str) -
         _apply(config, network, seed=seed, activation=activation)
 
 
-def _apply(config: InitConfig, network: Network, *, seed: int, activation: str) -> None:
+def _apply(config: InitConfig, network: AnyNetwork, *, seed: int, activation: str) -> None:
     gain = gain_of(config, activation)
     layers = network.parametrised()
     for site in _sites(network):
         layer = layers[site.layer]
         from_activation = isinstance(config.gain, str) and site.position == 0
-        weight = config.layers.get(site.layer, config.conv if config.conv and layer.weight.ndim == 4 else config.weight)
+        weight = config.layers.get(site.layer, config.conv if config.conv and layer.weight.ndim > 2 else config.weight)
         _fill(layer.weight, weight, site, gain=1.0 if from_activation else gain, seed=seed, options=config.options)
-        if layer.bias is not None:
+        if own_parameter(layer, "bias") is not None:
             bias = config.bias_layers.get(site.layer, config.bias)
             at_bias = Site(site.layer, "bias", site.position, site.layers, site.fan_shape, site.branch)
             _fill(layer.bias, bias, at_bias, gain=1.0, seed=seed, options=config.bias_options)
@@ -160,12 +177,15 @@ def _apply(config: InitConfig, network: Network, *, seed: int, activation: str) 
 def _fill(tensor: torch.Tensor, name: str, site: Site, *, gain: float, seed: int, options: dict[str, object]) -> None:
     draws = random_stream(seed, f"init/{site.layer}.{site.tensor}")
     known = {key: value for key, value in options.items() if key in options_of(name)}
-    initial = values(name, tensor.shape, gain=gain, generator=draws, site=site, options=known)
+    try:
+        initial = values(name, tensor.shape, gain=gain, generator=draws, site=site, options=known)
+    except ValueError as error:
+        raise ValueError(f"{site.layer}.{site.tensor}: {error}") from error
     with torch.no_grad():
         tensor.copy_(initial)
 
 
-def _sites(network: Network) -> Iterator[Site]:
+def _sites(network: AnyNetwork) -> Iterator[Site]:
     """Each layer with a weight, and its place."""
     blocks = network.branches()
     inside = {
@@ -179,7 +199,7 @@ def _sites(network: Network) -> Iterator[Site]:
         yield Site(name, "weight", position, len(layers), layer.weight.shape, inside.get(name))
 
 
-def adapt(config: InitConfig, network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor, *, seed: int) -> None:
+def adapt(config: InitConfig, network: AnyNetwork, images_NCHW: torch.Tensor, labels: torch.Tensor, *, seed: int) -> None:
     """Let ``init.adapt`` change the filled weights in place, from the first training batch.
 
     Args:

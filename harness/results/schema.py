@@ -13,7 +13,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OLDEST_VERSION = 3
 """The oldest version whose files are read."""
 
@@ -89,8 +89,10 @@ class Column:
     before: int | None = None
 
 
-def _result(name: str, type_: pa.DataType, description: str, *, required: bool = False) -> Column:
-    return Column(name, type_, description, "result", required=required)
+def _result(
+    name: str, type_: pa.DataType, description: str, *, required: bool = False, since: int = OLDEST_VERSION
+) -> Column:
+    return Column(name, type_, description, "result", required=required, since=since)
 
 
 def _choice(
@@ -183,13 +185,19 @@ _TRIALS = [
         required=False,
     ),
     _choice("model", _TEXT, "choice of model=, with what was changed in it in brackets", "labels.model", speed="work"),
-    _choice("activation", _TEXT, "activation function", "model.activation", speed="work"),
+    _choice(
+        "activation",
+        _TEXT,
+        "activation function; of a network of the user's own the one that init.gain takes, or unknown",
+        "model.activation",
+        speed="work",
+    ),
     _choice("depth", _WHOLE, "model.depth; null: the model has none", "model.depth", speed="work", required=False),
     _choice("width", _WHOLE, "model.width; null: the model has none", "model.width", speed="work", required=False),
     _choice("stride", _WHOLE, "model.stride; null: the model has none", "model.stride", speed="work", required=False),
-    _choice("biases", _FLAG, "whether layers have biases", "model.bias", speed="work"),
-    _choice("padding_mode", _TEXT, "zeros or circular", "model.padding_mode", speed="work"),
-    _choice("pooling", _TEXT, "max or avg", "model.pooling", speed="work"),
+    _choice("biases", _FLAG, "whether layers have biases; of declared networks only", "model.bias", speed="work"),
+    _choice("padding_mode", _TEXT, "zeros or circular; of declared networks only", "model.padding_mode", speed="work"),
+    _choice("pooling", _TEXT, "max or avg; of declared networks only", "model.pooling", speed="work"),
     _choice("data", _TEXT, "choice of data=", "data.name"),
     _choice("batches", _TEXT, "fixed, random or epochs", "data.batches", speed="work"),
     _choice("scaling", _TEXT, "of the pixels: raw, unit or standardised", "data.scaling"),
@@ -226,6 +234,14 @@ _TRIALS = [
     Column("unmoved", pa.list_(_TEXT), "parameters that are bit-equal to their initial value after training", "bulk"),
     Column("moved", pa.list_(_TEXT), "the other parameters", "bulk", since=4),
     Column("last_bias_difference", pa.list_(_REAL), "initial minus final last bias; null: it has none", "bulk"),
+    Column(
+        "left_as_built",
+        pa.list_(_TEXT),
+        "parameters of a network of the user's own that no initializer fills, which keep what its constructors drew "
+        "from the seed; null: a declared network",
+        "bulk",
+        since=5,
+    ),
     _result("initial_weights_sha256", _TEXT, "hash of all parameters before training"),
     _result("final_weights_sha256", _TEXT, "hash of all parameters after training; null: it diverged"),
     # speed
@@ -235,7 +251,10 @@ _TRIALS = [
     _result("step_ms_median", _REAL, "milliseconds per update: batch_size / images_per_s_median"),
     _result("timing_windows", _WHOLE, "number of timing windows"),
     _result(
-        "forward_flops_per_image", _WHOLE, "of convolutions and dense layers, from the model; a multiply-add counts 2"
+        "forward_flops_per_image",
+        _WHOLE,
+        "of convolutions and dense layers, a multiply-add counts 2; from the model, or counted by torch for a network "
+        "of the user's own; null: it cannot be counted",
     ),
     _result("train_flops_per_image", _WHOLE, "the same for a whole training step"),
     _result("achieved_flops_per_s", _REAL, "train_flops_per_image x images_per_s_median"),
@@ -254,6 +273,13 @@ _TRIALS = [
         _REAL,
         "largest error of the trial's kernels against torch in float64 on the trial's own shapes, relative to the "
         "largest value of the reference; null: kernel=torch",
+    ),
+    _result(
+        "convolutions_by_torch",
+        pa.list_(_TEXT),
+        "of a network of the user's own, the convolutions that torch computed and not the trial's kernel; null: a "
+        "declared network, or kernel=torch",
+        since=5,
     ),
     _result("setup_time_s", _REAL, "data to the device, building the network, measuring the matmul rate"),
     _result("init_time_s", _REAL, "drawing and copying the initial weights"),
