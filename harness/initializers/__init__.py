@@ -42,6 +42,7 @@ from harness.initializers.registry import (
     standard_normal,
     values,
 )
+from harness.looking import undisturbed
 from harness.models import Network, weight_layers
 from harness.random_streams import generator as random_stream
 from harness.wording import error_text
@@ -302,4 +303,5 @@ def adapt(config: InitConfig, network: Network, images_NCHW: torch.Tensor, label
         ValueError: the network cannot be adapted, e.g. a layer whose output is 0 whatever its scale.
     """
     draws = random_stream(seed, "init/adapt")
-    ADAPTERS[config.adapt](network, images_NCHW, labels, generator=draws, **config.adapt_options)
+    with undisturbed(network):
+        ADAPTERS[config.adapt](network, images_NCHW, labels, generator=draws, **config.adapt_options)
