@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from harness.looking import evaluating
 from harness.models import Activation, Network, Parametrised, Pool
 from harness.signals import ModuleSignals, Signals
 
@@ -32,8 +33,9 @@ class Score:
 
 @torch.inference_mode()
 def logits_of(network: nn.Module, images_NCHW: torch.Tensor) -> torch.Tensor:
-    """Logits (N, classes) of all images, computed in pieces that bound the memory needed."""
-    return torch.cat([network(piece) for piece in torch.split(images_NCHW, _CHUNK)])
+    """Logits (N, classes) of all images in evaluation mode, computed in pieces that bound the memory needed."""
+    with evaluating(network):
+        return torch.cat([network(piece) for piece in torch.split(images_NCHW, _CHUNK)])
 
 
 def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:

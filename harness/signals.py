@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.initializers.gains import gaussian_moments
+from harness.looking import undisturbed
 from harness.models import Activation, Conv, Network, Parametrised, Pool, Residual
 
 
@@ -70,7 +71,11 @@ class Signals:
 
 
 def record(network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor) -> Signals:
-    """Pass one batch forward and backward; the network and its ``.grad`` fields are left as they were."""
+    """Pass one batch forward and backward in the mode that the network is in, which is training mode in a trial.
+
+    So gradients are those of the batch's own statistics, and dropout draws the same masks at every look. The network,
+    its buffers, its ``.grad`` fields and the shared random generators are left as they were.
+    """
     modules: dict[str, ModuleSignals] = {}
     hooks = []
     for path, module in network.named_modules():
@@ -82,8 +87,9 @@ def record(network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor) ->
     try:
         # a leaf of its own, so that the first layer has an input gradient
         leaf = images_NCHW.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-        loss = F.cross_entropy(network(leaf), labels)
-        leaf_gradients = torch.autograd.grad(loss, [leaf, *tensors.values()])
+        with undisturbed(network):
+            loss = F.cross_entropy(network(leaf), labels)
+            leaf_gradients = torch.autograd.grad(loss, [leaf, *tensors.values()])
     finally:
         for hook in hooks:
             hook.remove()

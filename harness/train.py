@@ -9,6 +9,7 @@ from torch import nn
 
 from harness.config import OptimizerConfig, TrainConfig
 from harness.errors import DivergedError, TimeBudgetError
+from harness.looking import own_randomness
 from harness.optimizers import OPTIMIZERS
 from harness.timing import Stopwatch
 
@@ -93,7 +94,8 @@ def train(
     """Train ``config.steps`` steps, yielding before the first and after each window.
 
     Windows are ``config.window_steps`` long and cut at the evaluation grid: step 0, each multiple of
-    ``config.eval_every``, the last step. The clock runs inside a window only.
+    ``config.eval_every``, the last step. The clock runs inside a window only, and what is done between two windows
+    changes none of the random numbers that dropout draws in training.
 
     Args:
         network: on the device of ``losses``.
@@ -106,14 +108,16 @@ def train(
         DivergedError: a loss is not finite; found at the end of its window, naming its step.
         TimeBudgetError: ``config.max_seconds`` of training time have passed.
     """
-    yield WindowEnd(0, 0, 0.0, evaluate=True)
+    with own_randomness():
+        yield WindowEnd(0, 0, 0.0, evaluate=True)
     watch = Stopwatch(losses.device)
     for window in windows(config):
         with watch:
             take_steps(network, optimizer, batch, window, losses)
         _check_finite(losses, window)
         on_grid = window.stop % config.eval_every == 0 or window.stop == config.steps
-        yield WindowEnd(window.stop, len(window), watch.laps_s[-1], evaluate=on_grid)
+        with own_randomness():
+            yield WindowEnd(window.stop, len(window), watch.laps_s[-1], evaluate=on_grid)
         if config.max_seconds is not None and watch.total_s > config.max_seconds and window.stop < config.steps:
             raise TimeBudgetError(f"train.max_seconds={config.max_seconds} reached after {window.stop} steps")
 

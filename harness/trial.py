@@ -16,16 +16,18 @@ from harness import (
     data,
     device,
     diagnosis,
+    evaluation,
     fusion,
     initializers,
     kernel_check,
     kernel_choice,
+    looking,
     metrics,
     own_models,
     provenance,
+    random_streams,
     results,
     rows,
-    signals,
     torch_state,
 )
 from harness.config import SweepPlace, TrialConfig
@@ -320,6 +322,7 @@ def _warm_up(record: _Record, setup: TrialSetup) -> None:
 def _train(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tensor], on_progress: Progress) -> None:
     config = record.config
     optimizer = optimizer_for(setup.trained, config.optimizer)
+    looking.seed(random_streams.seed_of(config.seed, "training"))
     for window_end in train(setup.trained, optimizer, setup.batch, config.train, record.losses):
         record.window_ends.append(window_end)
         record.row["steps_done"] = window_end.step
@@ -332,31 +335,16 @@ def _train(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tensor],
 
 def _evaluate(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tensor], step: int) -> None:
     """One row of the curve and one per parameter."""
-    digits, batch_size = setup.digits, record.config.train.batch_size
-    seen = data.train_eval_count(record.config.data, batch_size)
-    train_score = metrics.score(
-        metrics.logits_of(setup.network, digits.train_images[:seen]), digits.train_labels[:seen]
-    )
-    test_logits = metrics.logits_of(setup.network, digits.test_images)
-    test_score = metrics.score(test_logits, digits.test_labels)
+    config = record.config
+    look = evaluation.evaluate(setup.network, setup.digits, config, initial)
     where = {"trial_id": record.row["trial_id"], "step": step}
-    record.curves.append(
-        {
-            **where,
-            "train_time_s": record.row["train_time_s"],
-            "train_loss": train_score.loss,
-            "train_accuracy": train_score.accuracy,
-            "test_loss": test_score.loss,
-            "test_accuracy": test_score.accuracy,
-        }
-    )
-    probes = min(batch_size, data.TRAIN_EVAL_IMAGES)
-    batch_signals = signals.record(setup.network, digits.train_images[:probes], digits.train_labels[:probes])
-    record.layers += [{**where, **asdict(tensor)} for tensor in metrics.probe(setup.network, initial, batch_signals)]
-    if step == record.config.train.steps:
-        _record_end(record, test_logits[:_ARTICLE_TEST_IMAGES], digits.test_labels[:_ARTICLE_TEST_IMAGES])
+    record.curves.append({**where, "train_time_s": record.row["train_time_s"], **look.scores})
+    record.layers += [{**where, **asdict(tensor)} for tensor in look.probes]
+    if step == config.train.steps:
+        labels = setup.digits.test_labels
+        _record_end(record, look.test_logits[:_ARTICLE_TEST_IMAGES], labels[:_ARTICLE_TEST_IMAGES])
     # no step comes after the last one to show that its update was too large
-    if not math.isfinite(train_score.loss):
+    if not math.isfinite(look.scores["train_loss"]):
         raise DivergedError(step)
 
 

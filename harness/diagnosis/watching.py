@@ -17,7 +17,7 @@ from torch import nn
 
 from harness.diagnosis.batches import Batch, examples_in, first_examples, first_float, in_dtype, leaves, output_of
 from harness.diagnosis.case import Case, Layer, trainable
-from harness.diagnosis.randomness import same_randomness
+from harness.looking import same_randomness
 from harness.wording import error_text
 
 SAME_ROWS = 1e-6

@@ -34,6 +34,7 @@ from harness.initializers.registry import (
     standard_normal,
     values,
 )
+from harness.looking import undisturbed
 from harness.own_layers import own_parameter
 from harness.own_models import AnyNetwork
 from harness.random_streams import generator as random_stream
@@ -213,4 +214,5 @@ def adapt(config: InitConfig, network: AnyNetwork, images_NCHW: torch.Tensor, la
         ValueError: the network cannot be adapted, e.g. a layer whose output is 0 whatever its scale.
     """
     draws = random_stream(seed, "init/adapt")
-    ADAPTERS[config.adapt](network, images_NCHW, labels, generator=draws, **config.adapt_options)
+    with undisturbed(network):
+        ADAPTERS[config.adapt](network, images_NCHW, labels, generator=draws, **config.adapt_options)
