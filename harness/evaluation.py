@@ -12,7 +12,7 @@ from harness import data, metrics, signals
 from harness.config import TrialConfig
 from harness.data import Digits
 from harness.metrics import Score, TensorProbe
-from harness.models import Network
+from harness.own_models import AnyNetwork
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Look:
     test_logits: torch.Tensor
 
 
-def evaluate(network: Network, digits: Digits, config: TrialConfig, initial: Mapping[str, torch.Tensor]) -> Look:
+def evaluate(network: AnyNetwork, digits: Digits, config: TrialConfig, initial: Mapping[str, torch.Tensor]) -> Look:
     """Score the network and describe its tensors.
 
     Args:

@@ -56,9 +56,11 @@ class Explanation:
         config: resolved.
         diagnosis: see :mod:`harness.diagnosis`.
         probes: parameter name -> what was measured of it at step 0.
-        mean_field: layer name -> second moment of its output at step 0 by wide-network theory.
+        mean_field: layer name -> second moment of its output at step 0 by wide-network theory; empty for a network of
+            the user's own.
         images_moment: second moment of the images of step 0.
         units: layer name -> rows of its weight.
+        left_as_built: parameters of a network of the user's own that no initializer fills.
     """
 
     config: TrialConfig
@@ -67,6 +69,7 @@ class Explanation:
     mean_field: dict[str, float]
     images_moment: float
     units: dict[str, int]
+    left_as_built: tuple[str, ...] = ()
 
 
 def explain(config: TrialConfig) -> Explanation:
@@ -77,7 +80,7 @@ def explain(config: TrialConfig) -> Explanation:
         DataError: the data cannot be had.
         ValueError: the initializer refused the network.
     """
-    from harness import device, metrics, resolution, signals, torch_state, trial
+    from harness import device, metrics, own_models, resolution, signals, torch_state, trial
 
     with torch_state.ONE_AT_A_TIME:
         config = resolution.resolved(config)
@@ -93,6 +96,7 @@ def explain(config: TrialConfig) -> Explanation:
                 signals.mean_field(setup.network, seen),
                 seen.input_moment,
                 {name: layer.weight.shape[0] for name, layer in setup.network.parametrised().items()},
+                tuple(own_models.columns(setup.network, is_torch=True).get("left_as_built", ())),
             )
 
 
@@ -107,6 +111,9 @@ def show(out: "Console", explanation: Explanation, cures: "Sequence[Cure]") -> N
         f"optimizer={config.optimizer.name} lr={config.optimizer.lr:g} seed={config.seed}",
         markup=False,
     )
+    if explanation.left_as_built:
+        names = ", ".join(explanation.left_as_built)
+        out.print(f"left as their constructors drew them, because no initializer fills them: {names}", markup=False)
     losses = [step.loss for step in diagnosis.steps]
     out.print(
         f"\ngradient and movement of each tensor by step; loss {losses[0]:.6g} at first, {losses[-1]:.6g} at last"
@@ -164,8 +171,11 @@ def _moments(explanation: Explanation) -> "Table":
     for title in _MOMENTS:
         table.add_column(title, justify="right", no_wrap=True)
     for layer, units in explanation.units.items():
-        probe, mean_field = explanation.probes[f"{layer}.weight"], explanation.mean_field[layer]
-        numbers = [probe.output_moment, probe.output_moment_theory, mean_field]
+        # a weight that layers share goes by the name of one of them
+        probe = explanation.probes.get(f"{layer}.weight")
+        if probe is None:
+            continue
+        numbers = [probe.output_moment, probe.output_moment_theory, explanation.mean_field.get(layer)]
         numbers += [probe.gradient_gain, probe.gradient_gain_theory]
         dead = "-" if probe.dead_share is None else f"{probe.dead_share:.0%}"
         counts = [probe.gradient_rank, probe.distinct_rows, probe.distinct_gradient_rows]

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.looking import evaluating
-from harness.models import Activation, Network, Parametrised, Pool
+from harness.models import Activation, Parametrised, Pool
+from harness.own_models import AnyNetwork
 from harness.signals import ModuleSignals, Signals
 
 _CHUNK = 100
@@ -96,7 +97,7 @@ class TensorProbe:
     movement: str
 
 
-def probe(network: Network, initial: Mapping[str, torch.Tensor], batch_signals: Signals) -> list[TensorProbe]:
+def probe(network: AnyNetwork, initial: Mapping[str, torch.Tensor], batch_signals: Signals) -> list[TensorProbe]:
     """Describe every parameter.
 
     Args:
@@ -111,9 +112,14 @@ def probe(network: Network, initial: Mapping[str, torch.Tensor], batch_signals: 
     probes = []
     for name, parameter in network.tensors().items():
         layer = name.rpartition(".")[0]
-        described = _describe_layer(modules[layer], dead.get(layer)) if name != f"{layer}.scale" else _NO_LAYER
+        described = _describe_layer(modules[layer], dead.get(layer)) if _is_of(layer, name, modules) else _NO_LAYER
         probes.append(_probe_tensor(name, parameter.detach(), initial[name], batch_signals.gradients[name], described))
     return probes
+
+
+def _is_of(layer: str, name: str, modules: Mapping[str, ModuleSignals]) -> bool:
+    """Return whether a parameter belongs to a layer that a batch passes; a branch's scale does not."""
+    return layer in modules and name != f"{layer}.scale"
 
 
 _NO_LAYER: dict[str, Any] = dict.fromkeys(
@@ -144,19 +150,24 @@ def _describe_weight(value: torch.Tensor, update: torch.Tensor, gradient: torch.
 
 def _describe_layer(module_signals: ModuleSignals, dead_share: float | None) -> dict[str, Any]:
     mean, moment = module_signals.output_mean, module_signals.output_moment
-    sent = module_signals.output_gradient
-    return {
+    described = {
         "preactivation_mean": mean,
         "preactivation_std": math.sqrt(max(moment - mean * mean, 0.0)),
         "output_moment": moment,
+        "dead_share": dead_share,
+    }
+    if not module_signals.is_understood:
+        return {**_NO_LAYER, **described}
+    sent = module_signals.output_gradient
+    return {
+        **described,
         "output_moment_theory": module_signals.output_moment_theory,
         "gradient_gain": module_signals.input_gradient / sent if sent else None,
         "gradient_gain_theory": module_signals.input_gradient_theory / sent if sent else None,
-        "dead_share": dead_share,
     }
 
 
-def _dead_shares(network: Network, batch_signals: Signals) -> dict[str, float | None]:
+def _dead_shares(network: AnyNetwork, batch_signals: Signals) -> dict[str, float | None]:
     """Layer name -> share of its units that are dead in the activation function behind it, pooling aside."""
     shares: dict[str, float | None] = {}
     last = ""
