@@ -131,7 +131,7 @@ def load_config(overrides: Sequence[str] = ()) -> TrialConfig:
         # without hydra.initialize, because a program can initialize Hydra only once
         typed = with_options_added(overrides)
         loader = ConfigLoaderImpl(create_config_search_path(str(CONF_DIR)))
-        with composable(typed):
+        with composable(typed, loader):
             return split_hydra(loader.load_configuration("config", typed, RunMode.RUN, from_shell=False))
 
 

@@ -1,12 +1,13 @@
 """Choices of ``model=`` that have no file below ``conf/model``: the networks that a user's own module registers.
 
 Hydra refuses a choice that no file describes. So for as long as a command is composed, its ConfigStore holds an entry
-for each name that ``model=`` is given and that may be registered; a file of the same name comes first.
+for each name that ``model=`` is given and that may be registered.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
@@ -24,7 +25,7 @@ def with_options_added(overrides: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def composable(overrides: Sequence[str]) -> Iterator[None]:
+def composable(overrides: Sequence[str], loader: ConfigLoaderImpl) -> Iterator[None]:
     """Let Hydra find each network of the user's own that the overrides choose, for the block.
 
     A name is taken on trust if ``model.modules`` is given, because the modules are imported only before a trial runs;
@@ -32,14 +33,15 @@ def composable(overrides: Sequence[str]) -> Iterator[None]:
 
     Args:
         overrides: of a command or of a trial; those that Hydra cannot read are left for it to refuse.
+        loader: Hydra's, which knows the files. A name that has a file there means the file; an entry beside it would be
+            merged with it.
     """
     parsed = list(_parsed(overrides))
     trusted = any(own.key_or_group == "model.modules" and own.value() != [] for own in parsed)
     named = {name for own in parsed if own.key_or_group == "model" for name in _names(own)}
     store = ConfigStore.instance()
-    # a program around us may keep choices of its own there
-    known = store.repo.get("model", {})
-    added = sorted(name for name in named if (trusted or name in REGISTRY) and f"{name}.yaml" not in known)
+    wanted = {name for name in named if trusted or name in REGISTRY}
+    added = sorted(wanted.difference(loader.repository.get_group_options("model"))) if wanted else []
     for name in added:
         store.store(group="model", name=name, node={"function": name, "activation": UNKNOWN})
     try:

@@ -16,7 +16,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -142,7 +143,10 @@ def _answer(switches: argparse.Namespace) -> int:
     def nothing(_composed: DictConfig) -> None:
         """Run nothing."""
 
-    with composable(overrides):
+    search_path = create_config_search_path(str(CONF_DIR))
+    if switches.config_dir is not None:
+        search_path.prepend("command-line", str(Path(switches.config_dir).absolute()))
+    with composable(overrides, ConfigLoaderImpl(search_path)):
         hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(nothing)()
     return OK
 

@@ -175,7 +175,7 @@ class Composer:
 
     def _load(self, overrides: Sequence[str]) -> DictConfig:
         every = [*self._hydra_overrides, *overrides]
-        with composable(overrides):
+        with composable(overrides, self._loader):
             return self._loader.load_configuration(self._config_name, every, RunMode.RUN, from_shell=False)
 
     def _composed(self, overrides: Sequence[str], number: int) -> TrialConfig:

@@ -151,7 +151,7 @@ def composed(loader: ConfigLoaderImpl, overrides: Sequence[str], config_name: st
         UsageError: something typed is wrong, or a config is.
     """
     typed = with_options_added(overrides)
-    with refusals(), composable(typed):
+    with refusals(), composable(typed, loader):
         try:
             return loader.load_configuration(
                 config_name, typed, RunMode.MULTIRUN, from_shell=True, validate_sweep_overrides=False
