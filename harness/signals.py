@@ -13,7 +13,7 @@ from torch import nn
 
 from harness.initializers.gains import gaussian_moments
 from harness.looking import undisturbed
-from harness.models import Activation, Conv, Network, Parametrised, Pool, Residual
+from harness.models import NORM_MODULES, Activation, Conv, Network, Parametrised, Pool, Residual
 
 
 @dataclass
@@ -70,6 +70,9 @@ class Signals:
     gradients: dict[str, torch.Tensor]
 
 
+_SEEN = (Parametrised, Pool, Activation, Residual, *NORM_MODULES)
+
+
 def record(network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor) -> Signals:
     """Pass one batch forward and backward in the mode that the network is in, which is training mode in a trial.
 
@@ -79,7 +82,7 @@ def record(network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor) ->
     modules: dict[str, ModuleSignals] = {}
     hooks = []
     for path, module in network.named_modules():
-        if isinstance(module, Parametrised | Pool | Activation | Residual):
+        if isinstance(module, _SEEN):
             name = path.rpartition(".")[2]
             hooks.append(module.register_forward_hook(functools.partial(_forward, modules, name)))
             hooks.append(module.register_full_backward_hook(functools.partial(_backward, modules, name)))
@@ -170,21 +173,25 @@ def through_squares(layer: Parametrised, squares: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Field:
-    """A signal as mean-field theory has it: function(largest of ``largest_of`` independent N(0, variance))."""
+    """A signal as mean-field theory has it: function(largest of ``largest_of`` independent N(0, variance)).
+
+    Dropout keeps the share ``kept`` of its numbers, each divided by that share.
+    """
 
     variance: float
     largest_of: int = 1
     activation: Activation | None = None
     averaged: int = 1
+    kept: float = 1.0
 
     @property
     def moment(self) -> float:
         """Second moment; that of the mean of n independent numbers is (q - m^2)/n + m^2."""
         if self.activation is None and self.largest_of == self.averaged == 1:
-            return self.variance
+            return self.variance / self.kept
         function = self.activation.function if self.activation else (lambda z: z)
         mean, moment = gaussian_moments(function, std=self.variance**0.5, largest_of=self.largest_of)
-        return (moment - mean**2) / self.averaged + mean**2
+        return ((moment - mean**2) / self.averaged + mean**2) / self.kept
 
 
 def mean_field(network: Network, signals: Signals) -> dict[str, float]:
@@ -208,16 +215,28 @@ def mean_field(network: Network, signals: Signals) -> dict[str, float]:
             inner = signal
             for inner_name, child in module.branch.named_children():
                 inner = through(child, inner_name, inner)
-            return _Field(signal.moment + float(module.scale.detach()) ** 2 * inner.moment)
-        if isinstance(module, Pool):
-            return _pooled(module, signal)
-        assert isinstance(module, Activation)
-        return dataclasses.replace(signal, activation=module)
+            scale = 1.0 if module.scale is None else float(module.scale.detach())
+            return _Field(signal.moment + scale**2 * inner.moment)
+        return _passed(module, signal)
 
     signal = _Field(signals.input_moment)
     for name, child in network.named_children():
         signal = through(child, name, signal)
     return predicted
+
+
+def _passed(module: nn.Module, signal: _Field) -> _Field:
+    """The signal behind a module without a weight matrix."""
+    if isinstance(module, Pool):
+        return _pooled(module, signal)
+    if isinstance(module, NORM_MODULES):
+        # what was normalised has mean 0 and variance 1, which the layer then scales and shifts
+        return _Field(sum(_moment(value) for value in module.parameters()))
+    if isinstance(module, nn.Dropout):
+        # what is kept is divided by 1 - p
+        return dataclasses.replace(signal, kept=signal.kept * (1 - module.p)) if module.training else signal
+    assert isinstance(module, Activation)
+    return dataclasses.replace(signal, activation=module)
 
 
 def _pooled(pool: Pool, signal: _Field) -> _Field:
