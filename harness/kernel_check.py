@@ -71,8 +71,7 @@ def largest_error(
         WrongKernelError: an error is larger than rounding allows.
     """
     random, worst = generator(seed, "kernel_check"), 0.0
-    own = isinstance(network, OwnNetwork)
-    for case in _own_cases(network, kernel, images_NCHW) if own else _cases(network, kernel, images_NCHW):
+    for case in _cases(network, kernel, images_NCHW):
         whole = _check(case, case.function, case.reference, _whole_numbers(random), lambda _name, _depth: 0.0)
         rounded = _check(case, kernel.conv2d, F.conv2d, _normal_numbers(random), _allowance(precision))
         worst = max(worst, whole, rounded)
@@ -82,7 +81,13 @@ def largest_error(
     return worst
 
 
-def _cases(network: Network, kernel: Kernel, images_NCHW: torch.Tensor) -> Iterator[_Case]:
+def _cases(network: AnyNetwork, kernel: Kernel, images_NCHW: torch.Tensor) -> Iterator[_Case]:
+    if isinstance(network, OwnNetwork):
+        return _own_cases(network, kernel, images_NCHW)
+    return _declared_cases(network, kernel, images_NCHW)
+
+
+def _declared_cases(network: Network, kernel: Kernel, images_NCHW: torch.Tensor) -> Iterator[_Case]:
     shapes = _input_shapes(network, images_NCHW)
     names = {layer: name for name, layer in network.parametrised().items()}
     first = True

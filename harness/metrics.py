@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.looking import evaluating
-from harness.models import Activation, Parametrised, Pool
+from harness.models import NORM_MODULES, Activation, Parametrised, Residual
+from harness.own_layers import WEIGHTED
 from harness.own_models import AnyNetwork
 from harness.signals import ModuleSignals, Signals
 
@@ -108,18 +109,16 @@ def probe(network: AnyNetwork, initial: Mapping[str, torch.Tensor], batch_signal
     Returns:
         one entry per parameter, in the network's order.
     """
-    modules, dead = batch_signals.modules, _dead_shares(network, batch_signals)
+    modules, dead = batch_signals.modules, _dead_shares(batch_signals)
     probes = []
     for name, parameter in network.tensors().items():
         layer = name.rpartition(".")[0]
-        described = _describe_layer(modules[layer], dead.get(layer)) if _is_of(layer, name, modules) else _NO_LAYER
-        probes.append(_probe_tensor(name, parameter.detach(), initial[name], batch_signals.gradients[name], described))
+        # of a network of the user's own only the layers that initializers fill are looked at
+        described = _describe_layer(modules[layer], dead.get(layer)) if layer in modules else _NO_LAYER
+        gradient = batch_signals.gradients[name]
+        weighs = layer not in modules or isinstance(modules[layer].module, (Parametrised, *WEIGHTED))
+        probes.append(_probe_tensor(name, parameter.detach(), initial[name], gradient, described, has_units=weighs))
     return probes
-
-
-def _is_of(layer: str, name: str, modules: Mapping[str, ModuleSignals]) -> bool:
-    """Return whether a parameter belongs to a layer that a batch passes; a branch's scale does not."""
-    return layer in modules and name != f"{layer}.scale"
 
 
 _NO_LAYER: dict[str, Any] = dict.fromkeys(
@@ -149,40 +148,48 @@ def _describe_weight(value: torch.Tensor, update: torch.Tensor, gradient: torch.
 
 
 def _describe_layer(module_signals: ModuleSignals, dead_share: float | None) -> dict[str, Any]:
+    """Describe a layer with weights or a norm, of which there is no theory of random weights."""
+    if isinstance(module_signals.module, Residual):
+        return _NO_LAYER
+    has_theory = module_signals.is_understood and isinstance(module_signals.module, (Parametrised, *WEIGHTED))
     mean, moment = module_signals.output_mean, module_signals.output_moment
-    described = {
+    sent = module_signals.output_gradient
+    return {
         "preactivation_mean": mean,
         "preactivation_std": math.sqrt(max(moment - mean * mean, 0.0)),
         "output_moment": moment,
+        "output_moment_theory": module_signals.output_moment_theory if has_theory else None,
+        "gradient_gain": module_signals.input_gradient / sent if sent and module_signals.is_understood else None,
+        "gradient_gain_theory": module_signals.input_gradient_theory / sent if sent and has_theory else None,
         "dead_share": dead_share,
     }
-    if not module_signals.is_understood:
-        return {**_NO_LAYER, **described}
-    sent = module_signals.output_gradient
-    return {
-        **described,
-        "output_moment_theory": module_signals.output_moment_theory,
-        "gradient_gain": module_signals.input_gradient / sent if sent else None,
-        "gradient_gain_theory": module_signals.input_gradient_theory / sent if sent else None,
-    }
 
 
-def _dead_shares(network: AnyNetwork, batch_signals: Signals) -> dict[str, float | None]:
-    """Layer name -> share of its units that are dead in the activation function behind it, pooling aside."""
+def _dead_shares(batch_signals: Signals) -> dict[str, float | None]:
+    """Layer name -> share of its units that are dead in the activation function behind it; pooling and norms aside."""
     shares: dict[str, float | None] = {}
-    last = ""
+    last: list[str] = []
     for name, module_signals in batch_signals.modules.items():
-        if isinstance(module_signals.module, Parametrised):
-            last = name
-        elif isinstance(module_signals.module, Activation) and last:
-            shares[last] = module_signals.dead_share
-        if not isinstance(module_signals.module, Parametrised | Pool):
-            last = ""
-    return {name: shares.get(name) for name in network.parametrised()}
+        module = module_signals.module
+        if isinstance(module, Parametrised):
+            last = [name]
+        elif isinstance(module, NORM_MODULES):
+            last.append(name)
+        elif isinstance(module, Activation):
+            shares |= dict.fromkeys(last, module_signals.dead_share)
+        if isinstance(module, Activation | Residual):
+            last = []
+    return shares
 
 
 def _probe_tensor(
-    name: str, value: torch.Tensor, initial: torch.Tensor, gradient: torch.Tensor, layer: dict[str, Any]
+    name: str,
+    value: torch.Tensor,
+    initial: torch.Tensor,
+    gradient: torch.Tensor,
+    layer: dict[str, Any],
+    *,
+    has_units: bool,
 ) -> TensorProbe:
     update = value - initial
     # in float64, for squares of small and large float32 numbers are none
@@ -197,7 +204,7 @@ def _probe_tensor(
         update_norm=update_norm,
         update_max_abs=update_max_abs,
         bit_equal=bit_equal,
-        **(_describe_weight(value, update, gradient) if value.ndim > 1 else _NO_WEIGHT),
+        **(_describe_weight(value, update, gradient) if has_units and value.ndim > 1 else _NO_WEIGHT),
         movement=movement(gradient_norm=gradient_norm, bit_equal=bit_equal),
         **layer,
     )

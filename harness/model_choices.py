@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 
-from harness.config import UNKNOWN
+from harness.model_config import UNKNOWN
 from harness.model_registry import REGISTRY
 
 _OPTIONS = "model.options."

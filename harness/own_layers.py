@@ -12,7 +12,7 @@ from torch import nn
 
 Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""The layers whose weights initializers fill: weight (K, C / groups, ...) or (out, in), and perhaps one bias per output."""
+"""Layers whose weights initializers fill: weight (K, C / groups, ...) or (out, in), and one bias per output or none."""
 
 CONVOLUTIONS = (*WEIGHTED[1:], nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -47,10 +47,11 @@ def applied(
     """
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, bias)
-    convolve, padding = convolution or _BY_TORCH[weight.ndim], layer.padding
-    if layer.padding_mode != "zeros":
+    convolve = convolution or _BY_TORCH[weight.ndim]
+    padding: str | int | tuple[int, ...] = layer.padding
+    if layer.padding_mode != "zeros" and isinstance(padding, tuple):
         # the last dimension comes first, each with its two sides
-        sides = [side for size in reversed(layer.padding) for side in (int(size), int(size))]
+        sides = [side for size in reversed(padding) for side in (size, size)]
         x, padding = F.pad(x, sides, mode=layer.padding_mode), 0
     settings: tuple[Any, ...] = (layer.stride, padding, layer.dilation, layer.groups)
     return convolve(x, weight, bias, *settings)

@@ -24,13 +24,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness import looking, models, own_modules, random_streams, torch_state
+from harness import layouts, looking, models, own_modules, random_streams, torch_state
 from harness.bounds import refusal
 from harness.compose import CONF_DIR
 from harness.config import DeviceConfig, ModelConfig
 from harness.errors import UsageError
+from harness.layouts import CLASSES, IMAGE_SHAPE
 from harness.model_registry import REGISTRY, options_of
-from harness.models import CLASSES, IMAGE_SHAPE, Network, Residual
+from harness.models import Network, Residual
 from harness.own_layers import CONVOLUTIONS, WEIGHTED, Convolution, Weighted, applied, is_plain, own_parameter
 from harness.wording import error_text
 
@@ -111,7 +112,7 @@ def _convolved(layer: nn.Conv2d, conv2d: Convolution, x_NCHW: torch.Tensor) -> t
 
 
 def _filled(module: nn.Module, called: list[str]) -> Iterator[str]:
-    """The paths of the layers with a trainable weight of their own; of those that share one, the first that is called."""
+    """Yield the path of each layer with a trainable weight; of those that share one, of the first that is called."""
     seen = set[int]()
     for path in called:
         layer = module.get_submodule(path)
@@ -129,8 +130,8 @@ def check(config: ModelConfig) -> None:
     """
     own_modules.imported("model.modules", config.modules)
     built_in = {path.stem for path in (CONF_DIR / "model").glob("*.yaml")}
-    for name in sorted(built_in & REGISTRY.keys()):
-        raise refusal("model", name, f"built in, and {REGISTRY[name].__module__} registers it", "choose another name")
+    for taken in sorted(built_in & REGISTRY.keys()):
+        raise refusal("model", taken, f"built in, and {REGISTRY[taken].__module__} registers it", "choose another name")
     name = config.function
     if name is None:
         return
@@ -155,7 +156,12 @@ def weight_layers(config: ModelConfig) -> list[str]:
     Raises:
         UsageError: see :func:`harness.models.plan` and :func:`check`.
     """
-    return models.weight_layers(config) if config.function is None else list(inspected(config).layers)
+    return layouts.weight_layers(config) if config.function is None else list(inspected(config).layers)
+
+
+def biased_layers(config: ModelConfig) -> list[str]:
+    """Names of those among them that have a bias."""
+    return layouts.biased_layers(config) if config.function is None else list(inspected(config).biased)
 
 
 @dataclass(frozen=True)
@@ -164,10 +170,12 @@ class Inspection:
 
     Attributes:
         layers: names of the layers whose weights initializers fill.
+        biased: names of those among them that have a bias.
         by_kernel: paths of the convolutions that ``kernel=`` computes.
     """
 
     layers: tuple[str, ...]
+    biased: tuple[str, ...]
     by_kernel: tuple[str, ...]
 
 
@@ -186,7 +194,8 @@ def _inspected(name: str, _function: Callable[..., object], options: str) -> Ins
     # settings of the program around us, such as a default dtype, are none of a trial's
     with torch_state.set_for(DeviceConfig(name="cpu")):
         network = build(ModelConfig(function=name, options=json.loads(options)), seed=0)
-    return Inspection(tuple(network.paths), tuple(network.by_kernel()))
+    biased = [name for name, layer in network.parametrised().items() if own_parameter(layer, "bias") is not None]
+    return Inspection(tuple(network.paths), tuple(biased), tuple(network.by_kernel()))
 
 
 def network_of(config: ModelConfig, *, seed: int) -> AnyNetwork:
@@ -336,7 +345,7 @@ def flops_per_image(config: ModelConfig, network: AnyNetwork) -> tuple[int, int]
         (None, None) for recurrent layers, which the counter does not see, and where it finds nothing.
     """
     if not isinstance(network, OwnNetwork):
-        return models.flops_per_image(config)
+        return layouts.flops_per_image(config)
     if any(isinstance(module, nn.RNNBase) for module in network.modules()):
         return None, None
     trained = copy.deepcopy(network).train()

@@ -127,9 +127,7 @@ def _function_sha256(function: Callable[..., Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_options(
-    path: str, options: Mapping[str, object], known: Mapping[str, object], owner: str, they: str
-) -> None:
+def check_options(path: str, options: Mapping[str, object], known: Mapping[str, object], owner: str, they: str) -> None:
     """Check options against the defaults of those that exist.
 
     Args:
@@ -160,5 +158,3 @@ def _is_like(value: object, default: object) -> bool:
     if isinstance(default, float):
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return type(value) is type(default)
-
-

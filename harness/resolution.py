@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from harness import device, initializers, kernel_choice, own_models
+from harness import device, initializers, kernel_choice, layouts, own_models
 from harness.config import TrialConfig
 
 
@@ -24,6 +24,8 @@ def resolved(config: TrialConfig, *, elsewhere: bool = False) -> TrialConfig:
     """
     own_models.check(config.model)
     initializers.check(config.init, config.model)
+    if config.model.function is None:
+        layouts.check_batch(config.model, config.train.batch_size)
     kernel_choice.check_model(config)
     is_granted = elsewhere and config.device.name == "cuda"
     if not is_granted:
@@ -48,4 +50,5 @@ def presumed(config: TrialConfig, *, elsewhere: bool = False) -> TrialConfig:
         config,
         device=replace(config.device, name=target.type, threads=threads, memory_format=layout),
         kernel=replace(config.kernel, precision=precision),
+        optimizer=config.optimizer.scheduled(config.train.steps),
     )

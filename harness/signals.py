@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from harness.initializers.gains import gaussian_moments
 from harness.looking import undisturbed
-from harness.models import Activation, Conv, Network, Parametrised, Pool, Residual
+from harness.models import NORM_MODULES, Activation, Conv, Network, Parametrised, Pool, Residual
 from harness.own_layers import Weighted, applied, is_plain
 from harness.own_models import AnyNetwork, OwnNetwork
 
@@ -76,6 +76,9 @@ class Signals:
     gradients: dict[str, torch.Tensor]
 
 
+_SEEN = (Parametrised, Pool, Activation, Residual, *NORM_MODULES)
+
+
 def record(network: AnyNetwork, images_NCHW: torch.Tensor, labels: torch.Tensor) -> Signals:
     """Pass one batch forward and backward in the mode that the network is in, which is training mode in a trial.
 
@@ -102,7 +105,7 @@ def record(network: AnyNetwork, images_NCHW: torch.Tensor, labels: torch.Tensor)
 
 def _hooks(modules: dict[str, ModuleSignals], network: Network) -> Iterator[RemovableHandle]:
     for path, module in network.named_modules():
-        if isinstance(module, Parametrised | Pool | Activation | Residual):
+        if isinstance(module, _SEEN):
             name = path.rpartition(".")[2]
             yield module.register_forward_hook(functools.partial(_forward, modules, name))
             yield module.register_full_backward_hook(functools.partial(_backward, modules, name))
@@ -115,7 +118,11 @@ def _own_hooks(modules: dict[str, ModuleSignals], network: OwnNetwork) -> Iterat
 
 
 def _own_forward(
-    modules: dict[str, ModuleSignals], name: str, layer: Weighted, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+    modules: dict[str, ModuleSignals],
+    name: str,
+    layer: Weighted,
+    inputs: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
 ) -> None:
     modules.pop(name, None)
     if not inputs:
@@ -133,7 +140,7 @@ def _own_forward(
         module_signals.coverage = applied(layer, torch.ones_like(squares), weight, None)
     if output.requires_grad:
         # of the tensor and not of the module: a backward hook of the module forbids activations that work in place
-        output.register_hook(functools.partial(_own_backward, module_signals, layer, x))
+        output.register_hook(functools.partial(_own_backward, module_signals, layer, x))  # type: ignore[no-untyped-call]
 
 
 def _own_backward(module_signals: ModuleSignals, layer: Weighted, x: torch.Tensor, gradient: torch.Tensor) -> None:
@@ -222,21 +229,25 @@ def through_squares(layer: Parametrised, squares: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Field:
-    """A signal as mean-field theory has it: function(largest of ``largest_of`` independent N(0, variance))."""
+    """A signal as mean-field theory has it: function(largest of ``largest_of`` independent N(0, variance)).
+
+    Dropout keeps the share ``kept`` of its numbers, each divided by that share.
+    """
 
     variance: float
     largest_of: int = 1
     activation: Activation | None = None
     averaged: int = 1
+    kept: float = 1.0
 
     @property
     def moment(self) -> float:
         """Second moment; that of the mean of n independent numbers is (q - m^2)/n + m^2."""
         if self.activation is None and self.largest_of == self.averaged == 1:
-            return self.variance
+            return self.variance / self.kept
         function = self.activation.function if self.activation else (lambda z: z)
         mean, moment = gaussian_moments(function, std=self.variance**0.5, largest_of=self.largest_of)
-        return (moment - mean**2) / self.averaged + mean**2
+        return ((moment - mean**2) / self.averaged + mean**2) / self.kept
 
 
 def mean_field(network: AnyNetwork, signals: Signals) -> dict[str, float]:
@@ -245,8 +256,8 @@ def mean_field(network: AnyNetwork, signals: Signals) -> dict[str, float]:
     Poole et al. 2016, with the measured size of the weights: outputs are Gaussian with mean 0, max-pooling takes the
     largest of independent ones and average pooling their mean, the weights that see zero padding are left out, and a
     residual branch is independent of what it is added to. Real images are neither Gaussian nor independent from pixel
-    to pixel; how far a network is from this is what the number is for. Empty for a network of the user's own, because
-    only its code knows how its layers follow each other.
+    to pixel; how far a network is from this is what the number is for. It is empty for a network of the
+    user's own, because only its code knows how its layers follow each other.
     """
     if isinstance(network, OwnNetwork):
         return {}
@@ -263,16 +274,28 @@ def mean_field(network: AnyNetwork, signals: Signals) -> dict[str, float]:
             inner = signal
             for inner_name, child in module.branch.named_children():
                 inner = through(child, inner_name, inner)
-            return _Field(signal.moment + float(module.scale.detach()) ** 2 * inner.moment)
-        if isinstance(module, Pool):
-            return _pooled(module, signal)
-        assert isinstance(module, Activation)
-        return dataclasses.replace(signal, activation=module)
+            scale = 1.0 if module.scale is None else float(module.scale.detach())
+            return _Field(signal.moment + scale**2 * inner.moment)
+        return _passed(module, signal)
 
     signal = _Field(signals.input_moment)
     for name, child in network.named_children():
         signal = through(child, name, signal)
     return predicted
+
+
+def _passed(module: nn.Module, signal: _Field) -> _Field:
+    """The signal behind a module without a weight matrix."""
+    if isinstance(module, Pool):
+        return _pooled(module, signal)
+    if isinstance(module, NORM_MODULES):
+        # what was normalised has mean 0 and variance 1, which the layer then scales and shifts
+        return _Field(sum(_moment(value) for value in module.parameters()))
+    if isinstance(module, nn.Dropout):
+        # what is kept is divided by 1 - p
+        return dataclasses.replace(signal, kept=signal.kept * (1 - module.p)) if module.training else signal
+    assert isinstance(module, Activation)
+    return dataclasses.replace(signal, activation=module)
 
 
 def _pooled(pool: Pool, signal: _Field) -> _Field:

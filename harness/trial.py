@@ -255,7 +255,9 @@ def finding(config: TrialConfig, setup: TrialSetup) -> Finding:
 
 
 def _as_trained(config: TrialConfig, setup: TrialSetup) -> tuple[Callable[[int], Batch], Optimizer]:
-    return (lambda step: setup.batch(step % config.train.steps)), partial(optimizer_of, config=config.optimizer)
+    return (lambda step: setup.batch(step % config.train.steps)), partial(
+        optimizer_of, config=config.optimizer, steps=config.train.steps
+    )
 
 
 def _set_up(record: _Record) -> TrialSetup:
@@ -313,7 +315,8 @@ def _warm_up(record: _Record, setup: TrialSetup) -> None:
 
     def run(network: torch.nn.Module) -> None:
         scratch = torch.empty_like(record.losses)
-        take_steps(network, optimizer_for(network, record.config.optimizer), setup.batch, range(steps), scratch)
+        optimizer = optimizer_for(network, record.config.optimizer, steps=record.config.train.steps)
+        take_steps(network, optimizer, setup.batch, range(steps), scratch)
 
     with record.clock("warmup_time_s"):
         warm_up(setup.trained, run)
@@ -321,7 +324,7 @@ def _warm_up(record: _Record, setup: TrialSetup) -> None:
 
 def _train(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tensor], on_progress: Progress) -> None:
     config = record.config
-    optimizer = optimizer_for(setup.trained, config.optimizer)
+    optimizer = optimizer_for(setup.trained, config.optimizer, steps=config.train.steps)
     looking.seed(random_streams.seed_of(config.seed, "training"))
     for window_end in train(setup.trained, optimizer, setup.batch, config.train, record.losses):
         record.window_ends.append(window_end)
@@ -338,13 +341,14 @@ def _evaluate(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tenso
     config = record.config
     look = evaluation.evaluate(setup.network, setup.digits, config, initial)
     where = {"trial_id": record.row["trial_id"], "step": step}
-    record.curves.append({**where, "train_time_s": record.row["train_time_s"], **look.scores})
+    trained = evaluation.training_columns(record.window_ends, record.losses, config.train.batch_size)
+    record.curves.append({**where, "train_time_s": record.row["train_time_s"], **look.scores, **trained})
     record.layers += [{**where, **asdict(tensor)} for tensor in look.probes]
     if step == config.train.steps:
         labels = setup.digits.test_labels
         _record_end(record, look.test_logits[:_ARTICLE_TEST_IMAGES], labels[:_ARTICLE_TEST_IMAGES])
     # no step comes after the last one to show that its update was too large
-    if not math.isfinite(look.scores["train_loss"]):
+    if not math.isfinite(look.scores["train_loss"] or 0.0):
         raise DivergedError(step)
 
 

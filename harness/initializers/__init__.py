@@ -17,10 +17,10 @@ from collections.abc import Iterator
 
 import torch
 
-from harness import device, own_models, own_modules
+from harness import device, layouts, own_models, own_modules
 from harness.activations import ACTIVATIONS
 from harness.bounds import refusal
-from harness.config import UNKNOWN, InitConfig, ModelConfig
+from harness.config import InitConfig, ModelConfig
 from harness.errors import UsageError
 from harness.initializers import adaptive, gains, random, structured
 from harness.initializers.adaptive import ADAPTERS
@@ -35,6 +35,7 @@ from harness.initializers.registry import (
     values,
 )
 from harness.looking import undisturbed
+from harness.model_config import UNKNOWN
 from harness.own_layers import own_parameter
 from harness.own_models import AnyNetwork
 from harness.random_streams import generator as random_stream
@@ -80,7 +81,12 @@ def check(config: InitConfig, model: ModelConfig) -> None:
     """
     own_modules.imported("init.modules", config.modules)
     layer_names = own_models.weight_layers(model)
+    norms = layouts.norm_layers(model) if model.function is None else []
     for layer in [*config.layers, *config.bias_layers]:
+        if layer in norms:
+            name = "layers" if layer in config.layers else "bias_layers"
+            problem = "a normalisation, whose scale starts at 1 and whose shift at 0"
+            raise refusal(f"init.{name}.{layer}", getattr(config, name)[layer], problem, "leave it out")
         if layer not in layer_names:
             raise UsageError(f"init names the layer '{layer}'; this model's layers are: {', '.join(layer_names)}")
     for name in [*_weight_names(config), *_bias_names(config)]:
@@ -108,19 +114,29 @@ def _check_options(path: str, options: dict[str, object], defaults: list[dict[st
 
 
 def _check_structure(config: InitConfig, model: ModelConfig) -> None:
+    _check_gain(config, model)
+    _check_biases(config, model)
+    if config.branch_scale != 1.0 and model.function is None and layouts.has_unscaled_branches(model):
+        fix = "set model.learned_scale=true or use another init"
+        raise refusal("init.branch_scale", config.branch_scale, "this model's branches have no learned scale", fix)
+
+
+def _check_gain(config: InitConfig, model: ModelConfig) -> None:
     if config.gain in ("auto", "torch"):
         for name in _weight_names(config):
             if name in _GAIN_BUILT_IN:
                 raise UsageError(
                     f"init.gain={config.gain}: '{name}' has relu's gain built in; use lecun_* or orthogonal"
                 )
-        _check_known(config, model)
+        if model.function is not None:
+            _check_known(config, model)
+        elif others := layouts.activations(model) - {model.activation}:
+            problem = f"is the gain of model.activation={model.activation}, and layers have {', '.join(sorted(others))}"
+            raise refusal("init.gain", config.gain, problem, "give a number")
         gain_of(config, model.activation)
     elif model.function is not None and model.activation != UNKNOWN:
         problem = f"has no effect with init.gain={config.gain}, because model={model.function} has its own"
         raise refusal("model.activation", model.activation, problem, "leave it out, or give init.gain=auto")
-    if not model.bias and (config.bias_layers or config.bias != "zeros"):
-        raise UsageError("init.bias names an initializer and model.bias=false leaves nothing to fill; drop one of them")
 
 
 def _check_known(config: InitConfig, model: ModelConfig) -> None:
@@ -130,6 +146,19 @@ def _check_known(config: InitConfig, model: ModelConfig) -> None:
         raise refusal("init.gain", config.gain, problem, "add model.activation=NAME, or give a number")
     if model.activation not in ACTIVATIONS:
         raise refusal("model.activation", model.activation, "no such choice", f"give one of: {', '.join(ACTIVATIONS)}")
+
+
+def _check_biases(config: InitConfig, model: ModelConfig) -> None:
+    biased = own_models.biased_layers(model)
+    if model.function is not None and not biased and config.bias != "zeros":
+        raise refusal(
+            "init.bias", config.bias, f"no layer of model={model.function} has a bias", "give init.bias=zeros"
+        )
+    if not biased and (config.bias_layers or config.bias != "zeros"):
+        raise UsageError("init.bias names an initializer and model.bias=false leaves nothing to fill; drop one of them")
+    for layer, name in config.bias_layers.items():
+        if layer not in biased:
+            raise refusal(f"init.bias_layers.{layer}", name, "that layer has no bias", "leave it out")
 
 
 def gain_of(config: InitConfig, activation: str) -> float:
@@ -166,13 +195,15 @@ def _apply(config: InitConfig, network: AnyNetwork, *, seed: int, activation: st
         from_activation = isinstance(config.gain, str) and site.position == 0
         weight = config.layers.get(site.layer, config.conv if config.conv and layer.weight.ndim > 2 else config.weight)
         _fill(layer.weight, weight, site, gain=1.0 if from_activation else gain, seed=seed, options=config.options)
-        if own_parameter(layer, "bias") is not None:
+        bias_tensor = own_parameter(layer, "bias")
+        if bias_tensor is not None:
             bias = config.bias_layers.get(site.layer, config.bias)
             at_bias = Site(site.layer, "bias", site.position, site.layers, site.fan_shape, site.branch)
-            _fill(layer.bias, bias, at_bias, gain=1.0, seed=seed, options=config.bias_options)
+            _fill(bias_tensor, bias, at_bias, gain=1.0, seed=seed, options=config.bias_options)
     with torch.no_grad():
         for branch in network.branches().values():
-            branch.scale.fill_(config.branch_scale)
+            if branch.scale is not None:
+                branch.scale.fill_(config.branch_scale)
 
 
 def _fill(tensor: torch.Tensor, name: str, site: Site, *, gain: float, seed: int, options: dict[str, object]) -> None:
@@ -200,7 +231,9 @@ def _sites(network: AnyNetwork) -> Iterator[Site]:
         yield Site(name, "weight", position, len(layers), layer.weight.shape, inside.get(name))
 
 
-def adapt(config: InitConfig, network: AnyNetwork, images_NCHW: torch.Tensor, labels: torch.Tensor, *, seed: int) -> None:
+def adapt(
+    config: InitConfig, network: AnyNetwork, images_NCHW: torch.Tensor, labels: torch.Tensor, *, seed: int
+) -> None:
     """Let ``init.adapt`` change the filled weights in place, from the first training batch.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from harness.models import Parametrised
+from harness.models import NORM_MODULES, Parametrised
 from harness.own_layers import Weighted
 from harness.own_models import AnyNetwork
 
@@ -38,7 +38,9 @@ def options_of(name: str) -> dict[str, Any]:
 
 
 @_register("none")
-def none(_network: AnyNetwork, _images_NCHW: torch.Tensor, _labels: torch.Tensor, *, generator: torch.Generator) -> None:
+def none(
+    _network: AnyNetwork, _images_NCHW: torch.Tensor, _labels: torch.Tensor, *, generator: torch.Generator
+) -> None:
     """Leave the weights as drawn."""
     del generator
 
@@ -47,14 +49,12 @@ def none(_network: AnyNetwork, _images_NCHW: torch.Tensor, _labels: torch.Tensor
 def _output(network: AnyNetwork, layer: Parametrised | Weighted, images_NCHW: torch.Tensor) -> torch.Tensor:
     """What the layer gives on the batch, before its activation, in float64: (N, K, ...)."""
     caught: list[torch.Tensor] = []
-    # converted at once, because an activation function may write its values over these
-    hook = layer.register_forward_hook(lambda _layer, _inputs, output: caught.append(output.double()))
+    hook = layer.register_forward_hook(lambda _layer, _inputs, output: caught.append(output))
     try:
         network(images_NCHW)
     finally:
         hook.remove()
-    # a dense layer of a network of the user's own has its units in the last dimension
-    return caught[0].movedim(-1, 1) if isinstance(layer, torch.nn.Linear) else caught[0]
+    return caught[0].double()
 
 
 def _spread(output: torch.Tensor, name: str, method: str, *, dim: tuple[int, ...] | None = None) -> torch.Tensor:
@@ -201,12 +201,14 @@ def gradinit(
 
     Where the gradient's norm is above ``largest_gradient`` the norm is lowered first, else the loss after a step of
     ``step_size`` against the gradient. Scales are learned by Adam and kept at 0.01 or above. The paper's minibatches
-    are this one batch.
+    are this one batch. The scales and shifts of norms stay as they are.
 
     Raises:
         ValueError: the gradient is not finite.
     """
-    fixed = {name: value.detach().clone() for name, value in network.named_parameters() if value.requires_grad}
+    norms = {id(value) for norm in network.modules() if isinstance(norm, NORM_MODULES) for value in norm.parameters()}
+    learned = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
+    fixed = {name: value.detach().clone() for name, value in learned if id(value) not in norms}
     scales = {name: torch.ones((), device=images_NCHW.device, requires_grad=True) for name in fixed}
     optimizer = torch.optim.Adam(scales.values(), lr=lr)
     loss_of = functools.partial(_loss_with, network, images_NCHW, labels)
