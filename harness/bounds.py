@@ -22,6 +22,8 @@ LARGEST_WHOLE = 2**31 - 1
 """Largest whole number of a field without an upper bound of its own: neither Parquet's columns nor torch hold more."""
 
 _KEY, _LATER = "bound", "later"
+LATER = {_LATER: True}
+"""Metadata of a field that :func:`later` cannot make, because its default is a list or a dictionary."""
 
 
 class Bound(NamedTuple):
@@ -118,13 +120,10 @@ def later(default: Any) -> Any:  # noqa: ANN401 - see one_of
     So a config that does not use the field has the key that it always had.
 
     Args:
-        default: the default value, or a field that has one or a function that makes one.
+        default: the default value, or a field with a bound that has one.
     """
     made = default if isinstance(default, dataclasses.Field) else dataclasses.field(default=default)
-    metadata = {**made.metadata, _LATER: True}
-    if made.default_factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=made.default_factory, metadata=metadata)
-    return dataclasses.field(default=made.default, metadata=metadata)
+    return dataclasses.field(default=made.default, metadata={**made.metadata, **LATER})
 
 
 def without_unused(value: Any) -> Any:  # noqa: ANN401 - any value of a config

@@ -104,16 +104,8 @@ def show(out: "Console", explanation: Explanation, cures: "Sequence[Cure]") -> N
     """Print the maps, the moments, the findings, the experiments and the cures."""
     from harness.diagnosis import LEGEND
 
-    config, diagnosis = explanation.config, explanation.diagnosis
-    out.print(
-        f"init={config.labels.init} model={config.labels.model} activation={config.model.activation} "
-        f"data={config.data.name} ({config.data.scaling}, {config.data.batches}) "
-        f"optimizer={config.optimizer.name} lr={config.optimizer.lr:g} seed={config.seed}",
-        markup=False,
-    )
-    if explanation.left_as_built:
-        names = ", ".join(explanation.left_as_built)
-        out.print(f"left as their constructors drew them, because no initializer fills them: {names}", markup=False)
+    diagnosis = explanation.diagnosis
+    _show_choices(out, explanation)
     losses = [step.loss for step in diagnosis.steps]
     out.print(
         f"\ngradient and movement of each tensor by step; loss {losses[0]:.6g} at first, {losses[-1]:.6g} at last"
@@ -133,6 +125,18 @@ def show(out: "Console", explanation: Explanation, cures: "Sequence[Cure]") -> N
             "\ncures, each tried by running it; add one to the command, or put it in the place of what it changes:"
         )
         out.print(_table(["choice", "diagnosis"], [(cure.typed, str(cure.finding)) for cure in cures]))
+
+
+def _show_choices(out: "Console", explanation: Explanation) -> None:
+    config = explanation.config
+    out.print(
+        f"init={config.labels.init} model={config.labels.model} activation={config.model.activation} "
+        f"data={config.data.name} ({config.data.scaling}, {config.data.batches}) "
+        f"optimizer={config.optimizer.name} lr={config.optimizer.lr:g} seed={config.seed}",
+        markup=False,
+    )
+    for name in explanation.left_as_built:
+        out.print(f"left as its constructor made it, because no initializer fills it: {name}", markup=False)
 
 
 def _findings(diagnosis: "Diagnosis") -> list[tuple[str, str, str]]:

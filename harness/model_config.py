@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.bounds import Conflict, later, one_of
+from harness.bounds import LATER, Conflict, later, one_of
 
 UNKNOWN = "unknown"
 """``model.activation`` of a network of the user's own that does not say which activation function it has."""
@@ -74,8 +74,8 @@ class ModelConfig:
     stride: int | None = None
     layers: list[LayerConfig] = field(default_factory=list)
     function: str | None = later(None)
-    options: dict[str, Any] = later(field(default_factory=dict))
-    modules: list[str] = later(field(default_factory=list))
+    options: dict[str, Any] = field(default_factory=dict, metadata=LATER)
+    modules: list[str] = field(default_factory=list, metadata=LATER)
 
     def conflicts(self) -> Iterator[Conflict]:
         """Yield each setting that would have no effect on a declared network, or on one of the user's own."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from harness.models import NORM_MODULES, Parametrised
 from harness.own_layers import Weighted
-from harness.own_models import AnyNetwork
+from harness.own_models import AnyNetwork, OwnNetwork
 
 Adapter = Callable[..., None]
 
@@ -185,6 +185,16 @@ def metainit(
                 weight.mul_(max(norm + speed[name], norm / 2) / norm)
 
 
+def _filled(network: AnyNetwork) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Name and tensor of what initializers fill: not the norms, nor what else a network of the user's own has."""
+    if isinstance(network, OwnNetwork):
+        left = {id(network.module.get_parameter(name)) for name in network.left_as_built()}
+    else:
+        norms = (module for module in network.modules() if isinstance(module, NORM_MODULES))
+        left = {id(value) for norm in norms for value in norm.parameters()}
+    yield from ((name, value) for name, value in network.named_parameters() if id(value) not in left)
+
+
 @_register("gradinit")
 def gradinit(
     network: AnyNetwork,
@@ -206,9 +216,7 @@ def gradinit(
     Raises:
         ValueError: the gradient is not finite.
     """
-    norms = {id(value) for norm in network.modules() if isinstance(norm, NORM_MODULES) for value in norm.parameters()}
-    learned = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
-    fixed = {name: value.detach().clone() for name, value in learned if id(value) not in norms}
+    fixed = {name: value.detach().clone() for name, value in _filled(network)}
     scales = {name: torch.ones((), device=images_NCHW.device, requires_grad=True) for name in fixed}
     optimizer = torch.optim.Adam(scales.values(), lr=lr)
     loss_of = functools.partial(_loss_with, network, images_NCHW, labels)
