@@ -49,12 +49,14 @@ def none(
 def _output(network: AnyNetwork, layer: Parametrised | Weighted, images_NCHW: torch.Tensor) -> torch.Tensor:
     """What the layer gives on the batch, before its activation, in float64: (N, K, ...)."""
     caught: list[torch.Tensor] = []
-    hook = layer.register_forward_hook(lambda _layer, _inputs, output: caught.append(output))
+    # converted at once, because an activation function may write its values over these
+    hook = layer.register_forward_hook(lambda _layer, _inputs, output: caught.append(output.double()))
     try:
         network(images_NCHW)
     finally:
         hook.remove()
-    return caught[0].double()
+    # a dense layer of a network of the user's own has its units in the last dimension
+    return caught[0].movedim(-1, 1) if isinstance(layer, torch.nn.Linear) else caught[0]
 
 
 def _spread(output: torch.Tensor, name: str, method: str, *, dim: tuple[int, ...] | None = None) -> torch.Tensor:
