@@ -12,7 +12,7 @@ from typing import Any, cast
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.utils import setup_globals
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from hydra.version import VersionBase, setbase
 from omegaconf import DictConfig, OmegaConf
@@ -20,9 +20,10 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.arguments import in_one_line
-from harness.bounds import check
+from harness.bounds import check, refusal
 from harness.config import Labels, TrialConfig
 from harness.errors import UsageError
+from harness.model_choices import composable, with_options_added
 from harness.wording import hydra_quoted
 
 _COMPOSING = threading.RLock()
@@ -43,7 +44,8 @@ def from_composed(composed: DictConfig, *, choices: dict[str, Any], overrides: S
     Args:
         composed: the composed config, without its ``hydra`` node.
         choices: config group -> the choice that was taken.
-        overrides: the overrides the user typed; those below ``init.`` and ``model.layers`` become part of the labels.
+        overrides: the overrides the user typed; those below ``init.``, ``model.layers`` and ``model.options``
+            become part of the labels.
 
     Raises:
         UsageError: an unknown key, a wrong type or a value out of range, by name.
@@ -59,16 +61,21 @@ def unchecked(composed: DictConfig, *, choices: dict[str, Any], overrides: Seque
         if group not in choices:
             raise UsageError(f"{group}: no choice, or more than one; give one, as in {group}=NAME (--help lists them)")
     if "sources" in composed:
-        raise UsageError("sources: is read from the modules of init.modules and cannot be given; leave it out")
+        problem = "is read from the modules of init.modules and model.modules and cannot be given"
+        raise UsageError(f"sources: {problem}; leave it out")
     try:
         # the schema is copied by merge and stays as it is
         merged = OmegaConf.merge(_schema(), composed)
         merged.labels = labels_of(choices, overrides)
-        return cast("TrialConfig", OmegaConf.to_object(merged))
+        config = cast("TrialConfig", OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         key = f"{error.full_key}: " if error.full_key else ""
         raise UsageError(f"{key}{first}; `--cfg job` prints every key with its value") from error
+    typed = next((given for given in overrides if given.lstrip("+").startswith("train.steps=")), None)
+    if config.train.epochs is not None and typed is not None:
+        raise refusal("train.epochs", config.train.epochs, f"{typed} is given too", "give one of the two")
+    return config.completed()
 
 
 @cache
@@ -96,15 +103,17 @@ def _clear_readonly(node: DictConfig) -> None:
 def labels_of(choices: dict[str, Any], overrides: Sequence[str]) -> Labels:
     """Return the names under which a config goes; arguments as of :func:`from_composed`."""
     return Labels(
-        init=_label(choices["init"], "init.", overrides),
-        model=_label(choices["model"], "model.layers", overrides),
+        init=_label(choices["init"], ("init.",), overrides),
+        model=_label(choices["model"], ("model.layers", "model.options"), overrides),
         experiment=str(choices["experiment"]),
     )
 
 
-def _label(choice: str, prefix: str, overrides: Sequence[str]) -> str:
+def _label(choice: str, prefixes: tuple[str, ...], overrides: Sequence[str]) -> str:
     """The choice's name, with what the user changed in it, so that a changed choice never goes under its old name."""
-    changed = sorted(o.lstrip("+~").removeprefix("init.") for o in overrides if o.lstrip("+~").startswith(prefix))
+    typed = [override.lstrip("+~") for override in overrides]
+    short = [(text, text.removeprefix("init.").replace("model.options", "options", 1)) for text in typed]
+    changed = sorted(named for text, named in short if text.startswith(prefixes))
     return f"{choice}[{','.join(changed)}]" if changed else choice
 
 
@@ -124,8 +133,10 @@ def load_config(overrides: Sequence[str] = ()) -> TrialConfig:
         raise UsageError(f"overrides={overrides}: is one text; give a list, such as ['init=zero', 'train.steps=200']")
     with _ready_hydra(), refusals():
         # without hydra.initialize, because a program can initialize Hydra only once
+        typed = with_options_added(overrides)
         loader = ConfigLoaderImpl(create_config_search_path(str(CONF_DIR)))
-        return split_hydra(loader.load_configuration("config", list(overrides), RunMode.RUN, from_shell=False))
+        with composable(typed, loader):
+            return split_hydra(loader.load_configuration("config", typed, RunMode.RUN, from_shell=False))
 
 
 @contextmanager
@@ -165,7 +176,10 @@ def one_line(error: Exception) -> str:
     """Hydra's message without its line breaks, search path and addresses, beginning with what it is about."""
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
-    return " ".join(str(error).split()).partition(" Config search path:")[0].partition(" See https://hydra.cc")[0]
+    line = " ".join(str(error).split()).partition(" Config search path:")[0].partition(" See https://hydra.cc")[0]
+    if isinstance(error, MissingConfigException) and str(error.missing_cfg_file).startswith("model/"):
+        return f"{line}; for a network of your own add model.modules=[MODULE]"
+    return line
 
 
 def _unreadable(error: OverrideParseException) -> str:

@@ -56,9 +56,11 @@ class Explanation:
         config: resolved.
         diagnosis: see :mod:`harness.diagnosis`.
         probes: parameter name -> what was measured of it at step 0.
-        mean_field: layer name -> second moment of its output at step 0 by wide-network theory.
+        mean_field: layer name -> second moment of its output at step 0 by wide-network theory; empty for a network of
+            the user's own.
         images_moment: second moment of the images of step 0.
         units: layer name -> rows of its weight.
+        left_as_built: parameters of a network of the user's own that no initializer fills.
     """
 
     config: TrialConfig
@@ -67,6 +69,7 @@ class Explanation:
     mean_field: dict[str, float]
     images_moment: float
     units: dict[str, int]
+    left_as_built: tuple[str, ...] = ()
 
 
 def explain(config: TrialConfig) -> Explanation:
@@ -77,7 +80,7 @@ def explain(config: TrialConfig) -> Explanation:
         DataError: the data cannot be had.
         ValueError: the initializer refused the network.
     """
-    from harness import device, metrics, resolution, signals, torch_state, trial
+    from harness import device, metrics, own_models, resolution, signals, torch_state, trial
 
     with torch_state.ONE_AT_A_TIME:
         config = resolution.resolved(config)
@@ -93,6 +96,7 @@ def explain(config: TrialConfig) -> Explanation:
                 signals.mean_field(setup.network, seen),
                 seen.input_moment,
                 {name: layer.weight.shape[0] for name, layer in setup.network.parametrised().items()},
+                tuple(own_models.columns(setup.network, is_torch=True).get("left_as_built", ())),
             )
 
 
@@ -100,13 +104,8 @@ def show(out: "Console", explanation: Explanation, cures: "Sequence[Cure]") -> N
     """Print the maps, the moments, the findings, the experiments and the cures."""
     from harness.diagnosis import LEGEND
 
-    config, diagnosis = explanation.config, explanation.diagnosis
-    out.print(
-        f"init={config.labels.init} model={config.labels.model} activation={config.model.activation} "
-        f"data={config.data.name} ({config.data.scaling}, {config.data.batches}) "
-        f"optimizer={config.optimizer.name} lr={config.optimizer.lr:g} seed={config.seed}",
-        markup=False,
-    )
+    diagnosis = explanation.diagnosis
+    _show_choices(out, explanation)
     losses = [step.loss for step in diagnosis.steps]
     out.print(
         f"\ngradient and movement of each tensor by step; loss {losses[0]:.6g} at first, {losses[-1]:.6g} at last"
@@ -126,6 +125,18 @@ def show(out: "Console", explanation: Explanation, cures: "Sequence[Cure]") -> N
             "\ncures, each tried by running it; add one to the command, or put it in the place of what it changes:"
         )
         out.print(_table(["choice", "diagnosis"], [(cure.typed, str(cure.finding)) for cure in cures]))
+
+
+def _show_choices(out: "Console", explanation: Explanation) -> None:
+    config = explanation.config
+    out.print(
+        f"init={config.labels.init} model={config.labels.model} activation={config.model.activation} "
+        f"data={config.data.name} ({config.data.scaling}, {config.data.batches}) "
+        f"optimizer={config.optimizer.name} lr={config.optimizer.lr:g} seed={config.seed}",
+        markup=False,
+    )
+    for name in explanation.left_as_built:
+        out.print(f"left as its constructor made it, because no initializer fills it: {name}", markup=False)
 
 
 def _findings(diagnosis: "Diagnosis") -> list[tuple[str, str, str]]:
@@ -164,8 +175,11 @@ def _moments(explanation: Explanation) -> "Table":
     for title in _MOMENTS:
         table.add_column(title, justify="right", no_wrap=True)
     for layer, units in explanation.units.items():
-        probe, mean_field = explanation.probes[f"{layer}.weight"], explanation.mean_field[layer]
-        numbers = [probe.output_moment, probe.output_moment_theory, mean_field]
+        # a weight that layers share goes by the name of one of them
+        probe = explanation.probes.get(f"{layer}.weight")
+        if probe is None:
+            continue
+        numbers = [probe.output_moment, probe.output_moment_theory, explanation.mean_field.get(layer)]
         numbers += [probe.gradient_gain, probe.gradient_gain_theory]
         dead = "-" if probe.dead_share is None else f"{probe.dead_share:.0%}"
         counts = [probe.gradient_rank, probe.distinct_rows, probe.distinct_gradient_rows]

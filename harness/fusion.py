@@ -7,11 +7,13 @@ convolution: they are off the clock, and what they measure must not depend on th
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from harness.activations import ACTIVATIONS
 from harness.backends import Conv2d, Kernel
-from harness.models import Activation, Conv, Network, Pool, Residual
+from harness.models import Activation, Conv, Pool, Residual
+from harness.own_models import AnyNetwork, OwnNetwork
 
 Block = tuple[nn.Module, Conv2d | None, int]
 """A module, what computes it and the modules fused with it (None: itself), and how many modules these are."""
@@ -25,13 +27,26 @@ class Trained(nn.Module):
         kernel: what computes its convolutions.
     """
 
-    def __init__(self, network: Network, kernel: Kernel) -> None:
+    def __init__(self, network: AnyNetwork, kernel: Kernel) -> None:
         super().__init__()
         self.network, self.kernel = network, kernel
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Images (N, 1, 28, 28) -> logits (N, 10)."""
+        if isinstance(self.network, OwnNetwork):
+            return _run_own(self.network, x_NCHW, self.kernel)
         return _run(list(self.network), x_NCHW, self.kernel)
+
+
+def _run_own(network: OwnNetwork, x_NCHW: torch.Tensor, kernel: Kernel) -> torch.Tensor:
+    """Nothing is fused in a network of the user's own, because only its code knows what follows a convolution."""
+    logits: torch.Tensor
+    if kernel.conv2d is F.conv2d:
+        logits = network(x_NCHW)
+        return logits
+    with network.convolved_by(kernel.conv2d):
+        logits = network(x_NCHW)
+    return logits
 
 
 def _run(modules: Sequence[nn.Module], x: torch.Tensor, kernel: Kernel) -> torch.Tensor:
@@ -39,7 +54,7 @@ def _run(modules: Sequence[nn.Module], x: torch.Tensor, kernel: Kernel) -> torch
         if isinstance(module, Conv) and conv2d is not None:
             x = module.by(conv2d, x)
         elif isinstance(module, Residual):
-            x = x + module.scale * _run(list(module.branch), x, kernel)
+            x = module.joined(x, _run(list(module.branch), x, kernel))
         else:
             x = module(x)
     return x

@@ -13,6 +13,7 @@ The second may err by what :mod:`kernels.rounding` allows, relative to the large
 numbers and the largest number are the same few standard deviations from 0, so their ratio is that of any one number.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,10 @@ from torch import nn
 from harness import own_kernels
 from harness.backends import Conv2d, Kernel
 from harness.fusion import Block, blocks
+from harness.looking import evaluating, undisturbed
 from harness.models import Conv, Network
+from harness.own_layers import applied
+from harness.own_models import AnyNetwork, OwnNetwork
 from harness.random_streams import generator
 
 _LARGEST_WHOLE = 2
@@ -41,14 +45,16 @@ class _Case:
     """One block of the network on the shape it gets in training."""
 
     name: str
-    layer: Conv
+    layer: Conv | nn.Conv2d
     function: Conv2d
     reference: Conv2d
     shape: torch.Size
     needs_input_gradient: bool
 
 
-def largest_error(network: Network, kernel: Kernel, images_NCHW: torch.Tensor, *, precision: str, seed: int) -> float:
+def largest_error(
+    network: AnyNetwork, kernel: Kernel, images_NCHW: torch.Tensor, *, precision: str, seed: int
+) -> float:
     """Check every block of a network.
 
     Args:
@@ -75,7 +81,13 @@ def largest_error(network: Network, kernel: Kernel, images_NCHW: torch.Tensor, *
     return worst
 
 
-def _cases(network: Network, kernel: Kernel, images_NCHW: torch.Tensor) -> Iterator[_Case]:
+def _cases(network: AnyNetwork, kernel: Kernel, images_NCHW: torch.Tensor) -> Iterator[_Case]:
+    if isinstance(network, OwnNetwork):
+        return _own_cases(network, kernel, images_NCHW)
+    return _declared_cases(network, kernel, images_NCHW)
+
+
+def _declared_cases(network: Network, kernel: Kernel, images_NCHW: torch.Tensor) -> Iterator[_Case]:
     shapes = _input_shapes(network, images_NCHW)
     names = {layer: name for name, layer in network.parametrised().items()}
     first = True
@@ -86,6 +98,27 @@ def _cases(network: Network, kernel: Kernel, images_NCHW: torch.Tensor) -> Itera
                 reference = _reference(block)
                 yield _Case(names[layer], layer, function, reference, shapes[layer], needs_input_gradient=not first)
             first = False
+
+
+def _own_cases(network: OwnNetwork, kernel: Kernel, images_NCHW: torch.Tensor) -> Iterator[_Case]:
+    """Each convolution of a network of the user's own on each shape that it gets."""
+    seen: dict[tuple[str, torch.Size, bool], nn.Conv2d] = {}
+
+    def note(path: str, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs and isinstance(layer, nn.Conv2d):
+            seen[path, inputs[0].shape, inputs[0].requires_grad] = layer
+
+    layers = network.by_kernel().items()
+    hooks = [layer.register_forward_pre_hook(functools.partial(note, path)) for path, layer in layers]
+    try:
+        # all images, because code of the user's own may cut them into parts
+        with undisturbed(network), evaluating(network), torch.enable_grad():
+            network(images_NCHW)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for (path, shape, needs_gradient), layer in seen.items():
+        yield _Case(path, layer, kernel.conv2d, F.conv2d, shape, needs_input_gradient=needs_gradient)
 
 
 def _reference(block: Block) -> Conv2d:
@@ -108,8 +141,9 @@ def _input_shapes(network: Network, images_NCHW: torch.Tensor) -> dict[nn.Module
 
     hooks = [layer.register_forward_hook(note) for layer in network.modules() if isinstance(layer, Conv)]
     try:
-        # one image tells the shapes of all
-        network(images_NCHW[:1])
+        # one image tells the shapes of all, but is too few for the statistics of batch normalisation in training mode
+        with evaluating(network):
+            network(images_NCHW[:1])
     finally:
         for hook in hooks:
             hook.remove()
@@ -160,7 +194,7 @@ def _check(
     seeds = draw(shape).to(x)
     computed = _outputs(case, function, inputs, seeds)
     exact = _outputs(case, reference, [tensor.double() for tensor in inputs], seeds.double())
-    pixels = seeds.shape[0] * seeds.shape[2] * seeds.shape[3]
+    pixels = seeds.numel() // len(case.layer.weight)
     worst, sum_length = 0.0, own_kernels.module("rounding").sum_length
     for name, value in ((name, value) for name, value in exact.items() if name in tensors):
         error = float((computed[name].double() - value).abs().max() / value.abs().max().clamp(min=1.0))
@@ -182,7 +216,7 @@ def _like(parameter: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 def _like_images(case: _Case, values: torch.Tensor) -> torch.Tensor:
     weight = case.layer.weight
-    is_last = weight.is_contiguous(memory_format=torch.channels_last)
+    is_last = values.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if is_last else torch.contiguous_format
     return values.to(weight.device).contiguous(memory_format=layout)
 
@@ -190,6 +224,9 @@ def _like_images(case: _Case, values: torch.Tensor) -> torch.Tensor:
 def _apply(case: _Case, function: Conv2d, inputs: list[torch.Tensor]) -> torch.Tensor:
     """The function with the layer's stride and padding."""
     x, *parameters = inputs
+    if isinstance(case.layer, nn.Conv2d):
+        weight, bias = parameters[0], parameters[1] if len(parameters) > 1 else None
+        return applied(case.layer, x, weight, bias, function)
     padding = case.layer.padding
     if case.layer.circular:
         x, padding = F.pad(x, (padding,) * 4, mode="circular"), 0

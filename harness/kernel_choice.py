@@ -5,7 +5,7 @@ Everything here follows from the choice's entry in ``harness.backends.KERNELS``.
 
 import torch
 
-from harness import device, own_kernels
+from harness import device, own_kernels, own_models
 from harness.backends import KERNELS, Backend, Kernel
 from harness.bounds import refusal
 from harness.config import TrialConfig
@@ -33,6 +33,19 @@ def check(config: TrialConfig, target: torch.device) -> None:
         ) from error
     except RuntimeError as error:
         raise UsageError(f"kernel={name} device={target.type}: {error}; or {other}") from error
+
+
+def check_model(config: TrialConfig) -> None:
+    """Check that a network of the user's own has something for the kernel to compute.
+
+    Raises:
+        UsageError: it has no such convolution.
+    """
+    if config.model.function is None or config.kernel.name not in KERNELS or backend_of(config).is_torch:
+        return
+    if not own_models.inspected(config.model).by_kernel:
+        problem = f"model={config.model.function} calls no nn.Conv2d, which is all that it computes"
+        raise refusal("kernel", config.kernel.name, problem, f"use {_any_of(torchs_own=True)}")
 
 
 def _check_precision(config: TrialConfig) -> None:
@@ -70,7 +83,13 @@ def precision(config: TrialConfig) -> str:
 
 
 def memory_format(config: TrialConfig, target: torch.device) -> torch.memory_format:
-    """Return how images and filters lie in memory; where the config leaves it open, as the kernel prefers."""
+    """Return how images and filters lie in memory.
+
+    Where the config leaves it open, it is as the kernel prefers; for a network of the user's own it is contiguous,
+    because code such as ``x.view(len(x), -1)`` fails on other strides.
+    """
+    if config.device.memory_format == "auto" and config.model.function is not None:
+        return torch.contiguous_format
     if config.device.memory_format == "auto" and backend_of(config).channels_last:
         return torch.channels_last
     return device.memory_format(config.device, target)

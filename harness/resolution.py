@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from harness import device, initializers, kernel_choice
+from harness import device, initializers, kernel_choice, layouts, own_models
 from harness.config import TrialConfig
 
 
@@ -17,16 +17,21 @@ def resolved(config: TrialConfig, *, elsewhere: bool = False) -> TrialConfig:
 
     Returns:
         the config with the device, threads, memory format and precision that it means here, and the hashes of the
-        modules of ``init.modules``; a config that is resolved already comes back equal.
+        modules of ``init.modules`` and ``model.modules``; a config that is resolved already comes back equal.
 
     Raises:
         UsageError: naming the choice, what was given and what is allowed.
     """
+    own_models.check(config.model)
     initializers.check(config.init, config.model)
+    if config.model.function is None:
+        layouts.check_batch(config.model, config.train.batch_size)
+    kernel_choice.check_model(config)
     is_granted = elsewhere and config.device.name == "cuda"
     if not is_granted:
         kernel_choice.check(config, device.resolve(config.device))
-    return replace(presumed(config, elsewhere=is_granted), sources=initializers.sources(config.init))
+    sources = {**initializers.sources(config.init), **own_models.sources(config.model)}
+    return replace(presumed(config, elsewhere=is_granted), sources=sources)
 
 
 def presumed(config: TrialConfig, *, elsewhere: bool = False) -> TrialConfig:
@@ -45,4 +50,5 @@ def presumed(config: TrialConfig, *, elsewhere: bool = False) -> TrialConfig:
         config,
         device=replace(config.device, name=target.type, threads=threads, memory_format=layout),
         kernel=replace(config.kernel, precision=precision),
+        optimizer=config.optimizer.scheduled(config.train.steps),
     )

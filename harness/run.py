@@ -16,7 +16,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,6 +29,7 @@ from harness.compose import CONF_DIR, one_line
 from harness.config import SweepConfig, SweepPlace, TrialConfig
 from harness.errors import UsageError
 from harness.interrupts import on_interrupt
+from harness.model_choices import composable, with_options_added
 from harness.paths import typed_path
 from harness.trial_line import trial_line
 from harness.wording import counted, few
@@ -117,7 +119,7 @@ def _run(interruptions: Interruptions) -> int:
     audience = Audience()
     try:
         switches = _switches()
-        return _answer() if _only_asks(switches) else _trials(switches, audience, interruptions)
+        return _answer(switches) if _only_asks(switches) else _trials(switches, audience, interruptions)
     except Exception as error:
         if interruptions.count:
             raise KeyboardInterrupt from error
@@ -131,14 +133,21 @@ def _only_asks(switches: argparse.Namespace) -> bool:
     return any((switches.cfg, switches.info, switches.hydra_help, switches.shell_completion))
 
 
-def _answer() -> int:
+def _answer(switches: argparse.Namespace) -> int:
     """Let Hydra answer what it is asked."""
+    overrides = with_options_added(switches.overrides)
+    # the last ones, see _switches
+    sys.argv[len(sys.argv) - len(overrides) :] = overrides
 
     # hydra.main looks at the function's own module, and wants a function
     def nothing(_composed: DictConfig) -> None:
         """Run nothing."""
 
-    hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(nothing)()
+    search_path = create_config_search_path(str(CONF_DIR))
+    if switches.config_dir is not None:
+        search_path.prepend("command-line", str(Path(switches.config_dir).absolute()))
+    with composable(overrides, ConfigLoaderImpl(search_path)):
+        hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(nothing)()
     return OK
 
 

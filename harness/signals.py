@@ -5,14 +5,19 @@ Shapes: images x_NCHW (N, 1, 28, 28), labels (N,). "Second moment" is the mean s
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from harness.initializers.gains import gaussian_moments
-from harness.models import Activation, Conv, Network, Parametrised, Pool, Residual
+from harness.looking import undisturbed
+from harness.models import NORM_MODULES, Activation, Conv, Network, Parametrised, Pool, Residual
+from harness.own_layers import Weighted, applied, is_plain
+from harness.own_models import AnyNetwork, OwnNetwork
 
 
 @dataclass
@@ -32,6 +37,7 @@ class ModuleSignals:
         output_moment_theory: of a layer, the expected output_moment over random signs of its weights, given its input.
         coverage: of a layer, the sum of squared weights that see an input and not padding, for each output (1, K, ...).
         input_gradient_theory: expected input_gradient over random signs of the weights, given the output's gradient.
+        is_understood: whether theory and the input's gradient are known; not of a layer of the user's own class.
     """
 
     module: nn.Module
@@ -45,6 +51,7 @@ class ModuleSignals:
     input_gradient: float = 0.0
     output_gradient: float = 0.0
     input_gradient_theory: float = 0.0
+    is_understood: bool = True
 
     @property
     def closed(self) -> bool:
@@ -69,26 +76,84 @@ class Signals:
     gradients: dict[str, torch.Tensor]
 
 
-def record(network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor) -> Signals:
-    """Pass one batch forward and backward; the network and its ``.grad`` fields are left as they were."""
+_SEEN = (Parametrised, Pool, Activation, Residual, *NORM_MODULES)
+
+
+def record(network: AnyNetwork, images_NCHW: torch.Tensor, labels: torch.Tensor) -> Signals:
+    """Pass one batch forward and backward in the mode that the network is in, which is training mode in a trial.
+
+    So gradients are those of the batch's own statistics, and dropout draws the same masks at every look. The network,
+    its buffers, its ``.grad`` fields and the shared random generators are left as they were.
+    """
     modules: dict[str, ModuleSignals] = {}
-    hooks = []
-    for path, module in network.named_modules():
-        if isinstance(module, Parametrised | Pool | Activation | Residual):
-            name = path.rpartition(".")[2]
-            hooks.append(module.register_forward_hook(functools.partial(_forward, modules, name)))
-            hooks.append(module.register_full_backward_hook(functools.partial(_backward, modules, name)))
+    hooks = list(_own_hooks(modules, network) if isinstance(network, OwnNetwork) else _hooks(modules, network))
     tensors = network.tensors()
     try:
         # a leaf of its own, so that the first layer has an input gradient
         leaf = images_NCHW.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-        loss = F.cross_entropy(network(leaf), labels)
-        leaf_gradients = torch.autograd.grad(loss, [leaf, *tensors.values()])
+        with undisturbed(network):
+            loss = F.cross_entropy(network(leaf), labels)
+            # a network of the user's own may have parameters that this batch does not use
+            leaf_gradients = torch.autograd.grad(loss, [leaf, *tensors.values()], allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
-    gradients = dict(zip(tensors, leaf_gradients[1:], strict=True))
+    found = zip(tensors.items(), leaf_gradients[1:], strict=True)
+    gradients = {name: torch.zeros_like(value) if own is None else own for (name, value), own in found}
     return Signals(modules, _moment(images_NCHW), float(loss.detach()), gradients)
+
+
+def _hooks(modules: dict[str, ModuleSignals], network: Network) -> Iterator[RemovableHandle]:
+    for path, module in network.named_modules():
+        if isinstance(module, _SEEN):
+            name = path.rpartition(".")[2]
+            yield module.register_forward_hook(functools.partial(_forward, modules, name))
+            yield module.register_full_backward_hook(functools.partial(_backward, modules, name))
+
+
+def _own_hooks(modules: dict[str, ModuleSignals], network: OwnNetwork) -> Iterator[RemovableHandle]:
+    """Look at the layers with weights alone; of one that is called several times the last call counts."""
+    for name, layer in network.parametrised().items():
+        yield layer.register_forward_hook(functools.partial(_own_forward, modules, name))
+
+
+def _own_forward(
+    modules: dict[str, ModuleSignals],
+    name: str,
+    layer: Weighted,
+    inputs: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
+) -> None:
+    modules.pop(name, None)
+    if not inputs:
+        # called by keyword
+        return
+    x = inputs[0].detach()
+    moments = _moment(x), _moment(output), float(output.detach().mean(dtype=torch.float64))
+    # a batch has one dimension more than a single image, of which torch's layers take either
+    understood = is_plain(layer) and (isinstance(layer, nn.Linear) or x.ndim == layer.weight.ndim)
+    module_signals = modules[name] = ModuleSignals(layer, *moments, is_understood=understood)
+    if understood:
+        squares, weight = x.double().square().mean(dim=0, keepdim=True), layer.weight.detach().double().square()
+        bias = 0.0 if layer.bias is None else _moment(layer.bias)
+        module_signals.output_moment_theory = float(applied(layer, squares, weight, None).mean()) + bias
+        module_signals.coverage = applied(layer, torch.ones_like(squares), weight, None)
+    if output.requires_grad:
+        # of the tensor and not of the module: a backward hook of the module forbids activations that work in place
+        output.register_hook(functools.partial(_own_backward, module_signals, layer, x))  # type: ignore[no-untyped-call]
+
+
+def _own_backward(module_signals: ModuleSignals, layer: Weighted, x: torch.Tensor, gradient: torch.Tensor) -> None:
+    module_signals.output_gradient = _energy(gradient)
+    if module_signals.coverage is None:
+        return
+    received = gradient.double().square().sum(dim=0, keepdim=True)
+    module_signals.input_gradient_theory = float((received * module_signals.coverage).sum())
+    with torch.enable_grad():
+        # the layer is linear, so that its input does not matter
+        leaf = torch.zeros_like(x).requires_grad_()
+        output = applied(layer, leaf, layer.weight.detach(), None)
+        module_signals.input_gradient = _energy(torch.autograd.grad(output, leaf, gradient)[0])
 
 
 def _moment(values: torch.Tensor) -> float:
@@ -164,31 +229,38 @@ def through_squares(layer: Parametrised, squares: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Field:
-    """A signal as mean-field theory has it: function(largest of ``largest_of`` independent N(0, variance))."""
+    """A signal as mean-field theory has it: function(largest of ``largest_of`` independent N(0, variance)).
+
+    Dropout keeps the share ``kept`` of its numbers, each divided by that share.
+    """
 
     variance: float
     largest_of: int = 1
     activation: Activation | None = None
     averaged: int = 1
+    kept: float = 1.0
 
     @property
     def moment(self) -> float:
         """Second moment; that of the mean of n independent numbers is (q - m^2)/n + m^2."""
         if self.activation is None and self.largest_of == self.averaged == 1:
-            return self.variance
+            return self.variance / self.kept
         function = self.activation.function if self.activation else (lambda z: z)
         mean, moment = gaussian_moments(function, std=self.variance**0.5, largest_of=self.largest_of)
-        return (moment - mean**2) / self.averaged + mean**2
+        return ((moment - mean**2) / self.averaged + mean**2) / self.kept
 
 
-def mean_field(network: Network, signals: Signals) -> dict[str, float]:
+def mean_field(network: AnyNetwork, signals: Signals) -> dict[str, float]:
     """Layer name -> second moment of its output that wide-network theory predicts from the images' alone.
 
     Poole et al. 2016, with the measured size of the weights: outputs are Gaussian with mean 0, max-pooling takes the
     largest of independent ones and average pooling their mean, the weights that see zero padding are left out, and a
     residual branch is independent of what it is added to. Real images are neither Gaussian nor independent from pixel
-    to pixel; how far a network is from this is what the number is for.
+    to pixel; how far a network is from this is what the number is for. It is empty for a network of the
+    user's own, because only its code knows how its layers follow each other.
     """
+    if isinstance(network, OwnNetwork):
+        return {}
     predicted: dict[str, float] = {}
 
     def through(module: nn.Module, name: str, signal: _Field) -> _Field:
@@ -202,16 +274,28 @@ def mean_field(network: Network, signals: Signals) -> dict[str, float]:
             inner = signal
             for inner_name, child in module.branch.named_children():
                 inner = through(child, inner_name, inner)
-            return _Field(signal.moment + float(module.scale.detach()) ** 2 * inner.moment)
-        if isinstance(module, Pool):
-            return _pooled(module, signal)
-        assert isinstance(module, Activation)
-        return dataclasses.replace(signal, activation=module)
+            scale = 1.0 if module.scale is None else float(module.scale.detach())
+            return _Field(signal.moment + scale**2 * inner.moment)
+        return _passed(module, signal)
 
     signal = _Field(signals.input_moment)
     for name, child in network.named_children():
         signal = through(child, name, signal)
     return predicted
+
+
+def _passed(module: nn.Module, signal: _Field) -> _Field:
+    """The signal behind a module without a weight matrix."""
+    if isinstance(module, Pool):
+        return _pooled(module, signal)
+    if isinstance(module, NORM_MODULES):
+        # what was normalised has mean 0 and variance 1, which the layer then scales and shifts
+        return _Field(sum(_moment(value) for value in module.parameters()))
+    if isinstance(module, nn.Dropout):
+        # what is kept is divided by 1 - p
+        return dataclasses.replace(signal, kept=signal.kept * (1 - module.p)) if module.training else signal
+    assert isinstance(module, Activation)
+    return dataclasses.replace(signal, activation=module)
 
 
 def _pooled(pool: Pool, signal: _Field) -> _Field:

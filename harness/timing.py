@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from harness.device import synchronise
+from harness.looking import own_randomness
 from harness.random_streams import generator
 
 _MATMUL_SIZE = {"cpu": 1024, "cuda": 4096}
@@ -69,20 +70,20 @@ def quartiles(values: Sequence[float]) -> Quartiles | None:
 
 
 def throughput(
-    images_per_s: Sequence[float], *, batch_size: int, train_flops_per_image: int, matmul_flops_per_s: float
+    images_per_s: Sequence[float], *, batch_size: int, train_flops_per_image: int | None, matmul_flops_per_s: float
 ) -> dict[str, Any]:
     """Return the columns of ``trials`` that say how fast training was.
 
     Args:
         images_per_s: the rate of each timing window; without any only their number is known.
         batch_size: images of a step.
-        train_flops_per_image: of a training step.
+        train_flops_per_image: of a training step; None: they cannot be counted.
         matmul_flops_per_s: what the same machine reaches in :func:`matmul_flops_per_s`.
     """
     rates = quartiles(images_per_s)
     if rates is None:
         return {"timing_windows": 0}
-    achieved = train_flops_per_image * rates.median
+    achieved = None if train_flops_per_image is None else train_flops_per_image * rates.median
     return {
         "images_per_s_median": rates.median,
         "images_per_s_q25": rates.q25,
@@ -90,17 +91,20 @@ def throughput(
         "step_ms_median": 1000 * batch_size / rates.median,
         "timing_windows": len(images_per_s),
         "achieved_flops_per_s": achieved,
-        "matmul_share": achieved / matmul_flops_per_s,
+        "matmul_share": None if achieved is None else achieved / matmul_flops_per_s,
     }
 
 
 def warm_up(network: nn.Module, run: Callable[[nn.Module], None]) -> None:
-    """Let ``run`` train a copy of the network, then drop it: the network and its gradients stay untouched.
+    """Let ``run`` train a copy of the network, then drop it.
+
+    The network, its gradients, its buffers and the shared random generators stay untouched.
 
     What a first step does besides its work (compiling, choosing algorithms, allocating) then happens off the training
     clock.
     """
-    run(copy.deepcopy(network))
+    with own_randomness():
+        run(copy.deepcopy(network))
 
 
 def matmul_flops_per_s(device: torch.device) -> float:

@@ -16,16 +16,18 @@ from harness import (
     data,
     device,
     diagnosis,
+    evaluation,
     fusion,
     initializers,
     kernel_check,
     kernel_choice,
+    looking,
     metrics,
-    models,
+    own_models,
     provenance,
+    random_streams,
     results,
     rows,
-    signals,
     torch_state,
 )
 from harness.config import SweepPlace, TrialConfig
@@ -34,7 +36,7 @@ from harness.diagnosis import Diagnosis, Finding
 from harness.diagnosis.case import Optimizer
 from harness.errors import DivergedError, TimeBudgetError, UsageError
 from harness.interrupts import uninterrupted
-from harness.models import Network
+from harness.own_models import AnyNetwork
 from harness.paths import typed_path
 from harness.resolution import resolved
 from harness.timing import Stopwatch, matmul_flops_per_s, throughput, warm_up
@@ -111,7 +113,7 @@ class TrialSetup:
         trained: the same network by the trial's kernel; what is on the training clock.
     """
 
-    network: Network
+    network: AnyNetwork
     digits: Digits
     batch: Callable[[int], Batch]
     trained: fusion.Trained
@@ -214,17 +216,18 @@ def _measure(record: _Record, on_progress: Progress) -> None:
 
 
 def assemble(config: TrialConfig, target: torch.device) -> TrialSetup:
-    """Data, batches and the network, its parameters unset, on the device.
+    """Data, batches and the network, which initializers have yet to fill, on the device.
 
     Raises:
         DataError: the data cannot be had.
+        UsageError: a network of the user's own cannot be built.
     """
     digits = data.to_device(data.load(config.data), config.data, target)
     train = config.train
     indices = data.batch_indices(config.data, steps=train.steps, batch_size=train.batch_size, seed=config.seed)
     on_device = None if indices is None else indices.to(target)
     batch = batch_source(digits.train_images, digits.train_labels, on_device, train.batch_size)
-    network = models.build(config.model)
+    network = own_models.network_of(config.model, seed=config.seed)
     network.to(target).to(memory_format=kernel_choice.memory_format(config, target))
     return TrialSetup(network, digits, batch, fusion.Trained(network, kernel_choice.kernel_of(config)))
 
@@ -242,17 +245,19 @@ def initialise(config: TrialConfig, setup: TrialSetup) -> None:
 def diagnose(config: TrialConfig, setup: TrialSetup) -> Diagnosis:
     """Say why the filled network will or will not learn, from a few steps on copies; see :mod:`harness.diagnosis`."""
     batch, optimizer = _as_trained(config, setup)
-    return diagnosis.diagnose(setup.network, batch, optimizer=optimizer)
+    return diagnosis.diagnose(own_models.subject(setup.network), batch, optimizer=optimizer)
 
 
 def finding(config: TrialConfig, setup: TrialSetup) -> Finding:
     """Return the diagnosis of the whole network alone, without looking for the cause."""
     batch, optimizer = _as_trained(config, setup)
-    return diagnosis.finding(setup.network, batch, optimizer=optimizer)
+    return diagnosis.finding(own_models.subject(setup.network), batch, optimizer=optimizer)
 
 
 def _as_trained(config: TrialConfig, setup: TrialSetup) -> tuple[Callable[[int], Batch], Optimizer]:
-    return (lambda step: setup.batch(step % config.train.steps)), partial(optimizer_of, config=config.optimizer)
+    return (lambda step: setup.batch(step % config.train.steps)), partial(
+        optimizer_of, config=config.optimizer, steps=config.train.steps
+    )
 
 
 def _set_up(record: _Record) -> TrialSetup:
@@ -261,8 +266,9 @@ def _set_up(record: _Record) -> TrialSetup:
         record.row.update(rows.environment(provenance.environment(record.device)))
         setup = assemble(config, record.device)
         record.losses = torch.full((config.train.steps,), torch.nan, device=record.device)
-        forward, training = models.flops_per_image(config.model)
+        forward, training = own_models.flops_per_image(config.model, setup.network)
         record.row.update(forward_flops_per_image=forward, train_flops_per_image=training)
+        record.row.update(own_models.columns(setup.network, is_torch=kernel_choice.backend_of(config).is_torch))
         record.row["matmul_flops_per_s"] = matmul_flops_per_s(record.device)
         if not kernel_choice.backend_of(config).is_torch:
             record.row["kernel_error"] = kernel_check.largest_error(
@@ -309,7 +315,8 @@ def _warm_up(record: _Record, setup: TrialSetup) -> None:
 
     def run(network: torch.nn.Module) -> None:
         scratch = torch.empty_like(record.losses)
-        take_steps(network, optimizer_for(network, record.config.optimizer), setup.batch, range(steps), scratch)
+        optimizer = optimizer_for(network, record.config.optimizer, steps=record.config.train.steps)
+        take_steps(network, optimizer, setup.batch, range(steps), scratch)
 
     with record.clock("warmup_time_s"):
         warm_up(setup.trained, run)
@@ -317,7 +324,8 @@ def _warm_up(record: _Record, setup: TrialSetup) -> None:
 
 def _train(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tensor], on_progress: Progress) -> None:
     config = record.config
-    optimizer = optimizer_for(setup.trained, config.optimizer)
+    optimizer = optimizer_for(setup.trained, config.optimizer, steps=config.train.steps)
+    looking.seed(random_streams.seed_of(config.seed, "training"))
     for window_end in train(setup.trained, optimizer, setup.batch, config.train, record.losses):
         record.window_ends.append(window_end)
         record.row["steps_done"] = window_end.step
@@ -330,31 +338,17 @@ def _train(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tensor],
 
 def _evaluate(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tensor], step: int) -> None:
     """One row of the curve and one per parameter."""
-    digits, batch_size = setup.digits, record.config.train.batch_size
-    seen = data.train_eval_count(record.config.data, batch_size)
-    train_score = metrics.score(
-        metrics.logits_of(setup.network, digits.train_images[:seen]), digits.train_labels[:seen]
-    )
-    test_logits = metrics.logits_of(setup.network, digits.test_images)
-    test_score = metrics.score(test_logits, digits.test_labels)
+    config = record.config
+    look = evaluation.evaluate(setup.network, setup.digits, config, initial)
     where = {"trial_id": record.row["trial_id"], "step": step}
-    record.curves.append(
-        {
-            **where,
-            "train_time_s": record.row["train_time_s"],
-            "train_loss": train_score.loss,
-            "train_accuracy": train_score.accuracy,
-            "test_loss": test_score.loss,
-            "test_accuracy": test_score.accuracy,
-        }
-    )
-    probes = min(batch_size, data.TRAIN_EVAL_IMAGES)
-    batch_signals = signals.record(setup.network, digits.train_images[:probes], digits.train_labels[:probes])
-    record.layers += [{**where, **asdict(tensor)} for tensor in metrics.probe(setup.network, initial, batch_signals)]
-    if step == record.config.train.steps:
-        _record_end(record, test_logits[:_ARTICLE_TEST_IMAGES], digits.test_labels[:_ARTICLE_TEST_IMAGES])
+    trained = evaluation.training_columns(record.window_ends, record.losses, config.train.batch_size)
+    record.curves.append({**where, "train_time_s": record.row["train_time_s"], **look.scores, **trained})
+    record.layers += [{**where, **asdict(tensor)} for tensor in look.probes]
+    if step == config.train.steps:
+        labels = setup.digits.test_labels
+        _record_end(record, look.test_logits[:_ARTICLE_TEST_IMAGES], labels[:_ARTICLE_TEST_IMAGES])
     # no step comes after the last one to show that its update was too large
-    if not math.isfinite(train_score.loss):
+    if not math.isfinite(look.scores["train_loss"] or 0.0):
         raise DivergedError(step)
 
 

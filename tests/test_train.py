@@ -59,8 +59,10 @@ def by_hand(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[fl
         ("momentum", torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
         ("adam", torch.optim.Adam, {"lr": 0.1, "weight_decay": 0.5}),
         ("adamw", torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.5}),
+        ("rmsprop", torch.optim.RMSprop, {"lr": 0.1, "momentum": 0.9}),
+        ("nadam", torch.optim.NAdam, {"lr": 0.1, "weight_decay": 0.5}),
     ],
-    ids=["sgd", "sgd-decay", "momentum", "adam", "adamw"],
+    ids=["sgd", "sgd-decay", "momentum", "adam", "adamw", "rmsprop", "nadam"],
 )
 def test_losses_are_those_of_a_plain_loop(name: str, make: type, settings: dict[str, float]) -> None:
     """Bit for bit, step for step, each taken before its update."""
@@ -71,9 +73,9 @@ def test_losses_are_those_of_a_plain_loop(name: str, make: type, settings: dict[
 
 def test_an_optimizer_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
-    expected = by_hand(torch.optim.RMSprop(model.parameters(), lr=0.01, momentum=0.5), model)
-    monkeypatch.setitem(OPTIMIZERS, "rmsprop", Optimizer("RMSprop", ("lr", "momentum")))
-    assert run(config(), OptimizerConfig(name="rmsprop", lr=0.01, momentum=0.5)).tolist() == expected
+    expected = by_hand(torch.optim.Adagrad(model.parameters(), lr=0.01, weight_decay=0.5), model)
+    monkeypatch.setitem(OPTIMIZERS, "adagrad", Optimizer("Adagrad"))
+    assert run(config(), OptimizerConfig(name="adagrad", lr=0.01, weight_decay=0.5)).tolist() == expected
 
 
 def test_fixed_batches_are_the_first_images_at_every_step() -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from harness.models import Network, Parametrised
+from harness.models import NORM_MODULES, Parametrised
+from harness.own_layers import Weighted
+from harness.own_models import AnyNetwork, OwnNetwork
 
 Adapter = Callable[..., None]
 
@@ -36,21 +38,25 @@ def options_of(name: str) -> dict[str, Any]:
 
 
 @_register("none")
-def none(_network: Network, _images_NCHW: torch.Tensor, _labels: torch.Tensor, *, generator: torch.Generator) -> None:
+def none(
+    _network: AnyNetwork, _images_NCHW: torch.Tensor, _labels: torch.Tensor, *, generator: torch.Generator
+) -> None:
     """Leave the weights as drawn."""
     del generator
 
 
 @torch.no_grad()
-def _output(network: Network, layer: Parametrised, images_NCHW: torch.Tensor) -> torch.Tensor:
+def _output(network: AnyNetwork, layer: Parametrised | Weighted, images_NCHW: torch.Tensor) -> torch.Tensor:
     """What the layer gives on the batch, before its activation, in float64: (N, K, ...)."""
     caught: list[torch.Tensor] = []
-    hook = layer.register_forward_hook(lambda _layer, _inputs, output: caught.append(output))
+    # converted at once, because an activation function may write its values over these
+    hook = layer.register_forward_hook(lambda _layer, _inputs, output: caught.append(output.double()))
     try:
         network(images_NCHW)
     finally:
         hook.remove()
-    return caught[0].double()
+    # a dense layer of a network of the user's own has its units in the last dimension
+    return caught[0].movedim(-1, 1) if isinstance(layer, torch.nn.Linear) else caught[0]
 
 
 def _spread(output: torch.Tensor, name: str, method: str, *, dim: tuple[int, ...] | None = None) -> torch.Tensor:
@@ -67,7 +73,7 @@ def _spread(output: torch.Tensor, name: str, method: str, *, dim: tuple[int, ...
 @_register("lsuv")
 @torch.no_grad()
 def lsuv(
-    network: Network,
+    network: AnyNetwork,
     images_NCHW: torch.Tensor,
     _labels: torch.Tensor,
     *,
@@ -94,7 +100,7 @@ def lsuv(
 @_register("kraehenbuhl")
 @torch.no_grad()
 def kraehenbuhl(
-    network: Network,
+    network: AnyNetwork,
     images_NCHW: torch.Tensor,
     _labels: torch.Tensor,
     *,
@@ -143,7 +149,7 @@ def _gradient_quotient(loss: torch.Tensor, parameters: list[torch.Tensor]) -> to
 
 @_register("metainit")
 def metainit(
-    network: Network,
+    network: AnyNetwork,
     images_NCHW: torch.Tensor,
     labels: torch.Tensor,
     *,
@@ -181,9 +187,19 @@ def metainit(
                 weight.mul_(max(norm + speed[name], norm / 2) / norm)
 
 
+def _filled(network: AnyNetwork) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Name and tensor of what initializers fill: not the norms, nor what else a network of the user's own has."""
+    if isinstance(network, OwnNetwork):
+        left = {id(network.module.get_parameter(name)) for name in network.left_as_built()}
+    else:
+        norms = (module for module in network.modules() if isinstance(module, NORM_MODULES))
+        left = {id(value) for norm in norms for value in norm.parameters()}
+    yield from ((name, value) for name, value in network.named_parameters() if id(value) not in left)
+
+
 @_register("gradinit")
 def gradinit(
-    network: Network,
+    network: AnyNetwork,
     images_NCHW: torch.Tensor,
     labels: torch.Tensor,
     *,
@@ -197,12 +213,12 @@ def gradinit(
 
     Where the gradient's norm is above ``largest_gradient`` the norm is lowered first, else the loss after a step of
     ``step_size`` against the gradient. Scales are learned by Adam and kept at 0.01 or above. The paper's minibatches
-    are this one batch.
+    are this one batch. The scales and shifts of norms stay as they are.
 
     Raises:
         ValueError: the gradient is not finite.
     """
-    fixed = {name: value.detach().clone() for name, value in network.named_parameters()}
+    fixed = {name: value.detach().clone() for name, value in _filled(network)}
     scales = {name: torch.ones((), device=images_NCHW.device, requires_grad=True) for name in fixed}
     optimizer = torch.optim.Adam(scales.values(), lr=lr)
     loss_of = functools.partial(_loss_with, network, images_NCHW, labels)
@@ -223,7 +239,7 @@ def gradinit(
 
 
 def _loss_with(
-    network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor, parameters: dict[str, torch.Tensor]
+    network: AnyNetwork, images_NCHW: torch.Tensor, labels: torch.Tensor, parameters: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """The batch's loss with these values in place of the network's own parameters."""
     return F.cross_entropy(torch.func.functional_call(network, parameters, (images_NCHW,)), labels)

@@ -13,7 +13,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OLDEST_VERSION = 3
 """The oldest version whose files are read."""
 
@@ -86,11 +86,13 @@ class Column:
     since: int = OLDEST_VERSION
     source: str = ""
     speed: Speed = "none"
-    before: int | None = None
+    before: int | str | bool | None = None
 
 
-def _result(name: str, type_: pa.DataType, description: str, *, required: bool = False) -> Column:
-    return Column(name, type_, description, "result", required=required)
+def _result(
+    name: str, type_: pa.DataType, description: str, *, required: bool = False, since: int = OLDEST_VERSION
+) -> Column:
+    return Column(name, type_, description, "result", required=required, since=since)
 
 
 def _choice(
@@ -103,6 +105,19 @@ def _choice(
     required: bool = True,
 ) -> Column:
     return Column(name, type_, description, "choice", required=required, source=source, speed=speed)
+
+
+def _later_choice(
+    name: str,
+    type_: pa.DataType,
+    description: str,
+    source: str,
+    *,
+    before: int | str | bool | None,
+    speed: Speed = "none",
+) -> Column:
+    """A choice of version 5; ``before`` is what every trial had until then."""
+    return Column(name, type_, description, "choice", since=5, source=source, speed=speed, before=before)
 
 
 def _best(split: str) -> list[Column]:
@@ -183,20 +198,77 @@ _TRIALS = [
         required=False,
     ),
     _choice("model", _TEXT, "choice of model=, with what was changed in it in brackets", "labels.model", speed="work"),
-    _choice("activation", _TEXT, "activation function", "model.activation", speed="work"),
+    _choice(
+        "activation",
+        _TEXT,
+        "activation function; of a network of the user's own the one that init.gain takes, or unknown",
+        "model.activation",
+        speed="work",
+    ),
     _choice("depth", _WHOLE, "model.depth; null: the model has none", "model.depth", speed="work", required=False),
     _choice("width", _WHOLE, "model.width; null: the model has none", "model.width", speed="work", required=False),
     _choice("stride", _WHOLE, "model.stride; null: the model has none", "model.stride", speed="work", required=False),
-    _choice("biases", _FLAG, "whether layers have biases", "model.bias", speed="work"),
-    _choice("padding_mode", _TEXT, "zeros or circular", "model.padding_mode", speed="work"),
-    _choice("pooling", _TEXT, "max or avg", "model.pooling", speed="work"),
+    _choice("biases", _FLAG, "whether layers have biases; of declared networks only", "model.bias", speed="work"),
+    _choice("padding_mode", _TEXT, "zeros or circular; of declared networks only", "model.padding_mode", speed="work"),
+    _choice("pooling", _TEXT, "max or avg; of declared networks only", "model.pooling", speed="work"),
+    _later_choice(
+        "norm",
+        _TEXT,
+        "behind each layer but the last: none, batch, layer or group",
+        "model.norm",
+        before="none",
+        speed="work",
+    ),
+    _later_choice(
+        "preactivation",
+        _FLAG,
+        "whether residual layers have norm and activation before each convolution, and none after the sum",
+        "model.preactivation",
+        before=False,
+        speed="work",
+    ),
+    _later_choice(
+        "learned_scale",
+        _FLAG,
+        "whether residual layers have a learned factor on the branch",
+        "model.learned_scale",
+        before=True,
+        speed="work",
+    ),
     _choice("data", _TEXT, "choice of data=", "data.name"),
+    _later_choice("train_images", _WHOLE, "first so many training images; null: all", "data.train_images", before=None),
+    _later_choice("test_images", _WHOLE, "first so many test images; null: all", "data.test_images", before=None),
+    _later_choice(
+        "validation_images", _WHOLE, "training images held out, the last ones", "data.validation_images", before=0
+    ),
     _choice("batches", _TEXT, "fixed, random or epochs", "data.batches", speed="work"),
     _choice("scaling", _TEXT, "of the pixels: raw, unit or standardised", "data.scaling"),
     _choice("optimizer", _TEXT, "choice of optimizer=", "optimizer.name", speed="work"),
     _choice("lr", _REAL, "learning rate", "optimizer.lr"),
     _choice("momentum", _REAL, "momentum", "optimizer.momentum"),
     _choice("weight_decay", _REAL, "weight decay", "optimizer.weight_decay"),
+    _later_choice("schedule", _TEXT, "of the learning rate", "optimizer.schedule", before="constant"),
+    _later_choice(
+        "schedule_step",
+        _WHOLE,
+        "steps between two drops; null: another schedule",
+        "optimizer.schedule_step",
+        before=None,
+    ),
+    _later_choice(
+        "schedule_factor",
+        _REAL,
+        "of a drop of the rate; null: another schedule",
+        "optimizer.schedule_factor",
+        before=None,
+    ),
+    _later_choice(
+        "warmup_steps",
+        _WHOLE,
+        "steps until the full rate; null: another schedule",
+        "optimizer.warmup_steps",
+        before=None,
+    ),
     _choice("experiment", _TEXT, "choice of experiment=", "labels.experiment"),
     _choice("steps", _WHOLE, "planned updates: the budget of every target", "train.steps"),
     _choice("batch_size", _WHOLE, "images per update", "train.batch_size", speed="work"),
@@ -226,6 +298,14 @@ _TRIALS = [
     Column("unmoved", pa.list_(_TEXT), "parameters that are bit-equal to their initial value after training", "bulk"),
     Column("moved", pa.list_(_TEXT), "the other parameters", "bulk", since=4),
     Column("last_bias_difference", pa.list_(_REAL), "initial minus final last bias; null: it has none", "bulk"),
+    Column(
+        "left_as_built",
+        pa.list_(_TEXT),
+        "parameters of a network of the user's own that no initializer fills, which keep what its constructors drew "
+        "from the seed; null: a declared network",
+        "bulk",
+        since=5,
+    ),
     _result("initial_weights_sha256", _TEXT, "hash of all parameters before training"),
     _result("final_weights_sha256", _TEXT, "hash of all parameters after training; null: it diverged"),
     # speed
@@ -235,7 +315,10 @@ _TRIALS = [
     _result("step_ms_median", _REAL, "milliseconds per update: batch_size / images_per_s_median"),
     _result("timing_windows", _WHOLE, "number of timing windows"),
     _result(
-        "forward_flops_per_image", _WHOLE, "of convolutions and dense layers, from the model; a multiply-add counts 2"
+        "forward_flops_per_image",
+        _WHOLE,
+        "of convolutions and dense layers, a multiply-add counts 2; from the model, or counted by torch for a network "
+        "of the user's own; null: it cannot be counted",
     ),
     _result("train_flops_per_image", _WHOLE, "the same for a whole training step"),
     _result("achieved_flops_per_s", _REAL, "train_flops_per_image x images_per_s_median"),
@@ -254,6 +337,13 @@ _TRIALS = [
         _REAL,
         "largest error of the trial's kernels against torch in float64 on the trial's own shapes, relative to the "
         "largest value of the reference; null: kernel=torch",
+    ),
+    _result(
+        "convolutions_by_torch",
+        pa.list_(_TEXT),
+        "of a network of the user's own, the convolutions that torch computed and not the trial's kernel; null: a "
+        "declared network, or kernel=torch",
+        since=5,
     ),
     _result("setup_time_s", _REAL, "data to the device, building the network, measuring the matmul rate"),
     _result("init_time_s", _REAL, "drawing and copying the initial weights"),
@@ -299,6 +389,19 @@ _CURVES = [
     _result("train_accuracy", _REAL, "accuracy on the same images"),
     _result("test_loss", _REAL, "mean cross entropy in nats on all test images"),
     _result("test_accuracy", _REAL, "accuracy on all test images"),
+    Column(
+        "validation_loss", _REAL, "mean cross entropy in nats on the images held out; null: none", "result", since=5
+    ),
+    Column("validation_accuracy", _REAL, "accuracy on the images held out; null: none", "result", since=5),
+    Column("lr", _REAL, "learning rate of the next update; at the last step, of the last one", "result", since=5),
+    Column(
+        "batch_loss",
+        _REAL,
+        "mean loss of the training batches since the last row, before their updates, in training mode; null: step 0",
+        "result",
+        since=5,
+    ),
+    Column("batch_accuracy", _REAL, "accuracy on the same batches, from the same pass", "result", since=5),
 ]
 _LAYERS = [
     Column("trial_id", _TEXT, _ID, "identity", required=True),

@@ -23,6 +23,7 @@ from harness.bounds import check
 from harness.compose import choices_of, labels_of, refusals, split_hydra, unchecked, without_hydra, writable_schema
 from harness.config import TrialConfig
 from harness.errors import UsageError
+from harness.model_choices import composable
 
 _MOST_BASES, _MOST_PARSED = 256, 4096
 _SECTIONS = [each.name for each in fields(TrialConfig) if is_dataclass(each.default_factory) and each.name != "labels"]
@@ -174,7 +175,8 @@ class Composer:
 
     def _load(self, overrides: Sequence[str]) -> DictConfig:
         every = [*self._hydra_overrides, *overrides]
-        return self._loader.load_configuration(self._config_name, every, RunMode.RUN, from_shell=False)
+        with composable(overrides, self._loader):
+            return self._loader.load_configuration(self._config_name, every, RunMode.RUN, from_shell=False)
 
     def _composed(self, overrides: Sequence[str], number: int) -> TrialConfig:
         """The config as Hydra's own composition gives it."""

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.compose import CONF_DIR, refusals, typed_overrides
 from harness.errors import UsageError
+from harness.model_choices import composable, with_options_added
 from harness.paths import typed_path
 from harness.sweep import engines
 from harness.sweep.composer import Composer
@@ -149,10 +150,11 @@ def composed(loader: ConfigLoaderImpl, overrides: Sequence[str], config_name: st
     Raises:
         UsageError: something typed is wrong, or a config is.
     """
-    with refusals():
+    typed = with_options_added(overrides)
+    with refusals(), composable(typed, loader):
         try:
             return loader.load_configuration(
-                config_name, list(overrides), RunMode.MULTIRUN, from_shell=True, validate_sweep_overrides=False
+                config_name, typed, RunMode.MULTIRUN, from_shell=True, validate_sweep_overrides=False
             )
         except MissingConfigException as error:
             engines.refuse_missing(error.missing_cfg_file)
