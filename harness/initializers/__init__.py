@@ -222,6 +222,9 @@ def _is_like(value: object, default: object) -> bool:
 def _check_structure(config: InitConfig, model: ModelConfig) -> None:
     _check_gain(config, model)
     _check_biases(config, model)
+    if config.adapt == "metainit" and "batch" in layouts.norm_kinds(model):
+        problem = "torch has no third derivatives of batch normalisation"
+        raise refusal("init.adapt", config.adapt, problem, "use another kind of norm or another init.adapt")
     if config.branch_scale != 1.0 and layouts.has_unscaled_branches(model):
         fix = "set model.learned_scale=true or use another init"
         raise refusal("init.branch_scale", config.branch_scale, "this model's branches have no learned scale", fix)
