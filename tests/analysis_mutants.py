@@ -217,7 +217,7 @@ ANALYSIS_MUTANTS = {
         lambda _: on_frames.test_last_trial_of_a_seed_counts_and_a_failed_one_takes_nothing_from_it(),
     ),
     "seeds that change nothing count as runs": Mutant(
-        arm_times, "_run_ids", _every_trial_a_run, lambda _: on_frames.test_deterministic_arm_is_one_run_in_effect()
+        arm_times, "run_ids", _every_trial_a_run, lambda _: on_frames.test_deterministic_arm_is_one_run_in_effect()
     ),
     "holm: in the order given": Mutant(comparison, "holm", _holm_in_the_order_given, _holm_oracle),
     "holm: an adjusted p may fall": Mutant(comparison, "holm", _holm_without_running_maximum, _holm_oracle),
