@@ -1,4 +1,4 @@
-"""The numeric axes of a set of trials: settings of which a family of arms, otherwise equal, was tried at many values."""
+"""The numeric axes of a set of trials: settings with many values within a family of otherwise equal arms."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Axis:
 
     Attributes:
         name: column of trials, or path in the config.
-        values: (arms,) of the setting; NaN: the arm has none.
+        points: (arms,) value of the setting; NaN: the arm has none.
         family: (arms,) number of each arm's family.
         families: name of each family, such as ``init=he``; "" if there is one.
         spacing: how the values are spaced.
@@ -37,7 +37,7 @@ class Axis:
     """
 
     name: str
-    values: Array
+    points: Array
     family: Whole
     families: list[str]
     spacing: Spacing
@@ -75,7 +75,7 @@ def spacing_of(values: Iterable[float]) -> Spacing:
 def find_axes(settings: Settings) -> list[Axis]:
     """Return the settings of which some family was tried at ``LEAST_VALUES`` values, in the order of the schema."""
     axes = (_axis(settings, name) for name in settings.numeric)
-    return [axis for axis in axes if max(_distinct(axis.family, axis.values), default=0) >= LEAST_VALUES]
+    return [axis for axis in axes if max(_distinct(axis.family, axis.points), default=0) >= LEAST_VALUES]
 
 
 def find_planes(settings: Settings) -> list[Plane]:
@@ -97,10 +97,10 @@ def _axis(settings: Settings, name: str) -> Axis:
 
 
 def _plane(settings: Settings, one: Axis, other: Axis) -> Plane:
-    x, y = (one, other) if len(_finite(one.values)) >= len(_finite(other.values)) else (other, one)
+    x, y = (one, other) if len(_finite(one.points)) >= len(_finite(other.points)) else (other, one)
     family, families = _families(settings.table, {x.name, y.name})
-    across, along = _distinct(family, x.values), _distinct(family, y.values)
-    cells = _distinct(family, x.values + 1j * y.values)
+    across, along = _distinct(family, x.points), _distinct(family, y.points)
+    cells = _distinct(family, x.points + 1j * y.points)
     mapped = [
         number
         for number, (few, many, filled) in enumerate(

@@ -1,7 +1,7 @@
 """How the result depends on a numeric setting: the best value, how wide the range of good values is, and where it ends.
 
-Runs that diverged count with the worst value of the measure. Trials that an error, a limit or a signal ended say nothing
-about their arm; they are counted beside the runs and never shown as a value.
+Runs that diverged count with the worst value of the measure. Trials that an error, a limit or a signal ended say
+nothing about their arm; they are counted beside the runs and never shown as a value.
 """
 
 from collections.abc import Callable, Sequence
@@ -136,7 +136,7 @@ def summarised(runs: pd.DataFrame, arm_keys: "pd.Index[Any]", groups: Sequence[A
     grouped = rows.groupby(levels, sort=True)
     table = pd.DataFrame({"n": grouped["counted"].sum(), "diverged": grouped["diverged"].sum()})
     table["reached"], table["unfinished"] = grouped["reached"].sum(), grouped.size() - table["n"]
-    table = table.astype({name: "int64" for name in _COUNTS})
+    table = table.astype(dict.fromkeys(_COUNTS, "int64"))
     for measure in MEASURES:
         for part, values in _quartiles(rows, levels, measure.column).items():
             table[f"{measure.column}_{part}"] = values.reindex(table.index)
@@ -166,7 +166,7 @@ def sensitivity(runs: pd.DataFrame, arm_keys: "pd.Index[Any]", axis: Axis) -> pd
     Returns:
         with the columns family (its number) and value in place of the levels.
     """
-    table = summarised(runs, arm_keys, [axis.family, axis.values])
+    table = summarised(runs, arm_keys, [axis.family, axis.points])
     return table.rename(columns={"level_0": "family", "level_1": "value"})
 
 
@@ -176,7 +176,7 @@ def grid(runs: pd.DataFrame, arm_keys: "pd.Index[Any]", plane: Plane) -> pd.Data
     Returns:
         with the columns family, y and x in place of the levels; a point that was not tried has no row.
     """
-    table = summarised(runs, arm_keys, [plane.family, plane.y.values, plane.x.values])
+    table = summarised(runs, arm_keys, [plane.family, plane.y.points, plane.x.points])
     return table.rename(columns={"level_0": "family", "level_1": "y", "level_2": "x"})
 
 

@@ -71,7 +71,7 @@ def settings_of(trials: pd.DataFrame, configs: "pd.Series[str] | None" = None) -
         # what stands in the brackets stands in the config too, each option by itself
         columns[_LABEL] = one_each[_LABEL].astype(str).str.partition("[")[0]
         columns |= _beside_columns(configs.reindex(one_each.index))
-    varying = {name: values for name, values in columns.items() if values.astype(object).nunique(dropna=False) > 1}
+    varying = {name: values for name, values in columns.items() if len(values.astype(object).unique()) > 1}
     numeric = [name for name, values in varying.items() if name not in EXECUTION and _is_numeric(values)]
     return Settings(pd.DataFrame(varying, index=one_each.index), numeric)
 
