@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.analysis.axes import Axis
 from harness.analysis.comparison import (
     EXACT_DIFFERENCES,
     can_be_significant_paired,
@@ -25,7 +26,7 @@ from harness.analysis.comparison import (
     wins,
 )
 from harness.analysis.intervals import Array
-from harness.analysis.sensitivity import best_place
+from harness.analysis.sensitivity import MEASURES, best_place
 from harness.analysis.verdicts import Verdict
 
 HALVES = 2
@@ -65,6 +66,33 @@ class Judged:
     chosen: tuple[float | None, ...]
     scores: Array
     runs: "np.ndarray[Any, np.dtype[np.object_]]"
+
+
+def families_of(
+    runs: pd.DataFrame, arm_keys: "pd.Index[Any]", axis: Axis, seeds: "np.ndarray[Any, np.dtype[np.int64]]"
+) -> list[Family]:
+    """Arrange runs by family, value and seed.
+
+    Args:
+        runs: those of :func:`harness.analysis.sensitivity.runs_of` that are counted.
+        arm_keys: (arms,).
+        axis: groups the arms into families.
+        seeds: (s,) rising, all that occur.
+    """
+    of_arm = pd.DataFrame({"family": axis.family, "point": axis.points}, index=arm_keys)
+    rows = runs.join(of_arm, on="arm_key").sort_values("family", kind="stable")
+    starts = np.searchsorted(rows["family"].to_numpy(), np.arange(len(axis.families) + 1))
+    columns = {name: rows[name].to_numpy() for name in ("point", MEASURES[0].column, "run")}
+    at_seed = np.searchsorted(seeds, rows["seed"].to_numpy(dtype=np.int64))
+    parts = []
+    for label, start, end in zip(axis.families, starts[:-1], starts[1:], strict=True):
+        points, row = np.unique(columns["point"][start:end], return_inverse=True)
+        scores = np.full((len(points), len(seeds)), np.nan)
+        ids = np.full(scores.shape, None, dtype=object)
+        scores[row, at_seed[start:end]] = columns[MEASURES[0].column][start:end]
+        ids[row, at_seed[start:end]] = columns["run"][start:end]
+        parts.append(Family(label, points, scores, ids))
+    return parts
 
 
 def halves(seeds: int) -> list[Mask]:
