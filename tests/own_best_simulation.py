@@ -11,6 +11,8 @@ from harness.analysis import own_best, paired
 from harness.analysis.own_best import Family, Judged
 
 LEVEL = 0.05
+# as it is before a mutant takes its place
+_judged = own_best.judged
 MANY, ONE = 8, 1
 """How many values the two families that are compared have."""
 
@@ -49,7 +51,7 @@ def rejections(test: Callable[[Family, Family], float], seeds: int, repeats: int
 
 def judged_by_the_half_that_chose(family: Family) -> Judged:
     """A wrong version: each half judges the value that it has chosen itself."""
-    honest = own_best.judged(family)
+    honest = _judged(family)
     scores, runs = honest.scores.copy(), honest.runs.copy()
     for half, point in zip(own_best.halves(len(scores)), honest.chosen, strict=True):
         place = int(np.flatnonzero(family.points == point)[0])

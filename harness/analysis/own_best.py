@@ -230,6 +230,16 @@ def at_own_best(families: Sequence[Family], level: float = 0.95) -> pd.DataFrame
     return table
 
 
+def needed_seeds(families: int, level: float = 0.95) -> int:
+    """Return how many seeds of each value it takes until some outcome would be significant among so many families."""
+    tests = HALVES * max(1, comb(families, 2))
+    half = 1
+    while min(smallest_p(half, half), smallest_p_paired(half)) * tests > 1 - level + 1e-12:
+        half += 1
+    # the larger half of the seeds is enough
+    return HALVES * half - 1
+
+
 def _row(place: int, family: Family, own: Judged) -> dict[str, Any]:
     there = np.isfinite(own.scores)
     best = _choice(family.scores)

@@ -1,12 +1,11 @@
 // Numeric axes: curves over one setting, maps over two, and the tables of best values. All numbers and sentences are Python's.
 "use strict";
 
-const MOST_CURVES = 12;
-const AXES = DATA.axes;
+const MOST_CURVES = 12, MOST_WRITTEN_ROWS = 20;
 
 function setUpAxes() {
   for (const select of document.querySelectorAll("select.axis-measure")) {
-    for (const [column, title] of Object.entries(AXES.measures)) select.append(element("option", { value: column }, title));
+    for (const [column, title] of Object.entries(DATA.axes.measures)) select.append(element("option", { value: column }, title));
     select.addEventListener("change", drawAxes);
   }
   const fill = (id, names) => {
@@ -14,19 +13,19 @@ function setUpAxes() {
     names.forEach((name, index) => byId(id).append(element("option", { value: index }, name)));
     byId(id).addEventListener("change", drawAxes);
   };
-  fill("axis", AXES.axes.map((axis) => axis.name));
-  fill("map-of", AXES.maps.map((map) => `${map.y_axis} by ${map.x_axis}${map.name && `, ${map.name}`}`));
+  fill("axis", DATA.axes.axes.map((axis) => axis.name));
+  fill("map-of", DATA.axes.maps.map((map) => `${map.y_axis} by ${map.x_axis}${map.name && `, ${map.name}`}`));
 }
 
 function drawAxes() {
-  if (byId("axis")) drawSensitivity(AXES.axes[byId("axis").value], byId("axis-measure").value);
-  if (byId("map-of")) drawMap(AXES.maps[byId("map-of").value], byId("map-measure").value);
+  if (byId("axis")) drawSensitivity(DATA.axes.axes[byId("axis").value], byId("axis-measure").value);
+  if (byId("map-of")) drawMap(DATA.axes.maps[byId("map-of").value], byId("map-measure").value);
 }
 
 /** The counts of one point in words, for hovers. */
 function runsSaid(n, diverged, reached, unfinished) {
   return [
-    `n = ${n}`, `${reached} reached ${AXES.target}`, diverged && `${diverged} diverged`, unfinished && `${unfinished} not finished`,
+    `n = ${n}`, `${reached} reached ${DATA.axes.target}`, diverged && `${diverged} diverged`, unfinished && `${unfinished} not finished`,
   ].filter(Boolean).join(", ");
 }
 
@@ -53,7 +52,11 @@ function drawSensitivity(along, measure) {
   const traces = drawn.flatMap(({ family, look }) => sensitivityTraces(family, look, measure, along.name, alpha));
   const points = along.families.flatMap((family) => family.x);
   const type = along.spacing === "log" && points.every((value) => value > 0) ? "log" : "linear";
-  draw("sensitivity", traces, layout(axis(escaped(along.name), { type }), axis(AXES.measures[measure])));
+  const tried = [...new Set(points)].sort((one, other) => one - other);
+  const by = Math.ceil(tried.length / (byId("sensitivity").clientWidth < 620 ? 5 : 12));
+  const tickvals = tried.filter((_, at) => at % by === 0);
+  const x = axis(escaped(along.name), { type, tickvals, ticktext: tickvals.map(String) });
+  draw("sensitivity", traces, layout(x, axis(DATA.axes.measures[measure])));
   legend("sensitivity-legend", drawn);
   const undrawn = along.families.length - drawn.length;
   byId("sensitivity-notes").textContent = [
@@ -64,14 +67,14 @@ function drawSensitivity(along, measure) {
 }
 
 function drawBest(along, measure) {
-  const better = AXES.larger_is_better[measure] ? "larger" : "smaller";
-  byId("best-caption").textContent = `Best ${along.name} of each, by ${AXES.measures[measure]}, where ${better} is better. Good: ${AXES.margins[measure]}.`;
+  const better = DATA.axes.larger_is_better[measure] ? "larger" : "smaller";
+  byId("best-caption").textContent = `Best ${along.name} of each, by ${DATA.axes.measures[measure]}, where ${better} is better. Good: ${DATA.axes.margins[measure]}.`;
   byId("best").replaceChildren(...along.rows[measure].map((row, id) => element(
     "tr", {},
-    element("td", { class: "key" }, id < MOST_CURVES ? swatch({ id }) : null), element("th", { scope: "row", class: "name" }, row.name || "all arms"),
-    element("td", { class: "number" }, row.best), element("td", { class: "number" }, shown(row.median)), element("td", {}, row.good),
-    element("td", { class: "number" }, row.tried), element("td", { class: "number" }, row.runs), element("td", { class: "number" }, row.diverged || 0),
-    element("td", { class: "why" }, row.warning ?? ""),
+    element("td", { class: "key" }, id < MOST_CURVES ? swatch({ id }) : null), element("th", { scope: "row", class: "name" }, ...named({ name: row.name || "all arms" })),
+    element("td", { class: "number" }, row.best), element("td", { class: "number" }, shown(row.median)), element("td", { class: "good-range" }, row.good),
+    element("td", { class: "number" }, row.tried), element("td", { class: "number" }, row.runs), element("td", { class: "number" }, row.diverged),
+    element("td", { class: "why" }, row.warning),
   )));
   byId("best").closest(".scroll").classList.toggle("tall", along.rows[measure].length > WHOLE_ROWS);
 }
@@ -81,7 +84,7 @@ function drawOwnBest(along) {
   byId("own-best-caption").textContent = `By final test accuracy, each at the ${along.name} that its other half of the seeds chose.`;
   byId("own-best").replaceChildren(...along.own_best.map((row) => element(
     "tr", {},
-    element("td", { class: "number" }, shown(row.rank)), element("th", { scope: "row", class: "name" }, row.name),
+    element("td", { class: "number" }, shown(row.rank)), element("th", { scope: "row", class: "name" }, ...named(row)),
     element("td", { class: `verdict ${row.kind}` }, row.verdict), element("td", {}, row.chosen),
     element("td", { class: "number" }, shown(row.mean)), element("td", { class: "number" }, shown(row.same)),
     element("td", { class: "number" }, row.n), element("td", { class: "number" }, probability(row.p)),
@@ -104,11 +107,15 @@ function mapCells(map, measure) {
     String(map.x[x]), String(map.y[y]), median === null ? "not finite" : shown(median),
     runsSaid(map.n[y][x], map.diverged[y][x], map.reached[y][x], map.unfinished[y][x]),
   ]));
+  // numbers stand in the cells where there is room for them
+  const roomy = byId("map").clientWidth / map.x.length > 42 && map.y.length <= MOST_WRITTEN_ROWS;
+  const text = map.medians[measure].map((row) => row.map((median) => (median === null ? "" : shown(median, 2))));
+  const written = roomy ? { text, texttemplate: "%{text}", textfont: { size: 12 } } : {};
   return {
     type: "heatmap", x: place(map.x), y: place(map.y), z: map.medians[measure], colorscale: "Cividis", xgap: 1, ygap: 1, hoverongaps: false,
-    customdata: said, reversescale: !AXES.larger_is_better[measure],
+    customdata: said, ...written, reversescale: !DATA.axes.larger_is_better[measure],
     hovertemplate: `${escaped(map.x_axis)} %{customdata[0]}, ${escaped(map.y_axis)} %{customdata[1]}<br>median %{customdata[2]}<br>%{customdata[3]}<extra></extra>`,
-    colorbar: { orientation: "h", thickness: 10, y: -0.2, yanchor: "top", len: 0.9, outlinewidth: 0, title: { text: AXES.measures[measure], side: "bottom" } },
+    colorbar: { orientation: "h", thickness: 10, y: -0.2, yanchor: "top", len: 0.9, outlinewidth: 0, title: { text: DATA.axes.measures[measure], side: "bottom", font: { size: 13 } } },
   };
 }
 

@@ -41,7 +41,7 @@ def _sensitivity(view: AxesView, axis: AxisView, measure: str) -> list[str]:
 def _own_best(axis: AxisView) -> list[str]:
     head = [
         *("rank", "arms, each at its own best", "verdict", "values chosen", "mean on the judging half"),
-        *("mean on the runs that chose", "runs", "p (Holm)"),
+        *("mean on all runs, which also chose", "runs", "p (Holm)"),
     ]
     cells = [
         [

@@ -107,7 +107,9 @@ def _own_best(runs: pd.DataFrame, arm_keys: "pd.Index[Any]", axis: Axis) -> tupl
         return [], [axes_words.ONE_SEED]
     table = own_best.at_own_best(own_best.families_of(counted, arm_keys, axis, seeds))
     rows = [_own_best_row(place, row) for place, row in enumerate(table.to_dict("records"))]
-    return rows[:MOST_FAMILIES], axes_words.untested(int(table["mean"].notna().sum()), own_best.MOST_TESTED)
+    count = int(table["mean"].notna().sum())
+    few = axes_words.too_few(len(seeds), count, own_best.needed_seeds(count))
+    return rows[:MOST_FAMILIES], [*few, *axes_words.untested(count, own_best.MOST_TESTED)]
 
 
 def _own_best_row(place: int, row: Mapping[Hashable, Any]) -> OwnBestRow:

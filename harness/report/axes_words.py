@@ -64,7 +64,7 @@ def _of_range(axis: str, found: Good) -> str:
     if tried < LEAST_VALUES:
         return f"only {counted(tried, 'value')} tried"
     if (found.low, found.high) == (found.tried[0], found.tried[-1]):
-        return f"every value tried is good, so {axis} hardly matters within them"
+        return f"all values tried are within the margin: between them {axis} hardly matters"
     if not found.edge:
         return ""
     which, more = ("smallest", "smaller") if found.edge == "low" else ("largest", "larger")
@@ -95,6 +95,14 @@ def families_left_out(count: int, shown: int) -> list[str]:
 def maps_left_out(count: int, shown: int) -> list[str]:
     """How many maps are not shown."""
     return [f"Of {count:,} maps {shown:,} are shown; --where reports on fewer."] if count > shown else []
+
+
+def too_few(seeds: int, families: int, needed: int) -> list[str]:
+    """Why no family can be told from another."""
+    if seeds >= needed:
+        return []
+    line = f"At their own best: with {counted(seeds, 'seed')} no difference among {families:,} families can be shown"
+    return [f"{line}; at least {needed} seeds of each are needed."]
 
 
 def untested(count: int, most: int) -> list[str]:
