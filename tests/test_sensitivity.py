@@ -146,7 +146,7 @@ def test_settings_that_vary_together_make_no_map() -> None:
 
 def _theory(trials: pd.DataFrame) -> list[theory.Line]:
     """A line from (0.01, 0.01) to (0.1, 0.1), and one of another plane."""
-    assert set(trials["experiment"]) == {"learn"}
+    assert {json.loads(config)["init"]["options"]["std"] for config in trials["config"]} == {0.01, 0.1, 1}
     ends = [0.01, 0.1]
     return [
         theory.Line("diagonal", "made up", "init.options.std", "lr", ends, ends),

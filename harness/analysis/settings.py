@@ -58,6 +58,17 @@ def read_configs(folder: Place, trials: pd.DataFrame) -> "pd.Series[str]":
     return one_each["trial_id"].map(texts).dropna()
 
 
+def one_of_each_arm(trials: pd.DataFrame, configs: "pd.Series[str] | None") -> pd.DataFrame:
+    """Return the first trial of each arm, by ``arm_key``, with its config in the column ``config`` if it is known.
+
+    Args:
+        trials: table.
+        configs: of :func:`read_configs`, or None.
+    """
+    one_each = trials.drop_duplicates("arm_key").set_index("arm_key")
+    return one_each if configs is None else one_each.assign(config=configs.reindex(one_each.index))
+
+
 def settings_of(trials: pd.DataFrame, configs: "pd.Series[str] | None" = None) -> Settings:
     """Collect the settings that vary among the arms of these trials.
 
@@ -65,7 +76,7 @@ def settings_of(trials: pd.DataFrame, configs: "pd.Series[str] | None" = None) -
         trials: table.
         configs: of :func:`read_configs`; None: the columns tell everything.
     """
-    one_each = trials.drop_duplicates("arm_key").set_index("arm_key")
+    one_each = one_of_each_arm(trials, configs)
     columns: dict[str, Any] = {name: one_each[name] for name in CHOICES if name in one_each}
     if configs is not None:
         # what stands in the brackets stands in the config too, each option by itself

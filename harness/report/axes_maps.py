@@ -20,19 +20,24 @@ _COUNTS = ("n", "diverged", "reached", "unfinished")
 Points = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def maps(
-    trials: pd.DataFrame, runs: pd.DataFrame, arm_keys: "pd.Index[Any]", planes: list[Plane]
-) -> tuple[list[MapView], list[str]]:
-    """Return the maps of all planes, and what is left out of them."""
-    lines = theory.lines_of(trials)
+def maps(arms: pd.DataFrame, runs: pd.DataFrame, planes: list[Plane]) -> tuple[list[MapView], list[str]]:
+    """Return the maps of all planes, and what is left out of them.
+
+    Args:
+        arms: one trial of each arm, by ``arm_key``, in the order of the planes' arms; for theory.
+        runs: of :func:`harness.analysis.sensitivity.runs_of`.
+        planes: with the same arms.
+    """
     views: list[MapView] = []
     count, cells = sum(len(plane.mapped) for plane in planes), 0
     for plane in planes:
-        table = sensitivity.grid(runs, arm_keys, plane)
+        table = sensitivity.grid(runs, arms.index, plane)
         for number in plane.mapped:
             own = table[table["family"] == number]
             cells += own["x"].nunique() * own["y"].nunique()
             if len(views) < MOST_MAPS and cells <= MOST_CELLS:
+                # theory may differ between families, as between two activations
+                lines = theory.lines_of(arms[plane.family == number])
                 views.append(_map(own, plane, plane.families[number], lines))
     return views, axes_words.maps_left_out(count, len(views))
 

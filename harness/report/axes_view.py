@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from harness import analysis
-from harness.analysis import Frames, axes, own_best, sensitivity, settings
+from harness.analysis import Frames, axes, own_best, sensitivity, settings, theory
 from harness.analysis.axes import Axis
 from harness.analysis.sensitivity import MEASURES, Measure
 from harness.report import axes_words
@@ -29,12 +29,14 @@ def view(frames: Frames, folder: Place, target: float) -> AxesView:
         folder: where they are from; configs are read from there if the columns do not tell all settings.
         target: test accuracy, for the number of runs that reach it.
     """
-    configs = settings.read_configs(folder, frames.trials) if settings.needs_configs(frames.trials) else None
-    known = settings.settings_of(frames.trials, configs)
+    trials = frames.trials
+    wanted = settings.needs_configs(trials) or theory.has_theory(trials)
+    configs = settings.read_configs(folder, trials) if wanted else None
+    known = settings.settings_of(trials, configs)
     found, planes = axes.find_axes(known), axes.find_planes(known)
     shown = found[:MOST_AXES]
     runs = sensitivity.runs_of(frames, target) if found else pd.DataFrame()
-    drawn, notes = maps(frames.trials, runs, known.table.index, planes) if planes else ([], [])
+    drawn, notes = maps(settings.one_of_each_arm(trials, configs), runs, planes) if planes else ([], [])
     return AxesView(
         measures={measure.column: measure.title for measure in MEASURES},
         larger_is_better={measure.column: measure.sign > 0 for measure in MEASURES},
