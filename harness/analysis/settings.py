@@ -43,7 +43,7 @@ def needs_configs(trials: pd.DataFrame) -> bool:
     return bracketed or "arm_key" in arm_columns(trials)
 
 
-def read_configs(folder: Place, trials: pd.DataFrame) -> "pd.Series[str]":
+def read_configs(folder: str | Place, trials: pd.DataFrame) -> "pd.Series[str]":
     """Return the config of one trial of each arm, as JSON, by ``arm_key``.
 
     Args:
