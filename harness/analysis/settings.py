@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.analysis.grouping import arm_columns
+from harness.analysis.grouping import ArmLabels
 from harness.config import INCIDENTAL
 from harness.results import CHOICES, COLUMNS, EXECUTION, Place, load_quietly
 
@@ -37,10 +37,15 @@ class Settings:
     numeric: list[str]
 
 
-def needs_configs(trials: pd.DataFrame) -> bool:
-    """Whether some arms differ in an option that only their configs tell as a number."""
+def needs_configs(trials: pd.DataFrame, labels: ArmLabels) -> bool:
+    """Whether some arms differ in an option that only their configs tell as a number.
+
+    Args:
+        trials: table.
+        labels: of :func:`harness.analysis.label_arms` for these trials.
+    """
     bracketed = any("[" in str(label) for label in trials[_LABEL].unique())
-    return bracketed or "arm_key" in arm_columns(trials)
+    return bracketed or "arm_key" in labels.columns
 
 
 def read_configs(folder: str | Place, trials: pd.DataFrame) -> "pd.Series[str]":

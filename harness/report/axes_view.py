@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from harness import analysis
-from harness.analysis import Frames, axes, own_best, sensitivity, settings, theory
+from harness.analysis import ArmLabels, Frames, axes, own_best, sensitivity, settings, theory
 from harness.analysis.axes import Axis
 from harness.analysis.sensitivity import MEASURES, Measure
 from harness.report import axes_words
@@ -21,16 +21,17 @@ MOST_FAMILIES = 60
 """Families of an axis in the report; those with the best medians."""
 
 
-def view(frames: Frames, folder: Place, target: float) -> AxesView:
+def view(frames: Frames, folder: Place, labels: ArmLabels, target: float) -> AxesView:
     """Find the axes of these trials and say what they show.
 
     Args:
         frames: trials, perhaps without their configs, and curves.
         folder: where they are from; configs are read from there if the columns do not tell all settings.
+        labels: of the arms of these trials.
         target: test accuracy, for the number of runs that reach it.
     """
     trials = frames.trials
-    wanted = settings.needs_configs(trials) or theory.has_theory(trials)
+    wanted = settings.needs_configs(trials, labels) or theory.has_theory(trials)
     configs = settings.read_configs(folder, trials) if wanted else None
     known = settings.settings_of(trials, configs)
     found, planes = axes.find_axes(known), axes.find_planes(known)

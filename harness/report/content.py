@@ -65,7 +65,7 @@ def content(frames: Frames, folder: Place, problems: Sequence[str], where: Seque
         methods=Methods(words.METHOD, words.METHOD_LOGRANK, words.METHOD_PROFILE),
         left_out=words.left_out(arms, in_steps[default].target),
         pictures=pictures,
-        axes=axes_view.view(frames, folder, in_steps[default].target),
+        axes=axes_view.view(frames, folder, labels, in_steps[default].target),
         throughput=machine.throughput(arms),
         completeness=_completeness(folder, frames, whole, problems, failures(arms)),
         environments=environments,
