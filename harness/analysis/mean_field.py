@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-_HALVINGS = 80
+_HALVINGS = 36
 _RELU_CRITICAL = 2
-_X, _COEFFICIENTS = np.polynomial.hermite_e.hermegauss(160)
+_X, _COEFFICIENTS = np.polynomial.hermite_e.hermegauss(100)
 _WEIGHTS: Array = _COEFFICIENTS / _COEFFICIENTS.sum()
 _AT_ONE = 1e-9
 """A correlation that is closer to 1 counts as 1, and so does a slope."""

@@ -41,7 +41,7 @@ Theory = Callable[[pd.DataFrame], list[Line]]
 """From the trials of one experiment, with the choices as columns, to its lines; [] where theory does not apply."""
 
 _TRAINABLE_DEPTHS = 6
-_POINTS = 200
+_POINTS = 80
 _SCALES = {"correlation depth": ("xi_c", correlation_depth), "gradient depth": ("xi_grad", gradient_depth)}
 # sigma_w^2 of a gain of 1: variance times fan_in
 _UNIT_VARIANCES = {"lecun_normal": 1.0, "lecun_uniform": 1.0, "he_normal": 2.0, "he_uniform": 2.0}
