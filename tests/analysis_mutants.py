@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import own_best_simulation
 import pandas as pd
 import pytest
 import test_analysis_coverage as on_coverage
 import test_analysis_frames as on_frames
 import test_analysis_statistics as on_arrays
 import test_merging
+import test_sensitivity as on_axes
 from mutants import Mutant, Tools
 from scipy import stats
 
-from harness.analysis import arm_times, comparison, grouping, intervals, standings, survival
+from harness.analysis import arm_times, comparison, grouping, intervals, own_best, sensitivity, standings, survival
 from harness.analysis.intervals import Interval
 from harness.results import TABLES, duplicates, merging, publishing, reading
 
@@ -217,7 +219,7 @@ ANALYSIS_MUTANTS = {
         lambda _: on_frames.test_last_trial_of_a_seed_counts_and_a_failed_one_takes_nothing_from_it(),
     ),
     "seeds that change nothing count as runs": Mutant(
-        arm_times, "_run_ids", _every_trial_a_run, lambda _: on_frames.test_deterministic_arm_is_one_run_in_effect()
+        arm_times, "run_ids", _every_trial_a_run, lambda _: on_frames.test_deterministic_arm_is_one_run_in_effect()
     ),
     "holm: in the order given": Mutant(comparison, "holm", _holm_in_the_order_given, _holm_oracle),
     "holm: an adjusted p may fall": Mutant(comparison, "holm", _holm_without_running_maximum, _holm_oracle),
@@ -280,6 +282,15 @@ ANALYSIS_MUTANTS = {
     },
     "verdict whatever n can show": Mutant(
         standings, "can_be_significant", lambda *_: True, lambda _: on_frames.test_three_seeds_never_rank()
+    ),
+    "own best: each half judges what it chose itself": Mutant(
+        own_best,
+        "judged",
+        own_best_simulation.judged_by_the_half_that_chose,
+        lambda _: on_axes.test_own_best_holds_its_level_and_the_same_runs_do_not(),
+    ),
+    "sensitivity: runs that diverged are left out": Mutant(
+        sensitivity, "COUNTED", ("ok",), lambda _: on_axes.test_diverged_run_counts_with_the_worst_value()
     ),
     "copies of files count": Mutant(duplicates.Repeats, "new", lambda _self, _path, content: content, _copied),
     "a copy has its name before it is whole": Mutant(merging, "published", _built_in_place, _kill),

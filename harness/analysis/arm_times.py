@@ -167,7 +167,7 @@ def _runs(frames: Frames, rows: Rows, labels: ArmLabels) -> pd.DataFrame:
         scored=ended & evaluated & ~shorter,
         ended=ended,
         shorter=shorter,
-        run=_run_ids(trials),
+        run=run_ids(trials),
     )
     # unfinished ones first, so that the last of a seed is a scored one if there is any
     runs = runs.sort_values(["arm", "seed", "scored", "measured_at", "trial_id"], kind="stable", ignore_index=True)
@@ -183,8 +183,11 @@ def _runs(frames: Frames, rows: Rows, labels: ArmLabels) -> pd.DataFrame:
     )
 
 
-def _run_ids(trials: pd.DataFrame) -> "np.ndarray[Any, np.dtype[np.object_]]":
-    """Equal for trials that are one run in effect: same initial weights on a fixed batch, or the same at both ends."""
+def run_ids(trials: pd.DataFrame) -> "np.ndarray[Any, np.dtype[np.object_]]":
+    """Return ids (trials,) that are equal for trials that are one run in effect.
+
+    Those are runs from the same initial weights on a fixed batch, and runs with the same weights at both ends.
+    """
     start = trials["initial_weights_sha256"].astype(object)
     end = trials["final_weights_sha256"].astype(object)
     # rounding on a GPU may tell the ends of such runs apart, but no random draw does

@@ -1,7 +1,7 @@
 """Curves that theory predicts over a map of two numeric axes, by experiment.
 
-A function here takes the trials of its experiment and returns the lines that the report draws over their map. It
-computes with numpy alone, because nothing in this package imports torch.
+A function here takes one trial of each arm of a map, with its config as JSON in the column ``config``, and returns the
+lines that the report draws over that map. It computes with numpy alone, because nothing in this package imports torch.
 """
 
 import json
@@ -105,3 +105,8 @@ def lines_of(trials: pd.DataFrame) -> list[Line]:
     """
     names = [name for name in trials["experiment"].dropna().unique() if name in THEORY]
     return [line for name in names for line in THEORY[name](trials[trials["experiment"] == name])]
+
+
+def has_theory(trials: pd.DataFrame) -> bool:
+    """Whether theory predicts something for one of the experiments among these trials."""
+    return bool(trials["experiment"].isin(list(THEORY)).any())

@@ -10,7 +10,7 @@ import harness
 from harness import analysis, results
 from harness.analysis import Frames
 from harness.errors import UsageError
-from harness.report import machine, ranking_view, series, words
+from harness.report import axes_view, machine, ranking_view, series, words
 from harness.report.arms import Arms, constants, described, failures, filters, number
 from harness.report.model import (
     ArmView,
@@ -65,6 +65,7 @@ def content(frames: Frames, folder: Place, problems: Sequence[str], where: Seque
         methods=Methods(words.METHOD, words.METHOD_LOGRANK, words.METHOD_PROFILE),
         left_out=words.left_out(arms, in_steps[default].target),
         pictures=pictures,
+        axes=axes_view.view(frames, folder, labels, in_steps[default].target),
         throughput=machine.throughput(arms),
         completeness=_completeness(folder, frames, whole, problems, failures(arms)),
         environments=environments,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from harness.analysis import TimeUnit, Tone
+from harness.report.axes_model import AxesView
 from harness.report.numbers import Number
 
 Quartiles = list[Number]
@@ -354,6 +355,7 @@ class Report:
         methods: how to read the numbers.
         left_out: what is not shown of so many arms.
         pictures: what figures are made of.
+        axes: numeric settings that were swept.
         throughput: speed.
         completeness: what is there.
         environments: the commonest first.
@@ -373,6 +375,7 @@ class Report:
     methods: Methods
     left_out: list[str]
     pictures: Pictures
+    axes: AxesView
     throughput: ThroughputView
     completeness: CompletenessView
     environments: list[EnvironmentRow]

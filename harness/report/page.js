@@ -264,6 +264,7 @@ function update() {
   setOptions(byId("heat-arm-a"), mapped, mapped[0]);
   setOptions(byId("heat-arm-b"), mapped, mapped[mapped.length - 1]);
   drawFigures(arms, selected);
+  drawAxes();
 }
 
 function setUpTheme() {
@@ -296,6 +297,7 @@ function setUpTheme() {
 
 setUpTheme();
 setUpControls();
+setUpAxes();
 for (const side of ["a", "b"]) {
   byId(`heat-arm-${side}`).addEventListener("change", (event) => { event.target.dataset.touched = "yes"; });
 }

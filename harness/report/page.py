@@ -37,7 +37,7 @@ def html(report: Report) -> str:
         css=Markup(_own("report.css")),  # noqa: S704 - our own file
         blob=Markup(blob(as_dict(report, without=_NOT_DRAWN) | as_dict(report.pictures))),  # noqa: S704 - blob escapes
         plotly=Markup(_plotly()),  # noqa: S704 - the package's own file
-        script=Markup(_own("charts.js") + _own("page.js")),  # noqa: S704 - our own files
+        script=Markup("".join(map(_own, ("charts.js", "axes.js", "page.js")))),  # noqa: S704 - our own files
     )
 
 

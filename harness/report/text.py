@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.markdown import escape, table
+from harness.report.axes_text import axes_sections
 from harness.report.model import RankingRow, RankingView, Report, as_dict
 from harness.report.numbers import percent, probability, shown, to
 
@@ -38,6 +39,7 @@ def markdown(report: Report) -> str:
     for clock in report.clocks[1:]:
         parts += [f"## Seconds to {default.label}: {escape(clock.where)}"]
         parts += _ranking(report, clock.ranking[report.default_target])
+    parts += axes_sections(report.axes)
     parts += ["## Throughput", _throughput(report), "## Completeness", *_completeness(report), "## Environment"]
     parts += [
         _environments(report),
