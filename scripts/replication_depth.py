@@ -31,8 +31,8 @@ DEEPEST = 30
 TWENTY = 0.2
 START_LEGEND = (
     "Steps to 20 % test accuracy: mean over the runs that reach it (how many do). A network is as wide as deep: the "
-    "shallow ones are narrow, and some of them fail from every initialization. That was seen in the first run, when the "
-    "third claim asked for the depth up to which all depths reach 20 %; now it asks for the largest that does:"
+    "shallow ones are narrow, and some of them fail from every initialization. That was seen in the first run, when "
+    "the third claim asked for the depth up to which all depths reach 20 %; now it asks for the largest that does:"
 )
 
 BIAS_VARIANCE = 0.05
