@@ -21,7 +21,7 @@ from harness.errors import UsageError
 LARGEST_WHOLE = 2**31 - 1
 """Largest whole number of a field without an upper bound of its own: neither Parquet's columns nor torch hold more."""
 
-_KEY = "bound"
+_KEY, _LATER = "bound", "later"
 
 
 class Bound(NamedTuple):
@@ -110,6 +110,31 @@ def _number(holds: Callable[[Any], bool], allowed: str, default: float | None, *
 
     fix = f"give {'null or ' if default is None else ''}{allowed}"
     return dataclasses.field(default=default, metadata=bound(holds_or_null, "out of range", fix, has_upper=has_upper))
+
+
+def later(default: Any) -> Any:  # noqa: ANN401 - see one_of
+    """Return a field that came after the first keys were recorded: while it is at its default, no key contains it.
+
+    So a config that does not use the field has the key that it always had.
+
+    Args:
+        default: the default value, or a field with a bound that has one.
+    """
+    made = default if isinstance(default, dataclasses.Field) else dataclasses.field(default=default)
+    return dataclasses.field(default=made.default, metadata={**made.metadata, _LATER: True})
+
+
+def without_unused(value: Any) -> Any:  # noqa: ANN401 - any value of a config
+    """Return a dataclass as nested dictionaries, without the :func:`later` fields that are at their default."""
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: without_unused(inner)
+            for field in dataclasses.fields(value)
+            if not ((inner := getattr(value, field.name)) == field.default and field.metadata.get(_LATER))
+        }
+    if isinstance(value, dict):
+        return {key: without_unused(inner) for key, inner in value.items()}
+    return [without_unused(inner) for inner in value] if isinstance(value, list) else value
 
 
 def is_finite(given: object) -> bool:

@@ -20,7 +20,7 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.arguments import in_one_line
-from harness.bounds import check
+from harness.bounds import check, refusal
 from harness.config import Labels, TrialConfig
 from harness.errors import UsageError
 from harness.wording import hydra_quoted
@@ -64,11 +64,15 @@ def unchecked(composed: DictConfig, *, choices: dict[str, Any], overrides: Seque
         # the schema is copied by merge and stays as it is
         merged = OmegaConf.merge(_schema(), composed)
         merged.labels = labels_of(choices, overrides)
-        return cast("TrialConfig", OmegaConf.to_object(merged))
+        config = cast("TrialConfig", OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         key = f"{error.full_key}: " if error.full_key else ""
         raise UsageError(f"{key}{first}; `--cfg job` prints every key with its value") from error
+    typed = next((given for given in overrides if given.lstrip("+").startswith("train.steps=")), None)
+    if config.train.epochs is not None and typed is not None:
+        raise refusal("train.epochs", config.train.epochs, f"{typed} is given too", "give one of the two")
+    return config.completed()
 
 
 @cache

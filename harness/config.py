@@ -14,9 +14,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.bounds import Conflict, above, at_least, between, bound, finite, is_finite, one_of
+from harness.bounds import Conflict, above, at_least, between, bound, finite, is_finite, later, one_of, without_unused
 from harness.datasets import DATASETS
-from harness.optimizers import OPTIMIZERS
+from harness.model_config import LayerConfig, ModelConfig
+from harness.optimizer_config import OptimizerConfig
+
+__all__ = [
+    "INCIDENTAL",
+    "DataConfig",
+    "DeviceConfig",
+    "InitConfig",
+    "KernelConfig",
+    "Labels",
+    "LayerConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ResultsConfig",
+    "SweepConfig",
+    "SweepPlace",
+    "TrainConfig",
+    "TrialConfig",
+    "leaves",
+]
 
 _GAINS = ("auto", "torch")
 _MOST_IMAGES = 500_000_000
@@ -82,78 +101,55 @@ class KernelConfig:
 
 
 @dataclass(frozen=True)
-class LayerConfig:
-    """One layer: ``type`` is conv, dense, pool, activation or residual; the other fields belong to some of these.
-
-    ``repeat: n`` stands for n copies named name1 ... name-n, each followed by an activation. A residual layer adds a
-    branch of ``convs`` convolutions to its input.
-    """
-
-    type: str = "activation"
-    name: str | None = None
-    out: int | None = None
-    kernel: int | None = None
-    size: int | None = None
-    stride: int | None = None
-    convs: int | None = None
-    repeat: int | None = None
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The network: its layers in order, and what they have in common.
-
-    ``depth``, ``width`` and ``stride`` are there for the layers to refer to; a model whose layers do not has none.
-    """
-
-    activation: str = "relu"
-    bias: bool = True
-    padding_mode: str = one_of("zeros", "circular", default="zeros")
-    pooling: str = one_of("max", "avg", default="max")
-    depth: int | None = None
-    width: int | None = None
-    stride: int | None = None
-    layers: list[LayerConfig] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class DataConfig:
-    """Which images, in which order and scale."""
+    """Which images, in which order and scale.
+
+    ``train_images`` and ``test_images`` take the first so many; null takes all. Of the training images that remain, the
+    last ``validation_images`` are held out and never trained on.
+    """
 
     name: str = one_of(*DATASETS, default="mnist5k")
     root: str = "data"
     mirrors: list[str] = field(default_factory=list)
     batches: str = one_of("fixed", "random", "epochs", default="fixed")
     scaling: str = one_of("raw", "unit", "standardised", default="raw")
+    train_images: int | None = later(at_least(1, default=None))
+    test_images: int | None = later(at_least(1, default=None))
+    validation_images: int = later(at_least(0, default=0))
 
+    @property
+    def trained_images(self) -> int:
+        """How many images are trained on: ``train_images`` or all, without those that are held out."""
+        return (self.train_images or DATASETS[self.name].train_images) - self.validation_images
 
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimizer, a name of ``harness.optimizers.OPTIMIZERS``, and its settings.
-
-    The default of a setting is the value that it has where an optimizer does not take it.
-    """
-
-    name: str = one_of(*OPTIMIZERS, default="sgd")
-    lr: float = above(0, default=1e-4)
-    momentum: float = at_least(0, default=0.0)
-    weight_decay: float = at_least(0, default=0.0)
+    @property
+    def tested_images(self) -> int:
+        """How many images are tested on: ``test_images`` or all."""
+        return self.test_images or DATASETS[self.name].test_images
 
     def conflicts(self) -> Iterator[Conflict]:
-        """Yield each setting that was set though the optimizer does not take it."""
-        for setting in dataclasses.fields(self):
-            name, unset = setting.name, setting.default
-            if name != "name" and name not in OPTIMIZERS[self.name].settings and getattr(self, name) != unset:
-                takers = [f"optimizer={other}" for other, entry in OPTIMIZERS.items() if name in entry.settings]
-                fix = f"set optimizer.{name}={unset} or use {' or '.join(takers)}"
-                yield Conflict(name, f"optimizer={self.name} takes no {name}", fix)
+        """Yield a part that is larger than the data, and a validation split that leaves nothing to train on."""
+        entry = DATASETS[self.name]
+        for split, there in (("train", entry.train_images), ("test", entry.test_images)):
+            asked = getattr(self, f"{split}_images")
+            if asked is not None and asked > there:
+                yield Conflict(
+                    f"{split}_images", f"data={self.name} has only {there:,}", f"give null or at most {there:,}"
+                )
+        if self.trained_images < 1:
+            most = self.trained_images + self.validation_images - 1
+            yield Conflict("validation_images", "leaves no image to train on", f"give at most {most:,}")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how large a batch, and where on the way to look."""
+    """How long, how large a batch, and where on the way to look.
+
+    ``epochs`` is another way to say ``steps``: :func:`harness.load_config` turns it into steps, which alone count.
+    """
 
     steps: int = at_least(1, default=1000)
+    epochs: int | None = at_least(1, default=None)
     batch_size: int = at_least(1, default=50)
     eval_every: int = at_least(1, default=100)
     warmup_steps: int = at_least(0, default=3)
@@ -216,6 +212,7 @@ INCIDENTAL = frozenset(
         "sweep.trial_timeout_s",
         "sweep.trials_per_job",
         "sweep.workers",
+        "train.epochs",
         "train.max_seconds",
         "train.targets",
         "train.warmup_steps",
@@ -251,11 +248,16 @@ class TrialConfig:
     sources: dict[str, str] = field(default_factory=dict)
 
     def conflicts(self) -> Iterator[Conflict]:
-        """Yield a batch larger than the data, and a training whose order of images is too long to hold."""
-        size, images = self.train.batch_size, DATASETS[self.data.name].train_images
+        """Yield a batch larger than the data, a schedule longer than the training, and an order too long to hold."""
+        size, images = self.train.batch_size, self.data.trained_images
         if self.data.batches != "random" and size > images:
             fix = f"give at most {images:,} or set data.batches=random"
             yield Conflict("train.batch_size", f"data={self.data.name} has only {images:,} training images", fix)
+        if self.train.epochs is not None and self.data.batches != "epochs":
+            fix = "set data.batches=epochs or give train.steps instead"
+            yield Conflict("train.epochs", f"data.batches={self.data.batches} has no epochs", fix)
+        for name, problem, fix in self.optimizer.too_long(self.train.steps):
+            yield Conflict(f"optimizer.{name}", problem, fix)
         # the order is drawn before the clock starts, 8 bytes for each image of each step
         if self.data.batches != "fixed" and self.train.steps * size > _MOST_IMAGES:
             fix = f"give at most {_MOST_IMAGES // size:,} steps of {size} images or set data.batches=fixed"
@@ -264,6 +266,15 @@ class TrialConfig:
     def as_dict(self) -> dict[str, Any]:
         """The config as plain nested dictionaries, ready for JSON."""
         return dataclasses.asdict(self)
+
+    def completed(self) -> "TrialConfig":
+        """Turn ``train.epochs`` into steps: passes over the images trained on, the last batch full."""
+        train, data = self.train, self.data
+        if not train.epochs or data.batches != "epochs" or train.batch_size < 1 or data.name not in DATASETS:
+            # what is wrong here is said by the bounds and conflicts
+            return self
+        steps = -(-train.epochs * data.trained_images // train.batch_size)
+        return dataclasses.replace(self, train=dataclasses.replace(train, steps=steps))
 
     @property
     def is_resolved(self) -> bool:
@@ -280,7 +291,7 @@ class TrialConfig:
         Raises:
             ValueError: the config is not resolved.
         """
-        return self._hash(_determining(self.as_dict()))
+        return self._hash(_determining(without_unused(self)))
 
     @property
     def arm_key(self) -> str:
@@ -289,7 +300,7 @@ class TrialConfig:
         Raises:
             ValueError: the config is not resolved.
         """
-        settings = _determining(self.as_dict())
+        settings = _determining(without_unused(self))
         del settings["seed"]
         return self._hash(settings)
 

@@ -42,12 +42,17 @@ _EMBEDDED = Path(__file__).with_name("mnist5k.parquet")
 
 @dataclass(frozen=True)
 class Digits:
-    """Images and labels of both splits: uint8 (N, 28, 28) as loaded, float32 (N, 1, 28, 28) once on the device."""
+    """Images and labels of each split: uint8 (N, 28, 28) as loaded, float32 (N, 1, 28, 28) once on the device.
+
+    The validation split is there once on the device, and only if the config holds images out.
+    """
 
     train_images: torch.Tensor
     train_labels: torch.Tensor
     test_images: torch.Tensor
     test_labels: torch.Tensor
+    validation_images: torch.Tensor | None = None
+    validation_labels: torch.Tensor | None = None
 
 
 def load(config: DataConfig) -> Digits:
@@ -71,18 +76,22 @@ SCALINGS: dict[str, Callable[[torch.Tensor, DataSet], torch.Tensor]] = {
 
 
 def to_device(digits: Digits, config: DataConfig, device: torch.device) -> Digits:
-    """Return the digits as float32 x_NCHW, scaled as ``config.scaling`` says, and their labels on the device."""
+    """Return the digits that a config asks for as float32 x_NCHW, scaled as it says, and their labels on the device."""
     data_set, scale = DATASETS[config.name], SCALINGS[config.scaling]
+    trained, held_out = config.trained_images, config.validation_images
 
     def scaled(images: torch.Tensor) -> torch.Tensor:
         # on the CPU, because a GPU divides by a number through its reciprocal, which rounds otherwise
         return scale(images.float().unsqueeze(1), data_set).to(device)
 
+    validation = slice(trained, trained + held_out)
     return Digits(
-        scaled(digits.train_images),
-        digits.train_labels.to(device),
-        scaled(digits.test_images),
-        digits.test_labels.to(device),
+        scaled(digits.train_images[:trained]),
+        digits.train_labels[:trained].to(device),
+        scaled(digits.test_images[: config.tested_images]),
+        digits.test_labels[: config.tested_images].to(device),
+        scaled(digits.train_images[validation]) if held_out else None,
+        digits.train_labels[validation].to(device) if held_out else None,
     )
 
 
@@ -115,7 +124,7 @@ def batch_indices(config: DataConfig, *, steps: int, batch_size: int, seed: int)
     Returns:
         int64 (steps, batch_size) on the CPU; None for ``fixed`` batches, which are the first ``batch_size`` images.
     """
-    images, draws = DATASETS[config.name].train_images, random_stream(seed, "batches")
+    images, draws = config.trained_images, random_stream(seed, "batches")
     order = ORDERS[config.batches](images, steps * batch_size, draws)
     return None if order is None else order.view(steps, batch_size)
 
@@ -127,7 +136,7 @@ def train_eval_count(config: DataConfig, batch_size: int) -> int:
 
 def random_test_indices(config: DataConfig, seed: int, count: int = 1000) -> torch.Tensor:
     """``count`` test images drawn with replacement: the article's look at the network before training."""
-    return torch.randint(DATASETS[config.name].test_images, (count,), generator=random_stream(seed, "test_before"))
+    return torch.randint(config.tested_images, (count,), generator=random_stream(seed, "test_before"))
 
 
 @functools.cache

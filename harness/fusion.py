@@ -39,7 +39,7 @@ def _run(modules: Sequence[nn.Module], x: torch.Tensor, kernel: Kernel) -> torch
         if isinstance(module, Conv) and conv2d is not None:
             x = module.by(conv2d, x)
         elif isinstance(module, Residual):
-            x = x + module.scale * _run(list(module.branch), x, kernel)
+            x = module.joined(x, _run(list(module.branch), x, kernel))
         else:
             x = module(x)
     return x

@@ -23,6 +23,7 @@ from torch import nn
 from harness import own_kernels
 from harness.backends import Conv2d, Kernel
 from harness.fusion import Block, blocks
+from harness.looking import evaluating
 from harness.models import Conv, Network
 from harness.random_streams import generator
 
@@ -108,8 +109,9 @@ def _input_shapes(network: Network, images_NCHW: torch.Tensor) -> dict[nn.Module
 
     hooks = [layer.register_forward_hook(note) for layer in network.modules() if isinstance(layer, Conv)]
     try:
-        # one image tells the shapes of all
-        network(images_NCHW[:1])
+        # one image tells the shapes of all, but is too few for the statistics of batch normalisation in training mode
+        with evaluating(network):
+            network(images_NCHW[:1])
     finally:
         for hook in hooks:
             hook.remove()

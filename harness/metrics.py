@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.models import Activation, Network, Parametrised, Pool
+from harness.looking import evaluating
+from harness.models import NORM_MODULES, Activation, Network, Parametrised, Residual
 from harness.signals import ModuleSignals, Signals
 
 _CHUNK = 100
@@ -32,8 +33,9 @@ class Score:
 
 @torch.inference_mode()
 def logits_of(network: nn.Module, images_NCHW: torch.Tensor) -> torch.Tensor:
-    """Logits (N, classes) of all images, computed in pieces that bound the memory needed."""
-    return torch.cat([network(piece) for piece in torch.split(images_NCHW, _CHUNK)])
+    """Logits (N, classes) of all images in evaluation mode, computed in pieces that bound the memory needed."""
+    with evaluating(network):
+        return torch.cat([network(piece) for piece in torch.split(images_NCHW, _CHUNK)])
 
 
 def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:
@@ -105,12 +107,14 @@ def probe(network: Network, initial: Mapping[str, torch.Tensor], batch_signals: 
     Returns:
         one entry per parameter, in the network's order.
     """
-    modules, dead = batch_signals.modules, _dead_shares(network, batch_signals)
+    modules, dead = batch_signals.modules, _dead_shares(batch_signals)
     probes = []
     for name, parameter in network.tensors().items():
         layer = name.rpartition(".")[0]
-        described = _describe_layer(modules[layer], dead.get(layer)) if name != f"{layer}.scale" else _NO_LAYER
-        probes.append(_probe_tensor(name, parameter.detach(), initial[name], batch_signals.gradients[name], described))
+        described = _describe_layer(modules[layer], dead.get(layer))
+        gradient = batch_signals.gradients[name]
+        weighs = isinstance(modules[layer].module, Parametrised)
+        probes.append(_probe_tensor(name, parameter.detach(), initial[name], gradient, described, has_units=weighs))
     return probes
 
 
@@ -141,35 +145,48 @@ def _describe_weight(value: torch.Tensor, update: torch.Tensor, gradient: torch.
 
 
 def _describe_layer(module_signals: ModuleSignals, dead_share: float | None) -> dict[str, Any]:
+    """Describe a layer with weights or a norm, of which there is no theory of random weights."""
+    if isinstance(module_signals.module, Residual):
+        return _NO_LAYER
+    has_theory = isinstance(module_signals.module, Parametrised)
     mean, moment = module_signals.output_mean, module_signals.output_moment
     sent = module_signals.output_gradient
     return {
         "preactivation_mean": mean,
         "preactivation_std": math.sqrt(max(moment - mean * mean, 0.0)),
         "output_moment": moment,
-        "output_moment_theory": module_signals.output_moment_theory,
+        "output_moment_theory": module_signals.output_moment_theory if has_theory else None,
         "gradient_gain": module_signals.input_gradient / sent if sent else None,
-        "gradient_gain_theory": module_signals.input_gradient_theory / sent if sent else None,
+        "gradient_gain_theory": module_signals.input_gradient_theory / sent if sent and has_theory else None,
         "dead_share": dead_share,
     }
 
 
-def _dead_shares(network: Network, batch_signals: Signals) -> dict[str, float | None]:
-    """Layer name -> share of its units that are dead in the activation function behind it, pooling aside."""
+def _dead_shares(batch_signals: Signals) -> dict[str, float | None]:
+    """Layer name -> share of its units that are dead in the activation function behind it; pooling and norms aside."""
     shares: dict[str, float | None] = {}
-    last = ""
+    last: list[str] = []
     for name, module_signals in batch_signals.modules.items():
-        if isinstance(module_signals.module, Parametrised):
-            last = name
-        elif isinstance(module_signals.module, Activation) and last:
-            shares[last] = module_signals.dead_share
-        if not isinstance(module_signals.module, Parametrised | Pool):
-            last = ""
-    return {name: shares.get(name) for name in network.parametrised()}
+        module = module_signals.module
+        if isinstance(module, Parametrised):
+            last = [name]
+        elif isinstance(module, NORM_MODULES):
+            last.append(name)
+        elif isinstance(module, Activation):
+            shares |= dict.fromkeys(last, module_signals.dead_share)
+        if isinstance(module, Activation | Residual):
+            last = []
+    return shares
 
 
 def _probe_tensor(
-    name: str, value: torch.Tensor, initial: torch.Tensor, gradient: torch.Tensor, layer: dict[str, Any]
+    name: str,
+    value: torch.Tensor,
+    initial: torch.Tensor,
+    gradient: torch.Tensor,
+    layer: dict[str, Any],
+    *,
+    has_units: bool,
 ) -> TensorProbe:
     update = value - initial
     # in float64, for squares of small and large float32 numbers are none
@@ -184,7 +201,7 @@ def _probe_tensor(
         update_norm=update_norm,
         update_max_abs=update_max_abs,
         bit_equal=bit_equal,
-        **(_describe_weight(value, update, gradient) if value.ndim > 1 else _NO_WEIGHT),
+        **(_describe_weight(value, update, gradient) if has_units and value.ndim > 1 else _NO_WEIGHT),
         movement=movement(gradient_norm=gradient_norm, bit_equal=bit_equal),
         **layer,
     )

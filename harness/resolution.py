@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from harness import device, initializers, kernel_choice
+from harness import device, initializers, kernel_choice, layouts
 from harness.config import TrialConfig
 
 
@@ -23,6 +23,7 @@ def resolved(config: TrialConfig, *, elsewhere: bool = False) -> TrialConfig:
         UsageError: naming the choice, what was given and what is allowed.
     """
     initializers.check(config.init, config.model)
+    layouts.check_batch(config.model, config.train.batch_size)
     is_granted = elsewhere and config.device.name == "cuda"
     if not is_granted:
         kernel_choice.check(config, device.resolve(config.device))
@@ -45,4 +46,5 @@ def presumed(config: TrialConfig, *, elsewhere: bool = False) -> TrialConfig:
         config,
         device=replace(config.device, name=target.type, threads=threads, memory_format=layout),
         kernel=replace(config.kernel, precision=precision),
+        optimizer=config.optimizer.scheduled(config.train.steps),
     )

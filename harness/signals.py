@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.initializers.gains import gaussian_moments
-from harness.models import Activation, Conv, Network, Parametrised, Pool, Residual
+from harness.looking import undisturbed
+from harness.models import NORM_MODULES, Activation, Conv, Network, Parametrised, Pool, Residual
 
 
 @dataclass
@@ -69,12 +70,19 @@ class Signals:
     gradients: dict[str, torch.Tensor]
 
 
+_SEEN = (Parametrised, Pool, Activation, Residual, *NORM_MODULES)
+
+
 def record(network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor) -> Signals:
-    """Pass one batch forward and backward; the network and its ``.grad`` fields are left as they were."""
+    """Pass one batch forward and backward in the mode that the network is in, which is training mode in a trial.
+
+    So gradients are those of the batch's own statistics, and dropout draws the same masks at every look. The network,
+    its buffers, its ``.grad`` fields and the shared random generators are left as they were.
+    """
     modules: dict[str, ModuleSignals] = {}
     hooks = []
     for path, module in network.named_modules():
-        if isinstance(module, Parametrised | Pool | Activation | Residual):
+        if isinstance(module, _SEEN):
             name = path.rpartition(".")[2]
             hooks.append(module.register_forward_hook(functools.partial(_forward, modules, name)))
             hooks.append(module.register_full_backward_hook(functools.partial(_backward, modules, name)))
@@ -82,8 +90,9 @@ def record(network: Network, images_NCHW: torch.Tensor, labels: torch.Tensor) ->
     try:
         # a leaf of its own, so that the first layer has an input gradient
         leaf = images_NCHW.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-        loss = F.cross_entropy(network(leaf), labels)
-        leaf_gradients = torch.autograd.grad(loss, [leaf, *tensors.values()])
+        with undisturbed(network):
+            loss = F.cross_entropy(network(leaf), labels)
+            leaf_gradients = torch.autograd.grad(loss, [leaf, *tensors.values()])
     finally:
         for hook in hooks:
             hook.remove()
@@ -164,21 +173,25 @@ def through_squares(layer: Parametrised, squares: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Field:
-    """A signal as mean-field theory has it: function(largest of ``largest_of`` independent N(0, variance))."""
+    """A signal as mean-field theory has it: function(largest of ``largest_of`` independent N(0, variance)).
+
+    Dropout keeps the share ``kept`` of its numbers, each divided by that share.
+    """
 
     variance: float
     largest_of: int = 1
     activation: Activation | None = None
     averaged: int = 1
+    kept: float = 1.0
 
     @property
     def moment(self) -> float:
         """Second moment; that of the mean of n independent numbers is (q - m^2)/n + m^2."""
         if self.activation is None and self.largest_of == self.averaged == 1:
-            return self.variance
+            return self.variance / self.kept
         function = self.activation.function if self.activation else (lambda z: z)
         mean, moment = gaussian_moments(function, std=self.variance**0.5, largest_of=self.largest_of)
-        return (moment - mean**2) / self.averaged + mean**2
+        return ((moment - mean**2) / self.averaged + mean**2) / self.kept
 
 
 def mean_field(network: Network, signals: Signals) -> dict[str, float]:
@@ -202,16 +215,28 @@ def mean_field(network: Network, signals: Signals) -> dict[str, float]:
             inner = signal
             for inner_name, child in module.branch.named_children():
                 inner = through(child, inner_name, inner)
-            return _Field(signal.moment + float(module.scale.detach()) ** 2 * inner.moment)
-        if isinstance(module, Pool):
-            return _pooled(module, signal)
-        assert isinstance(module, Activation)
-        return dataclasses.replace(signal, activation=module)
+            scale = 1.0 if module.scale is None else float(module.scale.detach())
+            return _Field(signal.moment + scale**2 * inner.moment)
+        return _passed(module, signal)
 
     signal = _Field(signals.input_moment)
     for name, child in network.named_children():
         signal = through(child, name, signal)
     return predicted
+
+
+def _passed(module: nn.Module, signal: _Field) -> _Field:
+    """The signal behind a module without a weight matrix."""
+    if isinstance(module, Pool):
+        return _pooled(module, signal)
+    if isinstance(module, NORM_MODULES):
+        # what was normalised has mean 0 and variance 1, which the layer then scales and shifts
+        return _Field(sum(_moment(value) for value in module.parameters()))
+    if isinstance(module, nn.Dropout):
+        # what is kept is divided by 1 - p
+        return dataclasses.replace(signal, kept=signal.kept * (1 - module.p)) if module.training else signal
+    assert isinstance(module, Activation)
+    return dataclasses.replace(signal, activation=module)
 
 
 def _pooled(pool: Pool, signal: _Field) -> _Field:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from harness.device import synchronise
+from harness.looking import own_randomness
 from harness.random_streams import generator
 
 _MATMUL_SIZE = {"cpu": 1024, "cuda": 4096}
@@ -95,12 +96,15 @@ def throughput(
 
 
 def warm_up(network: nn.Module, run: Callable[[nn.Module], None]) -> None:
-    """Let ``run`` train a copy of the network, then drop it: the network and its gradients stay untouched.
+    """Let ``run`` train a copy of the network, then drop it.
+
+    The network, its gradients, its buffers and the shared random generators stay untouched.
 
     What a first step does besides its work (compiling, choosing algorithms, allocating) then happens off the training
     clock.
     """
-    run(copy.deepcopy(network))
+    with own_randomness():
+        run(copy.deepcopy(network))
 
 
 def matmul_flops_per_s(device: torch.device) -> float:

@@ -16,6 +16,7 @@ from torch import backends
 
 from harness import device
 from harness.config import DeviceConfig
+from harness.looking import own_randomness
 
 Setting = tuple[Callable[[], Any], Callable[[Any], Any], Any]
 """How a setting is read, how it is set, and its value for a trial."""
@@ -40,6 +41,8 @@ def set_for(config: DeviceConfig) -> Iterator[None]:
             after.callback(os.environ.pop, _WORKSPACE, None)
         settings = [*_precisions(config), *_of_process(config), *_of_thread()]
         after.callback(_put, [(put, _read(read)) for read, put, _ in settings])
+        # training seeds the generators that dropout draws from
+        after.enter_context(own_randomness())
         _put([(put, value) for _, put, value in settings])
         after.enter_context(torch.inference_mode(mode=False))
         after.enter_context(torch.enable_grad())

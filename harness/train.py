@@ -1,32 +1,86 @@
 """The training loop. It yields at the end of each timing window; what is done there is not on the training clock."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, StepLR
 
 from harness.config import OptimizerConfig, TrainConfig
 from harness.errors import DivergedError, TimeBudgetError
+from harness.looking import own_randomness
 from harness.optimizers import OPTIMIZERS
 from harness.timing import Stopwatch
+
+_MOST_NUMBERS = 2**20
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images x_NCHW (N, 1, 28, 28) float32 and labels (N,) int64, on the training device."""
 
 
-def optimizer_for(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer, OptimizerConfig, int], LRScheduler]] = {
+    "step": lambda optimizer, config, _: StepLR(optimizer, _set(config.schedule_step), _set(config.schedule_factor)),
+    "cosine": lambda optimizer, _, steps: CosineAnnealingLR(optimizer, T_max=steps),
+    "one_cycle": lambda optimizer, config, steps: OneCycleLR(
+        optimizer, config.lr, steps, pct_start=_set(config.warmup_steps) / steps, cycle_momentum=False
+    ),
+    "linear_warmup": lambda optimizer, config, _: LinearLR(
+        optimizer, 1 / _set(config.warmup_steps), total_iters=_set(config.warmup_steps)
+    ),
+}
+"""Name of ``optimizer.schedule`` -> (optimizer, config, training steps) -> torch's scheduler. ``constant`` has none.
+
+The rate alone follows the schedule, and never the momentum. Cosine falls to 0 at the end of the training; one_cycle
+rises from lr / 25 to lr and falls to lr / 250,000; linear_warmup rises from lr / warmup_steps.
+"""
+
+
+def _set(value: Any) -> Any:  # noqa: ANN401 - a number that may be null in the config
+    assert value is not None, "OptimizerConfig.scheduled fills it in"
+    return value
+
+
+def optimizer_for(network: nn.Module, config: OptimizerConfig, *, steps: int | None = None) -> torch.optim.Optimizer:
     """Return a fresh optimizer over all of the network's parameters, with the settings that it takes."""
-    return optimizer_of(network.parameters(), config)
+    return optimizer_of(network.parameters(), config, steps=steps)
 
 
-def optimizer_of(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return a fresh optimizer over some parameters."""
+def optimizer_of(
+    parameters: Iterable[nn.Parameter], config: OptimizerConfig, *, steps: int | None = None
+) -> torch.optim.Optimizer:
+    """Return a fresh optimizer over some parameters, whose learning rate follows ``config.schedule``.
+
+    Args:
+        parameters: what it updates.
+        config: its settings.
+        steps: length of the training, which every schedule but ``constant`` needs.
+
+    Raises:
+        ValueError: the schedule needs ``steps``.
+    """
     optimizer = OPTIMIZERS[config.name]
     settings = {name: getattr(config, name) for name in optimizer.settings}
     made: torch.optim.Optimizer = getattr(torch.optim, optimizer.torch_class)(list(parameters), **settings)
+    if config.schedule != "constant":
+        if steps is None:
+            raise ValueError(f"optimizer.schedule={config.schedule}: needs the length of the training; give steps")
+        _follow_schedule(made, config.scheduled(steps), steps)
     return made
+
+
+def _follow_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, steps: int) -> None:
+    """Step the scheduler after each of the optimizer's steps but the last, so that no rate of a later step is set."""
+    scheduler = SCHEDULERS[config.schedule](optimizer, config, steps)
+
+    def follow(*_: object) -> None:
+        if scheduler.last_epoch < steps - 1:
+            scheduler.step()
+
+    optimizer.register_step_post_hook(follow)
 
 
 @dataclass(frozen=True)
@@ -38,12 +92,16 @@ class WindowEnd:
         steps: updates made in the window that ends here; 0 before the first.
         seconds: training time of that window.
         evaluate: whether ``step`` is on the evaluation grid.
+        lr: learning rate of the next update; behind the last one, its own.
+        right: how many images of the window's batches the network answered right, each before its update.
     """
 
     step: int
     steps: int
     seconds: float
     evaluate: bool
+    lr: float = math.nan
+    right: int = 0
 
 
 def batch_source(
@@ -61,26 +119,64 @@ def batch_source(
     return gathered
 
 
+class RightAnswers:
+    """Counts the right answers to training batches from the logits of the steps themselves.
+
+    Logits are kept, and compared with the labels when the count is asked for, so that a step costs no work and nothing
+    waits for the device. Only where they pile up are they compared in between.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._numbers = 0
+        self._counts: list[torch.Tensor] = []
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Keep the logits (N, classes) and labels (N,) of a batch."""
+        self._kept.append((logits, labels))
+        self._numbers += logits.numel()
+        if self._numbers > _MOST_NUMBERS:
+            self._compare()
+
+    def take(self) -> int:
+        """Return the count since the last time."""
+        self._compare()
+        counts, self._counts = self._counts, []
+        return int(torch.stack(counts).sum()) if counts else 0
+
+    def _compare(self) -> None:
+        if self._kept:
+            logits, labels = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
+            self._counts.append((logits.argmax(dim=1) == labels).sum())
+            self._kept, self._numbers = [], 0
+
+
 def take_steps(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: Callable[[int], Batch],
     steps: range,
     losses: torch.Tensor,
+    *,
+    right: RightAnswers | None = None,
 ) -> None:
     """Plain training steps; ``losses[step]`` gets the loss before the update, and nothing waits for the device."""
     for step in steps:
-        losses[step] = plain_step(network, optimizer, batch(step))
+        images_NCHW, labels = batch(step)
+        losses[step], logits = plain_step(network, optimizer, (images_NCHW, labels))
+        if right is not None:
+            right.add(logits, labels)
 
 
-def plain_step(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> torch.Tensor:
-    """One update; returns the loss before it, detached and still on the device."""
+def plain_step(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """One update; returns the loss and the logits before it, detached and still on the device."""
     images_NCHW, labels = batch
-    loss = F.cross_entropy(network(images_NCHW), labels)
+    logits = network(images_NCHW)
+    loss = F.cross_entropy(logits, labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return loss.detach()
+    return loss.detach(), logits.detach()
 
 
 def train(
@@ -93,7 +189,8 @@ def train(
     """Train ``config.steps`` steps, yielding before the first and after each window.
 
     Windows are ``config.window_steps`` long and cut at the evaluation grid: step 0, each multiple of
-    ``config.eval_every``, the last step. The clock runs inside a window only.
+    ``config.eval_every``, the last step. The clock runs inside a window only, and what is done between two windows
+    changes none of the random numbers that dropout draws in training.
 
     Args:
         network: on the device of ``losses``.
@@ -106,16 +203,23 @@ def train(
         DivergedError: a loss is not finite; found at the end of its window, naming its step.
         TimeBudgetError: ``config.max_seconds`` of training time have passed.
     """
-    yield WindowEnd(0, 0, 0.0, evaluate=True)
-    watch = Stopwatch(losses.device)
+    with own_randomness():
+        yield WindowEnd(0, 0, 0.0, evaluate=True, lr=_rate(optimizer))
+    watch, right = Stopwatch(losses.device), RightAnswers()
     for window in windows(config):
         with watch:
-            take_steps(network, optimizer, batch, window, losses)
+            take_steps(network, optimizer, batch, window, losses, right=right)
         _check_finite(losses, window)
         on_grid = window.stop % config.eval_every == 0 or window.stop == config.steps
-        yield WindowEnd(window.stop, len(window), watch.laps_s[-1], evaluate=on_grid)
+        with own_randomness():
+            seconds, answers = watch.laps_s[-1], right.take()
+            yield WindowEnd(window.stop, len(window), seconds, on_grid, _rate(optimizer), answers)
         if config.max_seconds is not None and watch.total_s > config.max_seconds and window.stop < config.steps:
             raise TimeBudgetError(f"train.max_seconds={config.max_seconds} reached after {window.stop} steps")
+
+
+def _rate(optimizer: torch.optim.Optimizer) -> float:
+    return float(optimizer.param_groups[0]["lr"])
 
 
 def windows(config: TrainConfig) -> Iterator[range]:

@@ -16,16 +16,18 @@ from harness import (
     data,
     device,
     diagnosis,
+    evaluation,
     fusion,
     initializers,
     kernel_check,
     kernel_choice,
+    looking,
     metrics,
     models,
     provenance,
+    random_streams,
     results,
     rows,
-    signals,
     torch_state,
 )
 from harness.config import SweepPlace, TrialConfig
@@ -252,7 +254,9 @@ def finding(config: TrialConfig, setup: TrialSetup) -> Finding:
 
 
 def _as_trained(config: TrialConfig, setup: TrialSetup) -> tuple[Callable[[int], Batch], Optimizer]:
-    return (lambda step: setup.batch(step % config.train.steps)), partial(optimizer_of, config=config.optimizer)
+    return (lambda step: setup.batch(step % config.train.steps)), partial(
+        optimizer_of, config=config.optimizer, steps=config.train.steps
+    )
 
 
 def _set_up(record: _Record) -> TrialSetup:
@@ -309,7 +313,8 @@ def _warm_up(record: _Record, setup: TrialSetup) -> None:
 
     def run(network: torch.nn.Module) -> None:
         scratch = torch.empty_like(record.losses)
-        take_steps(network, optimizer_for(network, record.config.optimizer), setup.batch, range(steps), scratch)
+        optimizer = optimizer_for(network, record.config.optimizer, steps=record.config.train.steps)
+        take_steps(network, optimizer, setup.batch, range(steps), scratch)
 
     with record.clock("warmup_time_s"):
         warm_up(setup.trained, run)
@@ -317,7 +322,8 @@ def _warm_up(record: _Record, setup: TrialSetup) -> None:
 
 def _train(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tensor], on_progress: Progress) -> None:
     config = record.config
-    optimizer = optimizer_for(setup.trained, config.optimizer)
+    optimizer = optimizer_for(setup.trained, config.optimizer, steps=config.train.steps)
+    looking.seed(random_streams.seed_of(config.seed, "training"))
     for window_end in train(setup.trained, optimizer, setup.batch, config.train, record.losses):
         record.window_ends.append(window_end)
         record.row["steps_done"] = window_end.step
@@ -330,31 +336,17 @@ def _train(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tensor],
 
 def _evaluate(record: _Record, setup: TrialSetup, initial: dict[str, torch.Tensor], step: int) -> None:
     """One row of the curve and one per parameter."""
-    digits, batch_size = setup.digits, record.config.train.batch_size
-    seen = data.train_eval_count(record.config.data, batch_size)
-    train_score = metrics.score(
-        metrics.logits_of(setup.network, digits.train_images[:seen]), digits.train_labels[:seen]
-    )
-    test_logits = metrics.logits_of(setup.network, digits.test_images)
-    test_score = metrics.score(test_logits, digits.test_labels)
+    config = record.config
+    look = evaluation.evaluate(setup.network, setup.digits, config, initial)
     where = {"trial_id": record.row["trial_id"], "step": step}
-    record.curves.append(
-        {
-            **where,
-            "train_time_s": record.row["train_time_s"],
-            "train_loss": train_score.loss,
-            "train_accuracy": train_score.accuracy,
-            "test_loss": test_score.loss,
-            "test_accuracy": test_score.accuracy,
-        }
-    )
-    probes = min(batch_size, data.TRAIN_EVAL_IMAGES)
-    batch_signals = signals.record(setup.network, digits.train_images[:probes], digits.train_labels[:probes])
-    record.layers += [{**where, **asdict(tensor)} for tensor in metrics.probe(setup.network, initial, batch_signals)]
-    if step == record.config.train.steps:
-        _record_end(record, test_logits[:_ARTICLE_TEST_IMAGES], digits.test_labels[:_ARTICLE_TEST_IMAGES])
+    trained = evaluation.training_columns(record.window_ends, record.losses, config.train.batch_size)
+    record.curves.append({**where, "train_time_s": record.row["train_time_s"], **look.scores, **trained})
+    record.layers += [{**where, **asdict(tensor)} for tensor in look.probes]
+    if step == config.train.steps:
+        labels = setup.digits.test_labels
+        _record_end(record, look.test_logits[:_ARTICLE_TEST_IMAGES], labels[:_ARTICLE_TEST_IMAGES])
     # no step comes after the last one to show that its update was too large
-    if not math.isfinite(train_score.loss):
+    if not math.isfinite(look.scores["train_loss"] or 0.0):
         raise DivergedError(step)
 
 

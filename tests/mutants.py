@@ -117,7 +117,9 @@ def _clock_over_the_yield(
         started = now
 
 
-def _loss_after_the_update(network: nn.Module, optimizer: Any, batch: Any, steps: range, losses: torch.Tensor) -> None:
+def _loss_after_the_update(
+    network: nn.Module, optimizer: Any, batch: Any, steps: range, losses: torch.Tensor, **_: object
+) -> None:
     for step in steps:
         images, labels = batch(step)
         optimizer.zero_grad()
@@ -126,7 +128,9 @@ def _loss_after_the_update(network: nn.Module, optimizer: Any, batch: Any, steps
         losses[step] = F.cross_entropy(network(images), labels).detach()
 
 
-def _gradients_pile_up(network: nn.Module, optimizer: Any, batch: Any, steps: range, losses: torch.Tensor) -> None:
+def _gradients_pile_up(
+    network: nn.Module, optimizer: Any, batch: Any, steps: range, losses: torch.Tensor, **_: object
+) -> None:
     for step in steps:
         images, labels = batch(step)
         loss = F.cross_entropy(network(images), labels)

@@ -47,10 +47,10 @@ from harness.diagnosis.judging import (
     judge,
     reach,
 )
-from harness.diagnosis.randomness import same_randomness
 from harness.diagnosis.result import LEGEND, Diagnosis
 from harness.diagnosis.watching import Change, Course, Step, backward, energy, settled, watch
 from harness.errors import TimeBudgetError
+from harness.looking import same_randomness
 from harness.wording import error_text, few
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.diagnosis import randomness
+from harness import looking
 
 Batch = tuple[Any, Any]
 """Inputs (a tensor, a tuple of arguments or a dict of keywords) and targets, as the loss takes them."""
@@ -95,7 +95,7 @@ class Taken:
         self._device, self._kept = device, list[Batch]()
         self._more = _pairs(batches)
         # a shuffled DataLoader draws random numbers; they go on from where the program is, which gets its own back
-        self._random = randomness.states()
+        self._random = looking.states()
         self(1)
         self.differ = len(self._kept) > 1 and self._kept[1][0] is not self._kept[0][0]
 
@@ -125,13 +125,13 @@ class Taken:
         return placed
 
     def _next(self) -> Batch | None:
-        of_program = randomness.states()
+        of_program = looking.states()
         try:
-            randomness.put(self._random)
+            looking.put(self._random)
             following = next(self._more, None)
-            self._random = randomness.states()
+            self._random = looking.states()
         finally:
-            randomness.put(of_program)
+            looking.put(of_program)
         return following
 
 

@@ -102,7 +102,7 @@ def healthy(name: str, value: torch.Tensor, owner: nn.Module, draw: Draw, genera
     """
     if _is_bias(name):
         return torch.zeros(value.shape)
-    if value.ndim < 2:
+    if _is_scale(value, owner):
         return torch.ones(value.shape)
     drawn = torch.randn(value.shape, generator=generator)
     if isinstance(owner, _TABLES):
@@ -140,7 +140,7 @@ def deviation(name: str, value: torch.Tensor, owner: nn.Module, draw: Draw) -> f
         return math.inf
     if _is_bias(name):
         return float(numbers.abs().max())
-    if value.ndim < 2:
+    if _is_scale(value, owner):
         return float((numbers - 1).abs().max())
     size = _relative_size(name, value, owner, draw)
     if size == 0 or (len(numbers) > 1 and bool((numbers == numbers[:1]).all())):
@@ -171,6 +171,11 @@ def described(name: str, value: torch.Tensor, owner: nn.Module, draw: Draw) -> s
         return "equal rows"
     size = _relative_size(name, value, owner, draw)
     return "" if 1 / _USUAL_FACTOR < size < _USUAL_FACTOR else f"{size:.2g} times the size of {draw.name}"
+
+
+def _is_scale(value: torch.Tensor, owner: nn.Module) -> bool:
+    """A vector or number, or the weight of a layer norm over images, which has their shape."""
+    return value.ndim < 2 or isinstance(owner, nn.LayerNorm)
 
 
 def _is_bias(name: str) -> bool:

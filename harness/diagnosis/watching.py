@@ -17,7 +17,7 @@ from torch import nn
 
 from harness.diagnosis.batches import Batch, examples_in, first_examples, first_float, in_dtype, leaves, output_of
 from harness.diagnosis.case import Case, Layer, trainable
-from harness.diagnosis.randomness import same_randomness
+from harness.looking import same_randomness
 from harness.wording import error_text
 
 SAME_ROWS = 1e-6
@@ -25,6 +25,8 @@ SAME_ROWS = 1e-6
 SAME_GRADIENT_ROWS = 1e-4
 """The same of rows of a gradient, which is a sum over a batch and rounds more."""
 
+_RATES = frozenset(("lr", "initial_lr", "max_lr", "min_lr"))
+"""Keys of an optimizer's groups that hold learning rates; the last three are those of torch's schedulers."""
 _NO_VARIATION = 1e-10
 _PARTS = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3, nn.MultiheadAttention: 3}
 
@@ -162,7 +164,8 @@ def watch(case: Case, steps: int, change: Change | None = None, *, ended: Ended 
         if change.fill:
             change.fill(model, batch_of(case, 0, change))
         for group in optimizer.param_groups:
-            group["lr"] *= change.rate
+            for rate in _RATES & group.keys():
+                group[rate] *= change.rate
         rates = tuple(float(group["lr"]) for group in optimizer.param_groups)
         course = Course(model, examples_in(batch_of(case, 0, change)), rates)
         apart = _rows_apart(model)

@@ -26,8 +26,9 @@ from types import CodeType, ModuleType
 
 import torch
 
-from harness import device
+from harness import device, layouts
 from harness.activations import ACTIVATIONS
+from harness.bounds import refusal
 from harness.config import InitConfig, ModelConfig
 from harness.errors import UsageError
 from harness.initializers import adaptive, gains, random, structured
@@ -42,7 +43,8 @@ from harness.initializers.registry import (
     standard_normal,
     values,
 )
-from harness.models import Network, weight_layers
+from harness.looking import undisturbed
+from harness.models import Network
 from harness.random_streams import generator as random_stream
 from harness.wording import error_text
 
@@ -168,8 +170,12 @@ def check(config: InitConfig, model: ModelConfig) -> None:
         UsageError: an unknown layer, initializer, adapter or option, with the choices; a gain that does not fit.
     """
     import_modules(config.modules)
-    layer_names = weight_layers(model)
+    layer_names, norms = layouts.weight_layers(model), layouts.norm_layers(model)
     for layer in [*config.layers, *config.bias_layers]:
+        if layer in norms:
+            name = "layers" if layer in config.layers else "bias_layers"
+            problem = "a normalisation, whose scale starts at 1 and whose shift at 0"
+            raise refusal(f"init.{name}.{layer}", getattr(config, name)[layer], problem, "leave it out")
         if layer not in layer_names:
             raise UsageError(f"init names the layer '{layer}'; this model's layers are: {', '.join(layer_names)}")
     for name in [*_weight_names(config), *_bias_names(config)]:
@@ -214,15 +220,36 @@ def _is_like(value: object, default: object) -> bool:
 
 
 def _check_structure(config: InitConfig, model: ModelConfig) -> None:
+    _check_gain(config, model)
+    _check_biases(config, model)
+    if config.adapt == "metainit" and "batch" in layouts.norm_kinds(model):
+        problem = "torch has no third derivatives of batch normalisation"
+        raise refusal("init.adapt", config.adapt, problem, "use another kind of norm or another init.adapt")
+    if config.branch_scale != 1.0 and layouts.has_unscaled_branches(model):
+        fix = "set model.learned_scale=true or use another init"
+        raise refusal("init.branch_scale", config.branch_scale, "this model's branches have no learned scale", fix)
+
+
+def _check_gain(config: InitConfig, model: ModelConfig) -> None:
     if config.gain in ("auto", "torch"):
         for name in _weight_names(config):
             if name in _GAIN_BUILT_IN:
                 raise UsageError(
                     f"init.gain={config.gain}: '{name}' has relu's gain built in; use lecun_* or orthogonal"
                 )
+        if others := layouts.activations(model) - {model.activation}:
+            problem = f"is the gain of model.activation={model.activation}, and layers have {', '.join(sorted(others))}"
+            raise refusal("init.gain", config.gain, problem, "give a number")
         gain_of(config, model.activation)
-    if not model.bias and (config.bias_layers or config.bias != "zeros"):
+
+
+def _check_biases(config: InitConfig, model: ModelConfig) -> None:
+    biased = layouts.biased_layers(model)
+    if not biased and (config.bias_layers or config.bias != "zeros"):
         raise UsageError("init.bias names an initializer and model.bias=false leaves nothing to fill; drop one of them")
+    for layer, name in config.bias_layers.items():
+        if layer not in biased:
+            raise refusal(f"init.bias_layers.{layer}", name, "that layer has no bias", "leave it out")
 
 
 def gain_of(config: InitConfig, activation: str) -> float:
@@ -263,7 +290,8 @@ def _apply(config: InitConfig, network: Network, *, seed: int, activation: str) 
             _fill(layer.bias, bias, at_bias, gain=1.0, seed=seed, options=config.bias_options)
     with torch.no_grad():
         for branch in network.branches().values():
-            branch.scale.fill_(config.branch_scale)
+            if branch.scale is not None:
+                branch.scale.fill_(config.branch_scale)
 
 
 def _fill(tensor: torch.Tensor, name: str, site: Site, *, gain: float, seed: int, options: dict[str, object]) -> None:
@@ -302,4 +330,5 @@ def adapt(config: InitConfig, network: Network, images_NCHW: torch.Tensor, label
         ValueError: the network cannot be adapted, e.g. a layer whose output is 0 whatever its scale.
     """
     draws = random_stream(seed, "init/adapt")
-    ADAPTERS[config.adapt](network, images_NCHW, labels, generator=draws, **config.adapt_options)
+    with undisturbed(network):
+        ADAPTERS[config.adapt](network, images_NCHW, labels, generator=draws, **config.adapt_options)

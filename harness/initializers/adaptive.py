@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from harness.models import Network, Parametrised
+from harness.models import NORM_MODULES, Network, Parametrised
 
 Adapter = Callable[..., None]
 
@@ -197,12 +197,13 @@ def gradinit(
 
     Where the gradient's norm is above ``largest_gradient`` the norm is lowered first, else the loss after a step of
     ``step_size`` against the gradient. Scales are learned by Adam and kept at 0.01 or above. The paper's minibatches
-    are this one batch.
+    are this one batch. The scales and shifts of norms stay as they are.
 
     Raises:
         ValueError: the gradient is not finite.
     """
-    fixed = {name: value.detach().clone() for name, value in network.named_parameters()}
+    norms = {id(value) for norm in network.modules() if isinstance(norm, NORM_MODULES) for value in norm.parameters()}
+    fixed = {name: value.detach().clone() for name, value in network.named_parameters() if id(value) not in norms}
     scales = {name: torch.ones((), device=images_NCHW.device, requires_grad=True) for name in fixed}
     optimizer = torch.optim.Adam(scales.values(), lr=lr)
     loss_of = functools.partial(_loss_with, network, images_NCHW, labels)

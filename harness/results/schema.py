@@ -13,7 +13,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OLDEST_VERSION = 3
 """The oldest version whose files are read."""
 
@@ -86,7 +86,7 @@ class Column:
     since: int = OLDEST_VERSION
     source: str = ""
     speed: Speed = "none"
-    before: int | None = None
+    before: int | str | bool | None = None
 
 
 def _result(name: str, type_: pa.DataType, description: str, *, required: bool = False) -> Column:
@@ -103,6 +103,19 @@ def _choice(
     required: bool = True,
 ) -> Column:
     return Column(name, type_, description, "choice", required=required, source=source, speed=speed)
+
+
+def _later_choice(
+    name: str,
+    type_: pa.DataType,
+    description: str,
+    source: str,
+    *,
+    before: int | str | bool | None,
+    speed: Speed = "none",
+) -> Column:
+    """A choice of version 5; ``before`` is what every trial had until then."""
+    return Column(name, type_, description, "choice", since=5, source=source, speed=speed, before=before)
 
 
 def _best(split: str) -> list[Column]:
@@ -190,13 +203,64 @@ _TRIALS = [
     _choice("biases", _FLAG, "whether layers have biases", "model.bias", speed="work"),
     _choice("padding_mode", _TEXT, "zeros or circular", "model.padding_mode", speed="work"),
     _choice("pooling", _TEXT, "max or avg", "model.pooling", speed="work"),
+    _later_choice(
+        "norm",
+        _TEXT,
+        "behind each layer but the last: none, batch, layer or group",
+        "model.norm",
+        before="none",
+        speed="work",
+    ),
+    _later_choice(
+        "preactivation",
+        _FLAG,
+        "whether residual layers have norm and activation before each convolution, and none after the sum",
+        "model.preactivation",
+        before=False,
+        speed="work",
+    ),
+    _later_choice(
+        "learned_scale",
+        _FLAG,
+        "whether residual layers have a learned factor on the branch",
+        "model.learned_scale",
+        before=True,
+        speed="work",
+    ),
     _choice("data", _TEXT, "choice of data=", "data.name"),
+    _later_choice("train_images", _WHOLE, "first so many training images; null: all", "data.train_images", before=None),
+    _later_choice("test_images", _WHOLE, "first so many test images; null: all", "data.test_images", before=None),
+    _later_choice(
+        "validation_images", _WHOLE, "training images held out, the last ones", "data.validation_images", before=0
+    ),
     _choice("batches", _TEXT, "fixed, random or epochs", "data.batches", speed="work"),
     _choice("scaling", _TEXT, "of the pixels: raw, unit or standardised", "data.scaling"),
     _choice("optimizer", _TEXT, "choice of optimizer=", "optimizer.name", speed="work"),
     _choice("lr", _REAL, "learning rate", "optimizer.lr"),
     _choice("momentum", _REAL, "momentum", "optimizer.momentum"),
     _choice("weight_decay", _REAL, "weight decay", "optimizer.weight_decay"),
+    _later_choice("schedule", _TEXT, "of the learning rate", "optimizer.schedule", before="constant"),
+    _later_choice(
+        "schedule_step",
+        _WHOLE,
+        "steps between two drops; null: another schedule",
+        "optimizer.schedule_step",
+        before=None,
+    ),
+    _later_choice(
+        "schedule_factor",
+        _REAL,
+        "of a drop of the rate; null: another schedule",
+        "optimizer.schedule_factor",
+        before=None,
+    ),
+    _later_choice(
+        "warmup_steps",
+        _WHOLE,
+        "steps until the full rate; null: another schedule",
+        "optimizer.warmup_steps",
+        before=None,
+    ),
     _choice("experiment", _TEXT, "choice of experiment=", "labels.experiment"),
     _choice("steps", _WHOLE, "planned updates: the budget of every target", "train.steps"),
     _choice("batch_size", _WHOLE, "images per update", "train.batch_size", speed="work"),
@@ -299,6 +363,19 @@ _CURVES = [
     _result("train_accuracy", _REAL, "accuracy on the same images"),
     _result("test_loss", _REAL, "mean cross entropy in nats on all test images"),
     _result("test_accuracy", _REAL, "accuracy on all test images"),
+    Column(
+        "validation_loss", _REAL, "mean cross entropy in nats on the images held out; null: none", "result", since=5
+    ),
+    Column("validation_accuracy", _REAL, "accuracy on the images held out; null: none", "result", since=5),
+    Column("lr", _REAL, "learning rate of the next update; at the last step, of the last one", "result", since=5),
+    Column(
+        "batch_loss",
+        _REAL,
+        "mean loss of the training batches since the last row, before their updates, in training mode; null: step 0",
+        "result",
+        since=5,
+    ),
+    Column("batch_accuracy", _REAL, "accuracy on the same batches, from the same pass", "result", since=5),
 ]
 _LAYERS = [
     Column("trial_id", _TEXT, _ID, "identity", required=True),
