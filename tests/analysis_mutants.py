@@ -15,12 +15,23 @@ import pytest
 import test_analysis_coverage as on_coverage
 import test_analysis_frames as on_frames
 import test_analysis_statistics as on_arrays
+import test_mean_field as on_theory
 import test_merging
 import test_sensitivity as on_axes
 from mutants import Mutant, Tools
 from scipy import stats
 
-from harness.analysis import arm_times, comparison, grouping, intervals, own_best, sensitivity, standings, survival
+from harness.analysis import (
+    arm_times,
+    comparison,
+    grouping,
+    intervals,
+    mean_field,
+    own_best,
+    sensitivity,
+    standings,
+    survival,
+)
 from harness.analysis.intervals import Interval
 from harness.results import TABLES, duplicates, merging, publishing, reading
 
@@ -41,6 +52,11 @@ def _censored_at_its_last_step(frames: reading.Frames, rows: Any, target: float)
     return {
         name: np.where(np.isinf(values), seen, values) for name, values in first_times(frames, rows, target).items()
     }
+
+
+def _chi_of_the_slope(activation: Any, weight_variance: float, bias_variance: float) -> float:
+    q = activation.fixed_variance(weight_variance, bias_variance)
+    return float(weight_variance * activation.slope_square(q) ** 0.5)
 
 
 def _planned(how: str) -> Any:
@@ -199,6 +215,15 @@ def _copied(tools: Tools) -> None:
 
 
 ANALYSIS_MUTANTS = {
+    "mean field: chi from the slope instead of its square": Mutant(
+        mean_field, "chi", _chi_of_the_slope, lambda _: on_theory.test_critical_points()
+    ),
+    "mean field: the depth at correlation 1 in the chaotic phase": Mutant(
+        mean_field,
+        "fixed_correlation",
+        lambda *_: 1.0,
+        lambda _: on_theory.test_depth_is_the_rate_at_which_the_maps_forget("tanh", 2.56, 0.05),
+    ),
     "a run that diverged is censored at its last step": Mutant(
         arm_times, "first_times", _censored_at_its_last_step, _diverged
     ),
