@@ -38,12 +38,12 @@ FULL_ROOT = "INITBENCH_MNIST_ROOT"
 SIZES = {name: (data_set.train_images, data_set.test_images) for name, data_set in DATASETS.items()}
 
 
-@pytest.fixture(autouse=True)
 def splits(digits: Digits) -> dict[str, torch.Tensor]:
     """Images and labels of the splits that are there."""
     return {name: values for name, values in vars(digits).items() if values is not None}
 
 
+@pytest.fixture(autouse=True)
 def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test reads its own files, and reaches this machine's servers directly."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
