@@ -78,6 +78,11 @@ def norm_layers(config: ModelConfig) -> list[str]:
     return [layer.name for layer in _flat(plan(config)) if layer.config.type == "norm"]
 
 
+def norm_kinds(config: ModelConfig) -> set[str]:
+    """Kinds of all normalisations of the network."""
+    return {str(layer.config.kind) for layer in _flat(plan(config)) if layer.config.type == "norm"}
+
+
 def activations(config: ModelConfig) -> set[str]:
     """Names of all activation functions of the network."""
     return {str(layer.config.activation) for layer in _flat(plan(config)) if layer.config.type == "activation"}

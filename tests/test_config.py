@@ -21,6 +21,7 @@ from harness.config import DataConfig, ModelConfig, OptimizerConfig, TrialConfig
 from harness.datasets import DATASETS
 from harness.errors import UsageError
 from harness.optimizers import OPTIMIZERS
+from harness.train import SCHEDULERS
 from harness.usage import GROUPS
 
 
@@ -108,6 +109,29 @@ def test_every_file_is_described_and_has_no_unknown_key(path: Path) -> None:
             "optimizer.momentum=0.5: optimizer=sgd takes no momentum; set optimizer.momentum=0.0 or use optimizer=mom",
         ),
         (["init=zero,glorot"], "init=zero,glorot"),
+        (["optimizer.schedule=cosinus"], "optimizer.schedule=cosinus: no such choice; give one of: constant, step"),
+        (
+            ["optimizer.schedule=linear_warmup", "optimizer.warmup_steps=7", "train.steps=6"],
+            "optimizer.warmup_steps=7: the warm-up is longer than the training of 6 steps; give at most 6",
+        ),
+        (
+            ["optimizer.warmup_steps=7"],
+            "optimizer.warmup_steps=7: optimizer.schedule=constant takes no warmup_steps; set optimizer.w",
+        ),
+        (["optimizer.schedule=step", "optimizer.schedule_step=1000"], "a training of 1,000 steps never gets there"),
+        (["data.train_images=5001"], "data.train_images=5001: data=mnist5k has only 5,000"),
+        (["data.test_images=1001"], "data.test_images=1001: data=mnist5k has only 1,000"),
+        (
+            ["data.train_images=100", "data.validation_images=100"],
+            "data.validation_images=100: leaves no image to train on; give at most 99",
+        ),
+        (["data.validation_images=4960"], "train.batch_size=50: data=mnist5k has only 40 training images"),
+        (["train.epochs=2"], "train.epochs=2: data.batches=fixed has no epochs; set data.batches=epochs"),
+        (["train.epochs=2", "data.batches=random"], "train.epochs=2: data.batches=random has no epochs"),
+        (
+            ["train.epochs=2", "data.batches=epochs", "train.steps=6"],
+            "train.epochs=2: train.steps=6 is given too; give one of the two",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(overrides: list[str], words: str) -> None:
@@ -226,6 +250,7 @@ IMPLEMENTED = {
     "data.name": (DataConfig, DATASETS),
     "model.pooling": (ModelConfig, models.POOLINGS),
     "optimizer.name": (OptimizerConfig, OPTIMIZERS),
+    "optimizer.schedule": (OptimizerConfig, {"constant": None, **SCHEDULERS}),
 }
 
 

@@ -98,6 +98,19 @@ OTHER: dict[str, Any] = {
 """Every setting of a trial -> a value that is not the default."""
 
 
+RECORDED = {
+    "": ("f546603ec4e922da", "da67c15084c6ee37"),
+    "model=deep": ("25afdcb746a178f0", "a27af16d3ad757f2"),
+    "model=residual init=skipinit": ("3420ac5fb7018372", "5cea8cdcc9c5610a"),
+    "model=mlp optimizer=momentum data.batches=epochs": ("f18ca6f604841f34", "96dcb5c6eba9bc4b"),
+    "init=he seed=3 optimizer=adamw data.scaling=standardised model.bias=false": (
+        "6edf5e8dfb06199e",
+        "7449ca9f2552b037",
+    ),
+}
+"""Choices -> trial key and arm key that the program of schema version 4 gave them."""
+
+
 @pytest.fixture(scope="module")
 def config() -> TrialConfig:
     return resolved(harness.load_config([*QUICK, "device.threads=1"]))
@@ -143,6 +156,26 @@ def test_a_setting_makes_another_arm_exactly_if_it_makes_another_key(config: Tri
     assert len(set(named_arms(compared).values())) == arms
     assert setting == "labels.init" or set(named_arms(compared).values()) == set(table["arm"])
     assert len(compared) == (1 if setting in INCIDENTAL else 2)
+
+
+@pytest.mark.parametrize("choices", RECORDED, ids=lambda choices: choices or "defaults")
+def test_a_config_that_uses_nothing_new_has_the_key_that_it_had(choices: str) -> None:
+    known = resolved(harness.load_config([*QUICK, "device.threads=1", *choices.split()]))
+    assert (known.trial_key, known.arm_key) == RECORDED[choices]
+
+
+def test_epochs_and_the_steps_that_they_are_make_one_trial() -> None:
+    """And a schedule has one key, whether its settings are given or left to their defaults."""
+    pairs = [
+        (["train.epochs=2"], ["train.steps=200"]),
+        (["optimizer.schedule=step", "train.steps=9"], ["optimizer.schedule=step", "train.steps=9", *STEP_DEFAULTS]),
+    ]
+    for pair in pairs:
+        keys = {resolved(harness.load_config(["data.batches=epochs", *choices])).trial_key for choices in pair}
+        assert len(keys) == 1
+
+
+STEP_DEFAULTS = ("optimizer.schedule_step=3", "optimizer.schedule_factor=0.1")
 
 
 def test_six_seeds_of_two_precisions_are_two_arms(config: TrialConfig) -> None:

@@ -1,5 +1,6 @@
 """The training loop against a loop written out by hand; its windows, its clock, how it stops."""
 
+import math
 import time
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness import train as training
 from harness.config import OptimizerConfig, TrainConfig
 from harness.errors import DivergedError, TimeBudgetError
 from harness.optimizers import OPTIMIZERS, Optimizer
@@ -69,6 +71,72 @@ def test_losses_are_those_of_a_plain_loop(name: str, make: type, settings: dict[
     model = network()
     expected = by_hand(make(model.parameters(), **settings), model)
     assert run(config(), OptimizerConfig(name=name, **settings)).tolist() == expected
+
+
+def rate(schedule: str, step: int, steps: int) -> float:
+    """The rate of a step by its formula, for the rate 0.1; the settings are those of the test below."""
+    if schedule == "step":
+        return 0.1 * 0.5 ** (step // 4)
+    if schedule == "cosine":
+        return 0.05 * (1 + math.cos(math.pi * step / steps))
+    if schedule == "linear_warmup":
+        return 0.1 * min(1, (1 + step * 2 / 3) / 3) if step < 3 else 0.1
+    start, end, up = 0.1 / 25, 0.1 / 25e4, 3 - 1
+    low, share = (start, step / up) if step <= up else (end, 1 - (step - up) / (steps - 1 - up))
+    return low + (0.1 - low) * (1 - math.cos(math.pi * share)) / 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "settings"),
+    [
+        ("step", {"schedule_step": 4, "schedule_factor": 0.5}),
+        ("cosine", {}),
+        ("one_cycle", {"warmup_steps": 3}),
+        ("linear_warmup", {"warmup_steps": 3}),
+    ],
+)
+def test_a_schedule_sets_the_rate_of_each_step(schedule: str, settings: dict[str, float]) -> None:
+    model, losses = network(), torch.zeros(12)
+    chosen = OptimizerConfig(lr=0.1, schedule=schedule, **settings)  # type: ignore[arg-type]
+    optimizer, hand = optimizer_for(model, chosen, steps=12), network()
+    ends = train(model, optimizer, batch_source(IMAGES, LABELS, ORDER, 5), config(window_steps=1), losses)
+    rates = [end.lr for end in ends]
+    assert rates[:-1] == pytest.approx([rate(schedule, step, 12) for step in range(12)])
+    assert rates[-1] == rates[-2], "no rate of a step that is not taken"
+    by_steps = torch.optim.SGD(hand.parameters(), lr=1.0)
+    for step, chosen_images in enumerate(ORDER):
+        by_steps.param_groups[0]["lr"] = rates[step]
+        F.cross_entropy(hand(IMAGES[chosen_images]), LABELS[chosen_images]).backward()
+        by_steps.step()
+        by_steps.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), hand.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("limit", [1, 2**20])
+def test_right_answers_are_those_of_the_steps_themselves(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where so many logits pile up that they are compared within a window."""
+    monkeypatch.setattr(training, "_MOST_NUMBERS", limit)
+    model, hand = network(), network()
+    optimizer, by_steps = (optimizer_for(each, OptimizerConfig(lr=0.1)) for each in (model, hand))
+    ends = train(model, optimizer, batch_source(IMAGES, LABELS, ORDER, 5), config(), torch.zeros(12))
+    counted = [end.right for end in ends]
+    expected = []
+    for chosen in ORDER:
+        logits = hand(IMAGES[chosen])
+        expected.append(int((logits.argmax(dim=1) == LABELS[chosen]).sum()))
+        by_steps.zero_grad()
+        F.cross_entropy(logits, LABELS[chosen]).backward()
+        by_steps.step()
+    assert sum(expected) > 0
+    assert counted == [
+        0,
+        sum(expected[:3]),
+        expected[3],
+        sum(expected[4:7]),
+        expected[7],
+        sum(expected[8:11]),
+        expected[11],
+    ]
 
 
 def test_an_optimizer_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:

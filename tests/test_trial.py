@@ -11,7 +11,7 @@ import torch
 from conftest import Configure
 
 import harness
-from harness import results, timing
+from harness import data, metrics, results, timing, trial
 from harness.compose import CONF_DIR
 from harness.results import COLUMNS
 from harness.trial import TrialResult, run_trial
@@ -19,7 +19,7 @@ from harness.trial import TrialResult, run_trial
 
 def bits(result: TrialResult) -> tuple[object, ...]:
     """All that must repeat: the curves and layers but for their clock and id, every loss, the hashes."""
-    curves = result.curves.drop(columns=["trial_id", "train_time_s"]).to_numpy().tolist()
+    curves = result.curves.drop(columns=["trial_id", "train_time_s"]).fillna(-1.0).to_numpy().tolist()
     layers = result.layers.drop(columns=["trial_id"]).astype(str).to_numpy().tolist()
     hashes = result.trial["initial_weights_sha256"], result.trial["final_weights_sha256"]
     return curves, layers, result.train_losses.tolist(), hashes, result.trial["trial_key"]
@@ -101,6 +101,11 @@ def test_every_column_of_a_finished_trial_is_filled(configure: Configure) -> Non
         "depth",
         "width",
         "stride",
+        "train_images",
+        "test_images",
+        "schedule_step",
+        "schedule_factor",
+        "warmup_steps",
     }
     assert empty <= allowed | ({"git_commit", "git_dirty"} if not CONF_DIR.parent.joinpath(".git").exists() else set())
     assert list(result.trial) == [column.name for column in COLUMNS["trials"]]
@@ -228,3 +233,26 @@ def test_result_is_what_lies_in_the_folder(configure: Configure) -> None:
     assert frames.trials.loc[0, "final_weights_sha256"] == result.trial["final_weights_sha256"]
     pd.testing.assert_frame_equal(frames.curves, result.curves, check_dtype=False)
     pd.testing.assert_frame_equal(frames.layers, result.layers, check_dtype=False)
+
+
+def test_held_out_images_are_scored_and_never_trained_on(configure: Configure) -> None:
+    """Epochs over 100 of 120 images; the losses and scores are those of the images themselves."""
+    part = ("data.train_images=120", "data.validation_images=20", "data.test_images=30", "data.batches=epochs")
+    config = configure("model=mlp", "init=he", "optimizer.lr=1e-6", *part)
+    setup = trial.assemble(config, torch.device("cpu"))
+    trial.initialise(config, setup)
+    seen = torch.cat([setup.batch(step)[0] for step in range(2)]).flatten(1)
+    digits = setup.digits
+    assert {tuple(image) for image in seen.tolist()} == {tuple(x) for x in digits.train_images.flatten(1).tolist()}
+    assert (len(digits.train_images), len(digits.test_images)) == (100, 30)
+    everything = data.load(config.data)
+    assert torch.equal(digits.validation_images[:, 0], everything.train_images[100:120].float())
+    curves = harness.run_trial(config).curves
+    expected = metrics.score(metrics.logits_of(setup.network, digits.validation_images), digits.validation_labels)
+    assert (curves["validation_loss"][0], curves["validation_accuracy"][0]) == (expected.loss, expected.accuracy)
+    batches = [metrics.score(metrics.logits_of(setup.network, setup.batch(s)[0]), setup.batch(s)[1]) for s in range(3)]
+    # at so small a rate the network is nearly the one that it began as
+    assert curves["batch_loss"][1] == pytest.approx(sum(batch.loss for batch in batches) / 3, rel=0.05)
+    assert curves["batch_accuracy"][1] == pytest.approx(sum(batch.accuracy for batch in batches) / 3, abs=0.03)
+    assert curves[["batch_loss", "batch_accuracy"]].isna()[:1].all().all()
+    assert curves["lr"].tolist() == [1e-6] * 3

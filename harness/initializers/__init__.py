@@ -116,7 +116,12 @@ def _check_options(path: str, options: dict[str, object], defaults: list[dict[st
 def _check_structure(config: InitConfig, model: ModelConfig) -> None:
     _check_gain(config, model)
     _check_biases(config, model)
-    if config.branch_scale != 1.0 and model.function is None and layouts.has_unscaled_branches(model):
+    if model.function is not None:
+        return
+    if config.adapt == "metainit" and "batch" in layouts.norm_kinds(model):
+        problem = "torch has no third derivatives of batch normalisation"
+        raise refusal("init.adapt", config.adapt, problem, "use another kind of norm or another init.adapt")
+    if config.branch_scale != 1.0 and layouts.has_unscaled_branches(model):
         fix = "set model.learned_scale=true or use another init"
         raise refusal("init.branch_scale", config.branch_scale, "this model's branches have no learned scale", fix)
 
