@@ -114,18 +114,18 @@ def test_the_articles_network_of_torchs_layers_gives_the_same_bits(configure: Co
 
 def test_a_file_in_the_current_folder_is_swept_and_resumed(command: Command, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(textwrap.dedent(NET))
-    choices = ["-m", "model=mine", "init=he,all_zero", "model.modules=[net]", "model.options.width=2,4", *QUICK]
+    choices = ["-m", "model=mine", "init=he", "model.modules=[net]", "model.options.width=2,4", *QUICK]
     done = command(*choices, "results.dir=results")
     assert done.returncode == 0, done.stderr
     again = command(*choices, "results.dir=results", "sweep.resume=true")
-    assert "4 planned: 4 done" in again.stdout
+    assert "2 planned: 2 done" in again.stdout
     (tmp_path / "net.py").write_text(textwrap.dedent(NET) + "\n# another source\n")
-    changed = command(*choices, "results.dir=results", "sweep.resume=true", "hydra.sweeper.params=null")
-    assert "4 planned: 0 done" in changed.stdout
+    changed = command(*choices, "results.dir=results", "sweep.resume=true")
+    assert "2 planned: 0 done" in changed.stdout
     trials = harness.load(tmp_path / "results").trials
     assert sorted(set(trials["model"])) == ["mine[options.width=2]", "mine[options.width=4]"]
-    assert trials["trial_key"].nunique() == 8
-    assert list(trials["left_as_built"].map(list)) == [[]] * 8
+    assert trials["trial_key"].nunique() == 4
+    assert list(trials["left_as_built"].map(list)) == [[]] * 4
 
 
 def test_what_no_initializer_fills_is_said_and_follows_from_the_seed(configure: Configure) -> None:

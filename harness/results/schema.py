@@ -258,11 +258,12 @@ _TRIALS = [
         "largest error of the trial's kernels against torch in float64 on the trial's own shapes, relative to the "
         "largest value of the reference; null: kernel=torch",
     ),
-    _result(
+    Column(
         "convolutions_by_torch",
         pa.list_(_TEXT),
         "of a network of the user's own, the convolutions that torch computed and not the trial's kernel; null: a "
         "declared network, or kernel=torch",
+        "result",
         since=5,
     ),
     _result("setup_time_s", _REAL, "data to the device, building the network, measuring the matmul rate"),
