@@ -255,7 +255,7 @@ REFUSED: dict[str, tuple[Callable[[], Any] | None, list[str], str]] = {
     "kernel": (_flat(nn.Linear(784, 10)), ["kernel=triton"], "kernel=triton: model=net calls no nn.Conv2d"),
     "no module named": (None, ["model.modules=[no_such_module]"], "model.modules: cannot import 'no_such_module'"),
     "not registered": (None, ["model.modules=[json]"], "model=net: no network of this name is registered; registered"),
-    "model.modules missing": (None, [], "Available options in 'model': article deep mlp residual; for a network of"),
+    "model.modules missing": (None, [], "; for a network of your own add model.modules=[MODULE]"),
 }  # fmt: skip
 
 
