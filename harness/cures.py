@@ -69,8 +69,8 @@ def _options_left_out(config: TrialConfig) -> list[str]:
 
 
 def _without(overrides: Sequence[str], choices: Sequence[str]) -> list[str]:
-    # what a tilde takes away must be there first
-    replaced = {_key(choice) for choice in choices if not choice.startswith("~")}
+    # what a tilde takes away must be there first, and dictionaries are merged
+    replaced = {_key(choice) for choice in choices if not choice.startswith("~") and "={" not in choice}
     return [override for override in overrides if _key(override) not in replaced]
 
 
@@ -128,6 +128,9 @@ def _choice(config: TrialConfig, tensor: str, draw: str, overrides: Sequence[str
         if kind == "bias"
         else ("init.layers", config.init.layers, f"{draw}_normal")
     )
+    if "." in layer:
+        # a path in a network of the user's own, which Hydra would take for nested names; it merges dictionaries
+        return f"++{key}={{{layer}: {value}}}"
     name = f"{key}.{layer}"
     # Hydra wants a plus where the name is new, and two where it was typed with one
     typed = any(override.startswith(f"+{name}=") for override in overrides)

@@ -15,6 +15,7 @@ import test_diagnose
 import test_diagnosis
 import test_metrics
 import test_models
+import test_own_models
 import test_signals
 import test_timing
 import test_train
@@ -31,6 +32,7 @@ from harness import (
     initializers,
     metrics,
     models,
+    own_models,
     random_streams,
     rows,
     signals,
@@ -326,6 +328,18 @@ MUTANTS: dict[str, Mutant] = {
         "movement",
         _moved_by_norm,
         lambda _: test_metrics.test_movement(gradient_norm=1.0, bit_equal=True, expected="has gradient, not moved"),
+    ),
+    "shared weights filled twice": Mutant(
+        own_models,
+        "_filled",
+        lambda _module, called: iter(called),
+        _with_config(test_own_models.test_what_no_initializer_fills_is_said_and_follows_from_the_seed),
+    ),
+    "own network built from the program's random numbers": Mutant(
+        own_models.looking,
+        "seed",
+        lambda _value: None,
+        _with_config(test_own_models.test_what_no_initializer_fills_is_said_and_follows_from_the_seed),
     ),
     "epochs with repeats": Mutant(
         data, "batch_indices", _order_with_repeats, lambda _: test_data.test_epochs_are_permutations_end_to_end(50)

@@ -2,8 +2,12 @@
 
 import pytest
 import torch
-from oracle import random_inputs, whole_inputs
+from oracle import DEVICE, random_inputs, whole_inputs
 
+from harness import fusion, kernel_check, own_models
+from harness.backends import Kernel
+from harness.config import ModelConfig
+from harness.models import register
 from kernels import conv2d, conv2d_pool_relu, conv2d_relu
 
 STEPS, RATE = 3, 0.5
@@ -62,3 +66,46 @@ def test_every_layout_gives_the_same_whole_numbers(function) -> None:
     x, weight, bias = whole_inputs((2, 5, 7, 6), (6, 5, 3, 3))
     outputs = [function(x.contiguous(memory_format=one), weight, bias) for one in LAYOUTS.values()]
     assert torch.equal(*outputs)
+
+
+class Std(torch.nn.Conv2d):
+    """A convolution of the user's own class, which the kernel must leave alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(x, self.weight - self.weight.mean(), self.bias, padding=1)
+
+
+@register("kernel_test")
+def own() -> torch.nn.Module:
+    """Convolutions of many kinds, in a network of the user's own."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, stride=(4, 5), padding=(1, 0)),
+        torch.nn.ReLU(inplace=True),
+        torch.nn.Conv2d(4, 4, 3, padding=1, groups=2, padding_mode="circular"),
+        Std(4, 4, 3),
+        torch.nn.Conv2d(4, 2, 3, dilation=2, padding="same", bias=False),
+        torch.nn.Flatten(),
+        torch.nn.LazyLinear(10),
+    )
+
+
+def test_the_plain_convolutions_of_a_network_of_ones_own_are_computed_by_the_kernel() -> None:
+    network = own_models.build(ModelConfig(function="kernel_test"), seed=0).to(DEVICE)
+    images = torch.rand(2, 1, 28, 28, device=DEVICE)
+    shapes: list[torch.Size] = []
+
+    def counted(*inputs: torch.Tensor, **settings: object) -> torch.Tensor:
+        shapes.append(inputs[0].shape)
+        return conv2d(*inputs, **settings)
+
+    kernel = Kernel(counted)
+    assert 0 < kernel_check.largest_error(network, kernel, images, precision="ieee", seed=0) < 1e-5
+    shapes.clear()
+    gradients = [
+        torch.autograd.grad(each(images).square().sum(), list(network.parameters()))
+        for each in (fusion.Trained(network, kernel), network)
+    ]
+    assert [shape[1] for shape in shapes] == [1, 4, 4]
+    assert network.by_torch() == ["3"]
+    for ours, torchs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
