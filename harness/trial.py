@@ -387,6 +387,7 @@ def _summarise(record: _Record) -> None:
 def _result(record: _Record) -> TrialResult:
     import pandas as pd
 
-    return TrialResult(
-        record.row, pd.DataFrame(record.curves), pd.DataFrame(record.layers), record.losses.cpu(), record.differences
-    )
+    curves = pd.DataFrame(record.curves)
+    # a column of nulls alone is one of numbers too, as in the file
+    curves = curves.astype({name: "float64" for name in curves.columns if name.startswith("validation_")})
+    return TrialResult(record.row, curves, pd.DataFrame(record.layers), record.losses.cpu(), record.differences)

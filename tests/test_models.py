@@ -186,7 +186,7 @@ LAST = layer("dense", name="out", out=10)
         ([layer("cnov", name="a", out=1, kernel=3), LAST], "type 'cnov' is unknown; choose one of: conv, dense"),
         (
             [layer("conv", name="a", out=4), LAST],
-            "conv takes kernel, name, out and may have repeat, stride; given name, out",
+            "may have bias, norm, padding, padding_mode, repeat, stride; given name, out",
         ),
         ([layer("conv", name="a", out=4, kernel=4), LAST], "SAME padding needs an odd kernel"),
         ([layer("conv", name="a", out=0, kernel=3), LAST], "sizes must be at least 1"),

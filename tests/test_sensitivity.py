@@ -144,6 +144,17 @@ def test_settings_that_vary_together_make_no_map() -> None:
     assert axes.find_axes(settings.Settings(table, ["lr", "momentum"])) == []
 
 
+def test_scattered_points_make_a_map_without_an_axis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No row of the plane has three points, so there is a map and no curve."""
+    points = [(0.1, 0.5), (0.2, 0.9), (0.3, 0.5), (0.1, 0.9)]
+    own = {"test_accuracy_last": 0.5, "device": "cpu", "cpu_model": "Chip 9", "seed": 0}
+    made = [made_results.trial(at, lr=lr, momentum=momentum, **own) for at, (lr, momentum) in enumerate(points)]
+    made_results.write(tmp_path / "made", made, curves(made))
+    view = json.loads(report(tmp_path / "made", capsys))["axes"]
+    assert view["axes"] == []
+    assert [shown["n"] for shown in view["maps"]] == [[[1, 0, 1], [1, 1, 0]]]
+
+
 def _theory(trials: pd.DataFrame) -> list[theory.Line]:
     """A line from (0.01, 0.01) to (0.1, 0.1), and one of another plane."""
     assert {json.loads(config)["init"]["options"]["std"] for config in trials["config"]} == {0.01, 0.1, 1}
@@ -206,7 +217,7 @@ def test_page_draws_curve_and_map(drawn: Any) -> None:
         "lines",
     ]
     assert drawn("document.getElementById('map').data[0].customdata[0][1][3]").startswith("n = 1, ")
-    assert "diagonal (made up)" in drawn("document.getElementById('map-lines').textContent")
+    assert "Solid line: diagonal (made up)" in drawn("document.getElementById('map-lines').textContent")
     assert drawn("document.querySelectorAll('#best tr').length") == 2
     assert drawn("document.documentElement.scrollWidth") <= 390
 

@@ -19,7 +19,7 @@ from harness.trial import TrialResult, run_trial
 
 def bits(result: TrialResult) -> tuple[object, ...]:
     """All that must repeat: the curves and layers but for their clock and id, every loss, the hashes."""
-    curves = result.curves.drop(columns=["trial_id", "train_time_s"]).to_numpy().tolist()
+    curves = result.curves.drop(columns=["trial_id", "train_time_s"]).fillna(-1.0).to_numpy().tolist()
     layers = result.layers.drop(columns=["trial_id"]).astype(str).to_numpy().tolist()
     hashes = result.trial["initial_weights_sha256"], result.trial["final_weights_sha256"]
     return curves, layers, result.train_losses.tolist(), hashes, result.trial["trial_key"]
@@ -101,6 +101,11 @@ def test_every_column_of_a_finished_trial_is_filled(configure: Configure) -> Non
         "depth",
         "width",
         "stride",
+        "train_images",
+        "test_images",
+        "schedule_step",
+        "schedule_factor",
+        "warmup_steps",
     }
     assert empty <= allowed | ({"git_commit", "git_dirty"} if not CONF_DIR.parent.joinpath(".git").exists() else set())
     assert list(result.trial) == [column.name for column in COLUMNS["trials"]]

@@ -1,6 +1,7 @@
 // Numeric axes: curves over one setting, maps over two, and the tables of best values. All numbers and sentences are Python's.
 "use strict";
 
+const DASH_NAMES = ["Solid", "Dashed", "Dotted", "Dash-dotted", "Long-dashed"];
 const MOST_CURVES = 12, MOST_WRITTEN_ROWS = 20;
 
 function setUpAxes() {
@@ -153,5 +154,5 @@ function drawMap(map, measure) {
     height: Math.min(720, 230 + 26 * map.y.length), plot_bgcolor: cssColour("--panel"),
   });
   draw("map", traces, plan);
-  byId("map-lines").textContent = map.lines.map((line) => `Line: ${line.label} (${line.source}).`).join(" ");
+  byId("map-lines").textContent = map.lines.map((line, at) => `${DASH_NAMES[at % DASH_NAMES.length]} line: ${line.label} (${line.source}).`).join(" ");
 }

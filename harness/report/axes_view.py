@@ -36,7 +36,7 @@ def view(frames: Frames, folder: Place, labels: ArmLabels, target: float) -> Axe
     known = settings.settings_of(trials, configs)
     found, planes = axes.find_axes(known), axes.find_planes(known)
     shown = found[:MOST_AXES]
-    runs = sensitivity.runs_of(frames, target) if found else pd.DataFrame()
+    runs = sensitivity.runs_of(frames, target) if found or planes else pd.DataFrame()
     drawn, notes = maps(settings.one_of_each_arm(trials, configs), runs, planes) if planes else ([], [])
     return AxesView(
         measures={measure.column: measure.title for measure in MEASURES},

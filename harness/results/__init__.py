@@ -5,6 +5,7 @@
 
 from harness.results.arrivals import Arrivals
 from harness.results.checking import Checked, check, problems_in
+from harness.results.column import Column
 from harness.results.columns import (
     BULK,
     CHOICES,
@@ -51,7 +52,7 @@ from harness.results.recovery import (
     record_death,
     recover,
 )
-from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, Column, arrow_schema
+from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, arrow_schema
 from harness.results.table_files import files
 from harness.results.writing import Running, arrow_rows, new_trial_id, write_part, write_table
 

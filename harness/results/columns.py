@@ -7,7 +7,8 @@ them by its line in :mod:`harness.results.schema`.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.results.schema import COLUMNS, STATUSES, Role
+from harness.results.column import Role
+from harness.results.schema import COLUMNS, STATUSES
 
 MISSING = "none"
 """The text of a value that is not there."""

@@ -7,44 +7,22 @@ from the roles (which columns are choices, hardware, conditions of speed) is der
 """
 
 import json
-from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import pyarrow as pa
 
+from harness.results.column import OLDEST_VERSION, Column, Status
+from harness.results.column import choice as _choice
+from harness.results.column import later_choice as _later_choice
+from harness.results.column import result as _result
+
+__all__ = ["COLUMNS", "OLDEST_VERSION", "SCHEMA_VERSION", "STATUSES", "TABLES", "arrow_schema", "completed"]
+
 SCHEMA_VERSION = 5
-OLDEST_VERSION = 3
-"""The oldest version whose files are read."""
-
 TABLES = ("trials", "curves", "layers")
-
-Role = Literal["identity", "choice", "hardware", "environment", "result", "bulk"]
-"""What a column says of its trial.
-
-identity: which trial it is, and of which sweep. choice: a setting that makes another arm. hardware: the machine, and
-what else ran there. environment: versions of software. result: what was measured. bulk: text and lists that only few
-readers want.
-"""
-
-Speed = Literal["none", "condition", "work"]
-"""What a choice has to do with speed: nothing; how the same work is executed; how much work a step is."""
 
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _ID = "a trial's own id: UTC start time and random hex digits"
-
-
-@dataclass(frozen=True)
-class Status:
-    """How a trial can end.
-
-    Attributes:
-        meaning: for readers of the results.
-        counted: whether the trial was given its chance and says something of its initializer.
-    """
-
-    meaning: str
-    counted: bool
 
 
 STATUSES: dict[str, Status] = {
@@ -60,62 +38,6 @@ STATUSES: dict[str, Status] = {
     "killed": Status("Ctrl-C, a signal from outside, or a process that vanished", counted=False),
 }
 """Status -> what it means; the order is that of tables."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table.
-
-    Attributes:
-        name: as in the files.
-        type: Arrow type.
-        description: for readers; it stands in each file's footer.
-        role: what it says of its trial.
-        required: whether it is never null.
-        since: the schema version that brought it; files of earlier versions lack it.
-        source: of a choice, the field of :class:`harness.TrialConfig` that it repeats, such as ``optimizer.lr``.
-        speed: of a choice, what it has to do with speed.
-        before: what it was in files of versions that lack it; None: it is not known.
-    """
-
-    name: str
-    type: pa.DataType
-    description: str
-    role: Role
-    required: bool = False
-    since: int = OLDEST_VERSION
-    source: str = ""
-    speed: Speed = "none"
-    before: int | str | bool | None = None
-
-
-def _result(name: str, type_: pa.DataType, description: str, *, required: bool = False) -> Column:
-    return Column(name, type_, description, "result", required=required)
-
-
-def _choice(
-    name: str,
-    type_: pa.DataType,
-    description: str,
-    source: str,
-    *,
-    speed: Speed = "none",
-    required: bool = True,
-) -> Column:
-    return Column(name, type_, description, "choice", required=required, source=source, speed=speed)
-
-
-def _later_choice(
-    name: str,
-    type_: pa.DataType,
-    description: str,
-    source: str,
-    *,
-    before: int | str | bool | None,
-    speed: Speed = "none",
-) -> Column:
-    """A choice of version 5; ``before`` is what every trial had until then."""
-    return Column(name, type_, description, "choice", since=5, source=source, speed=speed, before=before)
 
 
 def _best(split: str) -> list[Column]:
