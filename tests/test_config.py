@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 import harness
 from harness import bounds, data, models
@@ -56,10 +57,17 @@ def test_every_choice_composes_and_is_recorded(choice: str) -> None:
 def test_every_value_of_an_experiment_is_the_trials(path: Path) -> None:
     """Neither the top file nor another group undoes it."""
     config = harness.load_config([f"experiment={path.stem}"]).as_dict()
-    for section, values in yaml.safe_load(path.read_text()).items():
+    stated = OmegaConf.to_container(OmegaConf.create(yaml.safe_load(path.read_text())), resolve=True)
+    # these two are read by Hydra: other groups' choices, and the experiment's own sweep
+    chosen, _ = stated.pop("defaults", []), stated.pop("hydra", None)
+    for section, values in stated.items():
         # YAML reads 1e-6 as text
-        stated = {key: float(value) if key == "lr" else value for key, value in values.items()}
-        assert {key: config[section][key] for key in stated} == stated
+        expected = {key: float(value) if key == "lr" else value for key, value in values.items()}
+        assert {key: config[section][key] for key in expected} == expected
+    taken = config["labels"] | {group: config[group]["name"] for group in ("device", "optimizer", "data")}
+    for choice in chosen:
+        ((group, name),) = choice.items()
+        assert taken[group.removeprefix("override /")] == name
 
 
 @pytest.mark.parametrize("path", sorted(CONF_DIR.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF_DIR)))
