@@ -1,5 +1,6 @@
 """From what was typed to a :class:`harness.TrialConfig`: Hydra composes the config groups, the schema checks them."""
 
+import dataclasses
 import re
 import shlex
 import threading
@@ -72,10 +73,18 @@ def unchecked(composed: DictConfig, *, choices: dict[str, Any], overrides: Seque
         first = str(error).splitlines()[0]
         key = f"{error.full_key}: " if error.full_key else ""
         raise UsageError(f"{key}{first}; `--cfg job` prints every key with its value") from error
-    typed = next((given for given in overrides if given.lstrip("+").startswith("train.steps=")), None)
-    if config.train.epochs is not None and typed is not None:
-        raise refusal("train.epochs", config.train.epochs, f"{typed} is given too", "give one of the two")
-    return config.completed()
+    return _with_one_length(config, overrides).completed()
+
+
+def _with_one_length(config: TrialConfig, overrides: Sequence[str]) -> TrialConfig:
+    """Refuse steps and epochs that are both typed; typed steps take the place of an experiment's epochs."""
+    typed = {given.lstrip("+").partition("=")[0]: given for given in overrides}
+    if config.train.epochs is None or "train.steps" not in typed:
+        return config
+    if "train.epochs" in typed:
+        problem = f"{typed['train.steps']} is given too"
+        raise refusal("train.epochs", config.train.epochs, problem, "give one of the two")
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=None))
 
 
 @cache

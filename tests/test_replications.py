@@ -20,7 +20,7 @@ SMALL = {
     "delta_orthogonal": ["model.depth=2"],
     "start_training": ["model.depth=3"],
     "glorot_bengio": ["model.width=20"],
-    "zero_mnist": ["model.width=200"],
+    "zero_mnist": ["model.width=800", "data=mnist5k"],
     "zero_residual": ["model.depth=1"],
 }
 

@@ -155,7 +155,8 @@ def _quartiles(rows: pd.DataFrame, levels: list[str], column: str) -> dict[str, 
         below, above = values[start + np.floor(at).astype(int)], values[start + np.ceil(at).astype(int)]
         weight = at - np.floor(at)
         # infinity times 0 would be NaN
-        mixed = np.where(weight == 0, below, (1 - weight) * below + np.where(weight == 0, 0, weight * above))
+        part = np.multiply(weight, above, out=np.zeros_like(above), where=weight > 0)
+        mixed = (1 - weight) * below + part
         parts[name] = pd.Series(mixed, size.index)
     return parts | {"mean": grouped.mean()}
 
