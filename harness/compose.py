@@ -73,14 +73,18 @@ def unchecked(composed: DictConfig, *, choices: dict[str, Any], overrides: Seque
         first = str(error).splitlines()[0]
         key = f"{error.full_key}: " if error.full_key else ""
         raise UsageError(f"{key}{first}; `--cfg job` prints every key with its value") from error
-    return _with_one_length(config, overrides).completed()
+    return with_one_length(config, overrides)
 
 
-def _with_one_length(config: TrialConfig, overrides: Sequence[str]) -> TrialConfig:
-    """Refuse steps and epochs that are both typed; typed steps take the place of an experiment's epochs."""
+def with_one_length(config: TrialConfig, overrides: Sequence[str]) -> TrialConfig:
+    """Turn ``train.epochs`` into steps; typed steps take the place of an experiment's epochs.
+
+    Raises:
+        UsageError: steps and epochs are both typed.
+    """
     typed = {given.lstrip("+").partition("=")[0]: given for given in overrides}
     if config.train.epochs is None or "train.steps" not in typed:
-        return config
+        return config.completed()
     if "train.epochs" in typed:
         problem = f"{typed['train.steps']} is given too"
         raise refusal("train.epochs", config.train.epochs, problem, "give one of the two")

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.diagnosis.batches import Batches
+from harness.diagnosis.batches import Batches, mapped, output_of
 from harness.diagnosis.case import (
     Case,
     Loss,
@@ -48,7 +48,7 @@ from harness.diagnosis.judging import (
     reach,
 )
 from harness.diagnosis.result import LEGEND, Diagnosis
-from harness.diagnosis.watching import Change, Course, Step, backward, energy, settled, watch
+from harness.diagnosis.watching import Change, Course, Step, backward, batch_of, energy, settled, watch
 from harness.errors import TimeBudgetError
 from harness.looking import same_randomness
 from harness.wording import error_text, few
@@ -79,6 +79,8 @@ OTHER_NUMBERS = 8
 """How often the batch is tried with other random numbers, where there is only one."""
 LEARNS = 0.7
 """A loss that falls to this share of its first value shows that the model learns, whatever the sizes of signals."""
+PAYS = 0.9
+"""A loss below this share of what the mean answer would have shows that the model tells examples apart."""
 LONGER, CHECKED_EVERY = 100, 10
 """Steps that a copy is trained to see whether a size that is out of range recovers, and how often that is checked."""
 ENOUGH = 8
@@ -232,9 +234,22 @@ def _ill_now(case: Case, course: Course) -> frozenset[str]:
 
 
 def _tells_apart(case: Case, course: Course) -> bool:
-    """Say whether the last layer's output varies; else the loss falls because biases find the commonest answer."""
+    """Say whether the outputs' differences between examples pay; else biases alone have found the commonest answer."""
     called = [name for name, layer in case.layers.items() if layer.matrix and course.steps[0].passed[name].calls]
-    return bool(called) and called[-1] not in _ill_now(case, course)
+    if not called or called[-1] in _ill_now(case, course):
+        return False
+    inputs, targets = batch_of(case, 0, Change(examples=examples_for(course)))
+    with torch.no_grad(), same_randomness():
+        output = output_of(course.model, inputs)
+        own, common = float(case.loss(output, targets)), float(case.loss(mapped(_averaged, output), targets))
+    # equal: the loss is none of the output's tensors, and nothing is known
+    return own == common or own < PAYS * common
+
+
+def _averaged(output: torch.Tensor) -> torch.Tensor:
+    """Give each example the mean answer to all."""
+    is_answer = output.is_floating_point() and output.ndim > 0
+    return output.mean(dim=0, keepdim=True).expand_as(output) if is_answer else output
 
 
 def _gets_better(course: Course, layers: list[str]) -> bool:

@@ -20,7 +20,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from harness.bounds import check
-from harness.compose import choices_of, labels_of, refusals, split_hydra, unchecked, without_hydra, writable_schema
+from harness.compose import (
+    choices_of,
+    labels_of,
+    refusals,
+    split_hydra,
+    unchecked,
+    with_one_length,
+    without_hydra,
+    writable_schema,
+)
 from harness.config import TrialConfig
 from harness.errors import UsageError
 from harness.model_choices import composable
@@ -132,7 +141,7 @@ class Composer:
         labels = labels_of(base.choices, overrides)
         if "${" in labels.init + labels.model:
             return None
-        config = replace(self._with(base.config, values), labels=labels)
+        config = with_one_length(replace(self._with(base.config, values), labels=labels), overrides)
         check(config)
         return config
 
@@ -143,6 +152,8 @@ class Composer:
     def _is_plain(self, override: Override) -> bool:
         """Whether it sets one existing number, word, flag or null, and nothing else."""
         is_change = override.type == OverrideType.CHANGE and override.value_type == ValueType.ELEMENT
+        # epochs take the place of the steps of a base, which epochs=null asks for again
+        is_change = is_change and override.key_or_group != "train.epochs"
         if not is_change or override.package is not None or self._is_group(override.key_or_group):
             return False
         value = override.value()
