@@ -242,8 +242,9 @@ def _tells_apart(case: Case, course: Course) -> bool:
     with torch.no_grad(), same_randomness():
         output = output_of(course.model, inputs)
         own, common = float(case.loss(output, targets)), float(case.loss(mapped(_averaged, output), targets))
-    # equal: the loss is none of the output's tensors, and nothing is known
-    return own == common or own < PAYS * common
+    # a loss that a model returns by itself does not follow from the tensors beside it, so that nothing is known
+    by_itself = not isinstance(output, torch.Tensor) and own == common
+    return by_itself or own < PAYS * common
 
 
 def _averaged(output: torch.Tensor) -> torch.Tensor:
