@@ -49,7 +49,8 @@ HEAD = """\
 
 Written by `scripts/replications.py` from the files in `docs/replications`; do not edit. Each section is one published
 experiment, repeated by choices alone and cut to minutes on one core. `python -m harness.run -m experiment=NAME` runs
-its whole sweep; `python scripts/replications.py --run FOLDER --page` runs all of them and writes this page.
+its whole sweep; `python scripts/replications.py --run FOLDER --page` runs all of them and writes this page. All but
+`zero_mnist` use the embedded images; that one downloads all of MNIST once.
 
 A claim is a sentence of the paper in our words. It is *borne out* if the values of all seeds say so, *not borne out* if
 they all say the opposite; else it *cannot be told*. An order counts only if the values of the two arms do not overlap.

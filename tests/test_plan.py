@@ -257,6 +257,10 @@ PLAIN = [each for each in ONE if re.match(r"\w+\.\w+=[^$[{]", each) or each.star
 @given(st.lists(st.sampled_from(ONE), max_size=3) | st.lists(st.sampled_from(PLAIN), min_size=2, max_size=4))
 @example(["init.gain=3", "init.gain=${optimizer.lr}", "optimizer.lr=2"])
 @example(["model=deep", "model.width=5", "model.depth=2"])
+@example(["data.batches=epochs", "train.epochs=2", "train.batch_size=500"])
+@example(["experiment=zero_mnist", "train.steps=5"])
+@example(["experiment=zero_mnist", "train.epochs=null"])
+@example(["experiment=zero_mnist", "train.epochs=2", "train.steps=5"])
 @example(["+init.layers.conv2=ones", "init.layers.conv2=zeros", "seed=4"])
 def test_the_composer_gives_what_hydra_gives(composer: Composer, overrides: list[str]) -> None:
     assert said_by(composer.config, overrides) == said_by(harness.load_config, overrides)

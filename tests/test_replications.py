@@ -85,6 +85,10 @@ def test_the_files_hold_the_whole_sweep(script: ModuleType, name: str) -> None:
     trials = script.read(name).trials
     overrides = [dict(each.split("=", 1) for each in trial.overrides) for trial in plan.trials]
     assert [int(each["seed"]) for each in overrides] == trials["seed"].tolist()
+    config = harness.load_config([f"experiment={name}"])
+    said = {"data": config.data.name, "steps": config.train.steps, "batch_size": config.train.batch_size}
+    said |= {"eval_every": config.train.eval_every, "lr": config.optimizer.lr, "scaling": config.data.scaling}
+    assert {column: set(trials[column]) for column in said} == {column: {value} for column, value in said.items()}
     kept = {"model.depth": "depth", "model.activation": "activation", "init.gain": "init_gain"}
     for key, column in kept.items():
         if key in overrides[0]:
