@@ -60,3 +60,9 @@ def applied(
 def own_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     """Return a module's own parameter; None if it has none, or computes the tensor of this name from others."""
     return dict(module.named_parameters(recurse=False, remove_duplicate=False)).get(name)
+
+
+def trainable_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
+    """Return a module's own parameter if it is trained; initializers fill no frozen one."""
+    parameter = own_parameter(module, name)
+    return parameter if parameter is not None and parameter.requires_grad else None

@@ -32,7 +32,7 @@ from harness.errors import UsageError
 from harness.layouts import CLASSES, IMAGE_SHAPE
 from harness.model_registry import REGISTRY, options_of
 from harness.models import Network, Residual
-from harness.own_layers import CONVOLUTIONS, WEIGHTED, Convolution, Weighted, applied, is_plain, own_parameter
+from harness.own_layers import CONVOLUTIONS, WEIGHTED, Convolution, Weighted, applied, is_plain, trainable_parameter
 from harness.wording import error_text
 
 _IMAGES = 3
@@ -77,7 +77,7 @@ class OwnNetwork(nn.Module):
     def left_as_built(self) -> list[str]:
         """Names of the parameters that no initializer fills: they keep what their constructors gave them."""
         layers = self.parametrised().values()
-        filled = {id(own_parameter(layer, kind)) for layer in layers for kind in ("weight", "bias")}
+        filled = {id(trainable_parameter(layer, kind)) for layer in layers for kind in ("weight", "bias")}
         return [name for name, value in self.module.named_parameters() if id(value) not in filled]
 
     def by_kernel(self) -> dict[str, nn.Conv2d]:
@@ -116,8 +116,8 @@ def _filled(module: nn.Module, called: list[str]) -> Iterator[str]:
     seen = set[int]()
     for path in called:
         layer = module.get_submodule(path)
-        weight = own_parameter(layer, "weight") if isinstance(layer, WEIGHTED) else None
-        if weight is not None and weight.requires_grad and id(weight) not in seen:
+        weight = trainable_parameter(layer, "weight") if isinstance(layer, WEIGHTED) else None
+        if weight is not None and id(weight) not in seen:
             seen.add(id(weight))
             yield path
 
@@ -194,7 +194,7 @@ def _inspected(name: str, _function: Callable[..., object], options: str) -> Ins
     # settings of the program around us, such as a default dtype, are none of a trial's
     with torch_state.set_for(DeviceConfig(name="cpu")):
         network = build(ModelConfig(function=name, options=json.loads(options)), seed=0)
-    biased = [name for name, layer in network.parametrised().items() if own_parameter(layer, "bias") is not None]
+    biased = [name for name, layer in network.parametrised().items() if trainable_parameter(layer, "bias") is not None]
     return Inspection(tuple(network.paths), tuple(biased), tuple(network.by_kernel()))
 
 
@@ -231,10 +231,10 @@ def build(config: ModelConfig, *, seed: int) -> OwnNetwork:
         if any(isinstance(value, nn.parameter.UninitializedParameter) for value in module.parameters()):
             # lazy layers learn their sizes from the first batch
             _run(name, module.eval(), images)
-            module.train()
         called = _called(name, _copied(name, module).eval(), images)
         _train_once(name, _copied(name, module).train(), images)
-    network = OwnNetwork(module, called)
+    # whatever mode the function left it or a part of it in
+    network = OwnNetwork(module.train(), called)
     if not network.paths:
         kinds = ", ".join(f"nn.{kind.__name__}" for kind in WEIGHTED)
         _refuse(name, "no layer with a weight that an initializer could fill is called", f"call one of: {kinds}")

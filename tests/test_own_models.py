@@ -201,6 +201,31 @@ def test_lsuv_makes_units_in_the_last_dimension_vary_as_much(configure: Configur
     assert spread == pytest.approx([1, 1], rel=1e-4)
 
 
+class _Scaled(nn.Linear):
+    """A dense layer with a parameter more and a bias that is frozen."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.scale = nn.Parameter(torch.full((), 3.0))
+        nn.init.constant_(self.bias.requires_grad_(requires_grad=False), 0.25)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * self.scale
+
+
+@pytest.mark.parametrize("adapt", ["none", "lsuv", "kraehenbuhl"])
+def test_frozen_biases_and_a_subclasss_own_parameters_stay_as_built(configure: Configure, adapt: str) -> None:
+    register("net")(lambda: nn.Sequential(nn.Flatten(), _Scaled(784, 8), nn.ReLU(), _Scaled(8, 10)).eval())
+    config = configure("model=net", "init=he", f"init.adapt={adapt}", "data.scaling=standardised")
+    network = _built(config)
+    assert own_models.biased_layers(config.model) == []
+    assert network.left_as_built() == ["1.bias", "1.scale", "3.bias", "3.scale"]
+    for layer in network.parametrised().values():
+        assert bool(layer.scale == 3)
+        assert bool((layer.bias == 0.25).all())
+    assert all(module.training for module in network.modules()), "networks begin in training mode"
+
+
 def test_a_recurrent_network_trains_without_a_count_of_flops(configure: Configure) -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
