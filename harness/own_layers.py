@@ -24,7 +24,7 @@ _BY_TORCH: dict[int, Convolution] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 
 def is_plain(layer: nn.Module) -> bool:
     """Return whether :func:`applied` computes what the layer does: torch's class itself, padded on equal sides."""
-    if type(layer) not in WEIGHTED:
+    if type(layer) not in WEIGHTED or "forward" in vars(layer):
         return False
     return isinstance(layer, nn.Linear) or layer.padding_mode == "zeros" or not isinstance(layer.padding, str)
 

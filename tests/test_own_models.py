@@ -226,6 +226,44 @@ def test_frozen_biases_and_a_subclasss_own_parameters_stay_as_built(configure: C
     assert all(module.training for module in network.modules()), "networks begin in training mode"
 
 
+class _Attending(nn.Module):
+    """Attention over the rows of an image, by torch's function or by products of matrices."""
+
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        self.fused, self.rows, self.head = fused, nn.Linear(28, 24), nn.Linear(8, 10)
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.rows(x_NCHW).chunk(3, -1)
+        if self.fused:
+            attended = nn.functional.scaled_dot_product_attention(query, key, value)
+        else:
+            attended = (query @ key.mT / 8**0.5).softmax(-1) @ value
+        logits: torch.Tensor = self.head(attended.mean((1, 2)))
+        return logits
+
+
+def test_attention_counts_as_the_products_that_it_is(configure: Configure) -> None:
+    register("attending")(lambda fused=True: _Attending(fused=fused))
+    counts = []
+    for fused in (True, False):
+        config = configure("model=attending", "init=he", f"model.options.fused={fused}").model
+        counts.append(own_models.flops_per_image(config, own_models.network_of(config, seed=0)))
+    assert counts[0] == counts[1]
+
+
+def test_a_convolution_with_a_forward_of_its_own_stays_with_torch(configure: Configure) -> None:
+    def doubling() -> nn.Module:
+        layer = nn.Conv2d(1, 2, 28)
+        layer.forward = lambda x_NCHW: 2 * nn.Conv2d.forward(layer, x_NCHW)  # type: ignore[method-assign]
+        return nn.Sequential(layer, nn.Flatten(), nn.Linear(2, 10))
+
+    register("doubling")(doubling)
+    network = own_models.network_of(configure("model=doubling", "init=he").model, seed=0)
+    assert isinstance(network, OwnNetwork)
+    assert network.by_torch() == ["0"]
+
+
 def test_a_recurrent_network_trains_without_a_count_of_flops(configure: Configure) -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
