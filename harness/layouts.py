@@ -109,15 +109,21 @@ def check_batch(config: ModelConfig, batch_size: int) -> None:
 def flops_per_image(config: ModelConfig) -> tuple[int, int]:
     """(forward, training step) floating-point operations per image in convolutions and dense layers.
 
-    A multiplication and an addition count 2. A training step is the forward pass, the weight gradient and, but for the
-    first layer, the input gradient: each the same count. Activations, pooling, biases and the update are left out.
+    A multiplication and an addition count 2. A training step is the forward pass, the weight gradient and, but for a
+    first layer that no norm precedes, the input gradient: each the same count. Activations, pooling, biases
+    and the update are left out.
     """
-    counts = []
+    counts: list[int] = []
+    unneeded = 0
+    has_norm = False
     for layer in _flat(plan(config)):
+        # the scale and shift of a norm before the first layer need that layer's input gradient
+        has_norm = has_norm or layer.config.type == "norm"
         if layer.weight_shape:
             pixels = math.prod(layer.out_shape[1:])
             counts.append(2 * math.prod(layer.weight_shape) * pixels)
-    return sum(counts), 3 * sum(counts) - counts[0]
+            unneeded = counts[0] if len(counts) == 1 and not has_norm else unneeded
+    return sum(counts), 3 * sum(counts) - unneeded
 
 
 def _flat(layers: list[Layout]) -> Iterator[Layout]:

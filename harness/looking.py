@@ -69,16 +69,21 @@ def same_randomness() -> Iterator[None]:
 def undisturbed(network: nn.Module) -> Iterator[None]:
     """Look at a network in the mode that it is in; dropout draws the same masks at every look.
 
-    The buffers (running statistics of batch normalisation) are put back bit for bit, and so are the shared random
-    generators.
+    The buffers (running statistics of batch normalisation) are put back bit for bit, also where a module assigns new
+    tensors to them, and so are the shared random generators. What else a module keeps in Python is not put back.
     """
-    buffers = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]
+    # by name and not as tensors alone, because `self.mean = 0.9 * self.mean + ...` leaves the old tensor as it was
+    named = [(module, dict(module._buffers)) for module in network.modules()]  # noqa: SLF001
+    contents = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]
     try:
         with same_randomness():
             yield
     finally:
         with torch.no_grad():
-            for buffer, kept in buffers:
+            for module, buffers in named:
+                module._buffers.clear()  # noqa: SLF001
+                module._buffers.update(buffers)  # noqa: SLF001
+            for buffer, kept in contents:
                 buffer.copy_(kept)
 
 

@@ -33,7 +33,8 @@ class Score:
     accuracy: float
 
 
-@torch.inference_mode()
+# not inference mode: a tensor that a module caches in it could not be used in training
+@torch.no_grad()
 def logits_of(network: nn.Module, images_NCHW: torch.Tensor) -> torch.Tensor:
     """Logits (N, classes) of all images in evaluation mode, computed in pieces that bound the memory needed."""
     with evaluating(network):

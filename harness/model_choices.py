@@ -4,6 +4,7 @@ Hydra refuses a choice that no file describes. So for as long as a command is co
 for each name that ``model=`` is given and that may be registered.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -13,14 +14,25 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 
+from harness.errors import UsageError
 from harness.model_config import UNKNOWN
 from harness.model_registry import REGISTRY
 
 _OPTIONS = "model.options."
+_LISTS = ("model.modules", "init.modules")
+_ONE_NAME = re.compile(r"[\w./]+")
 
 
 def with_options_added(overrides: Sequence[str]) -> list[str]:
-    """Return overrides in which ``model.options.NAME=VALUE`` may be new: Hydra wants ``++`` before what no file has."""
+    """Return overrides in which ``model.options.NAME=VALUE`` may be new: Hydra wants ``++`` before what no file has.
+
+    Raises:
+        UsageError: one module is given where a list of them belongs.
+    """
+    for text in overrides:
+        key, _, value = text.lstrip("+").partition("=")
+        if key in _LISTS and _ONE_NAME.fullmatch(value):
+            raise UsageError(f"{text}: is one name; give a list: '{key}=[{value}]'")
     return [f"++{text}" if text.startswith(_OPTIONS) else text for text in overrides]
 
 

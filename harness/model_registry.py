@@ -24,18 +24,12 @@ def register(name: str) -> Callable[[_Function], _Function]:
     it draws from the shared generators of Python, NumPy and PyTorch follows from the trial's seed.
 
     Raises:
-        UsageError: another module has registered the name, or a parameter has no default.
+        UsageError: another module has registered the name.
     """
 
     def add(function: _Function) -> _Function:
         if name in REGISTRY and REGISTRY[name].__module__ != function.__module__:
             raise UsageError(f"model={name}: registered by {REGISTRY[name].__module__} already; choose another name")
-        for parameter in inspect.signature(function).parameters.values():
-            if parameter.kind not in _BY_KEYWORD or parameter.default is inspect.Parameter.empty:
-                raise UsageError(
-                    f"model={name}: parameter '{parameter}' of its function has no default; give it one, which makes "
-                    "it an option"
-                )
         REGISTRY[name] = function
         return function
 
@@ -43,5 +37,15 @@ def register(name: str) -> Callable[[_Function], _Function]:
 
 
 def options_of(name: str) -> dict[str, Any]:
-    """Return the options of a registered network with their defaults."""
-    return {p.name: p.default for p in inspect.signature(REGISTRY[name]).parameters.values()}
+    """Return the options of a registered network with their defaults.
+
+    Raises:
+        UsageError: a parameter has no default.
+    """
+    # asked of the network that is used, so that another of its module cannot be in the way
+    parameters = inspect.signature(REGISTRY[name]).parameters.values()
+    for parameter in parameters:
+        if parameter.kind not in _BY_KEYWORD or parameter.default is inspect.Parameter.empty:
+            problem = f"parameter '{parameter}' of its function has no default"
+            raise UsageError(f"model={name}: {problem}; give it one, which makes it an option")
+    return {parameter.name: parameter.default for parameter in parameters}

@@ -24,7 +24,7 @@ _BY_TORCH: dict[int, Convolution] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 
 def is_plain(layer: nn.Module) -> bool:
     """Return whether :func:`applied` computes what the layer does: torch's class itself, padded on equal sides."""
-    if type(layer) not in WEIGHTED:
+    if type(layer) not in WEIGHTED or "forward" in vars(layer):
         return False
     return isinstance(layer, nn.Linear) or layer.padding_mode == "zeros" or not isinstance(layer.padding, str)
 
@@ -60,3 +60,9 @@ def applied(
 def own_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     """Return a module's own parameter; None if it has none, or computes the tensor of this name from others."""
     return dict(module.named_parameters(recurse=False, remove_duplicate=False)).get(name)
+
+
+def trainable_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
+    """Return a module's own parameter if it is trained; initializers fill no frozen one."""
+    parameter = own_parameter(module, name)
+    return parameter if parameter is not None and parameter.requires_grad else None

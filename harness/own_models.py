@@ -14,6 +14,7 @@
 import copy
 import functools
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import NoReturn
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import layouts, looking, models, own_modules, random_streams, torch_state
@@ -32,7 +34,7 @@ from harness.errors import UsageError
 from harness.layouts import CLASSES, IMAGE_SHAPE
 from harness.model_registry import REGISTRY, options_of
 from harness.models import Network, Residual
-from harness.own_layers import CONVOLUTIONS, WEIGHTED, Convolution, Weighted, applied, is_plain, own_parameter
+from harness.own_layers import CONVOLUTIONS, WEIGHTED, Convolution, Weighted, applied, is_plain, trainable_parameter
 from harness.wording import error_text
 
 _IMAGES = 3
@@ -77,7 +79,7 @@ class OwnNetwork(nn.Module):
     def left_as_built(self) -> list[str]:
         """Names of the parameters that no initializer fills: they keep what their constructors gave them."""
         layers = self.parametrised().values()
-        filled = {id(own_parameter(layer, kind)) for layer in layers for kind in ("weight", "bias")}
+        filled = {id(trainable_parameter(layer, kind)) for layer in layers for kind in ("weight", "bias")}
         return [name for name, value in self.module.named_parameters() if id(value) not in filled]
 
     def by_kernel(self) -> dict[str, nn.Conv2d]:
@@ -116,8 +118,8 @@ def _filled(module: nn.Module, called: list[str]) -> Iterator[str]:
     seen = set[int]()
     for path in called:
         layer = module.get_submodule(path)
-        weight = own_parameter(layer, "weight") if isinstance(layer, WEIGHTED) else None
-        if weight is not None and weight.requires_grad and id(weight) not in seen:
+        weight = trainable_parameter(layer, "weight") if isinstance(layer, WEIGHTED) else None
+        if weight is not None and id(weight) not in seen:
             seen.add(id(weight))
             yield path
 
@@ -136,6 +138,10 @@ def check(config: ModelConfig) -> None:
     if name is None:
         return
     if name not in REGISTRY:
+        if config.modules and not REGISTRY:
+            modules = ",".join(config.modules)
+            problem, fix = f"{modules} registers no network", "decorate its function with @register"
+            raise refusal("model.modules", f"[{modules}]", problem, fix)
         registered = ", ".join(sorted(REGISTRY)) or "none"
         problem = "no network of this name is registered" if config.modules else "its module is not imported"
         fix = f"registered are: {registered}; built in are: {', '.join(sorted(built_in))}"
@@ -194,7 +200,7 @@ def _inspected(name: str, _function: Callable[..., object], options: str) -> Ins
     # settings of the program around us, such as a default dtype, are none of a trial's
     with torch_state.set_for(DeviceConfig(name="cpu")):
         network = build(ModelConfig(function=name, options=json.loads(options)), seed=0)
-    biased = [name for name, layer in network.parametrised().items() if own_parameter(layer, "bias") is not None]
+    biased = [name for name, layer in network.parametrised().items() if trainable_parameter(layer, "bias") is not None]
     return Inspection(tuple(network.paths), tuple(biased), tuple(network.by_kernel()))
 
 
@@ -221,39 +227,43 @@ def build(config: ModelConfig, *, seed: int) -> OwnNetwork:
     Raises:
         UsageError: what is wrong with the network.
     """
-    name = config.function
-    assert name is not None
-    with looking.own_randomness():
+    with looking.own_randomness(), warnings.catch_warnings():
+        # a warning would stand before the one line of a refusal
+        warnings.simplefilter("ignore")
         looking.seed(random_streams.seed_of(seed, "model"))
         images = torch.rand(_IMAGES, *IMAGE_SHAPE, generator=random_streams.generator(seed, "model/images"))
-        module = _made(name, config)
-        _refuse_placement(name, module)
+        module = _made(config)
+        _refuse_placement(config, module)
         if any(isinstance(value, nn.parameter.UninitializedParameter) for value in module.parameters()):
             # lazy layers learn their sizes from the first batch
-            _run(name, module.eval(), images)
-            module.train()
-        called = _called(name, _copied(name, module).eval(), images)
-        _train_once(name, _copied(name, module).train(), images)
-    network = OwnNetwork(module, called)
+            _run(config, module.eval(), images)
+        called = _called(config, _copied(config, module).eval(), images)
+        # the second size tells a network that takes any number of images from one that takes the first alone
+        _run(config, _copied(config, module).eval(), images[:-1])
+        _train_once(config, _copied(config, module).train(), images)
+    # whatever mode the function left it or a part of it in
+    network = OwnNetwork(module.train(), called)
     if not network.paths:
         kinds = ", ".join(f"nn.{kind.__name__}" for kind in WEIGHTED)
-        _refuse(name, "no layer with a weight that an initializer could fill is called", f"call one of: {kinds}")
+        _refuse(config, "no layer with a weight that an initializer could fill is called", f"call one of: {kinds}")
     return network
 
 
-def _refuse(name: str, problem: str, fix: str, cause: BaseException | None = None) -> NoReturn:
-    raise refusal("model", name, problem, fix) from cause
+def _refuse(config: ModelConfig, problem: str, fix: str, cause: BaseException | None = None) -> NoReturn:
+    options = [f"model.options.{name}={value}" for name, value in config.options.items()]
+    named = f"{config.function} with {' '.join(options)}" if options else config.function
+    raise refusal("model", named, problem, fix) from cause
 
 
-def _made(name: str, config: ModelConfig) -> nn.Module:
+def _made(config: ModelConfig) -> nn.Module:
     try:
-        module = REGISTRY[name](**config.options)
+        module = REGISTRY[str(config.function)](**config.options)
     except (KeyboardInterrupt, UsageError):
         raise
     except BaseException as error:  # noqa: BLE001 - the function is the user's, and may raise what it likes
-        _refuse(name, f"its function raised {_named(error)}", "mend it", error)
+        _refuse(config, f"its function raised {_named(error)}", "mend it", error)
     if not isinstance(module, nn.Module):
-        _refuse(name, f"its function returned {type(module).__name__}", "return a torch.nn.Module")
+        _refuse(config, f"its function returned {type(module).__name__}", "return a torch.nn.Module")
     return module
 
 
@@ -261,53 +271,56 @@ def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error_text(error)}"
 
 
-def _refuse_placement(name: str, module: nn.Module) -> None:
+def _refuse_placement(config: ModelConfig, module: nn.Module) -> None:
     for kind, tensors in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
         for path, value in tensors:
             if value.device.type != "cpu":
                 fix = "build the network on the CPU, the trial moves it"
-                _refuse(name, f"its {kind} {path} is on {value.device}", fix)
+                _refuse(config, f"its {kind} {path} is on {value.device}", fix)
             if kind == "parameter" and value.dtype != torch.float32:
-                _refuse(name, f"its parameter {path} is of {value.dtype}", "make all parameters float32")
+                _refuse(config, f"its parameter {path} is of {value.dtype}", "make all parameters float32")
+    if (parameters := list(module.parameters())) and not any(value.requires_grad for value in parameters):
+        _refuse(config, "all its parameters are frozen", "set requires_grad of those to train")
 
 
-def _copied(name: str, module: nn.Module) -> nn.Module:
+def _copied(config: ModelConfig, module: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(module)
     except Exception as error:  # noqa: BLE001 - the module is the user's
-        _refuse(name, f"cannot be copied ({_named(error)})", "warm-up and diagnosis need copies", error)
+        _refuse(config, f"cannot be copied ({_named(error)})", "warm-up and diagnosis need copies", error)
 
 
-def _run(name: str, module: nn.Module, images_NCHW: torch.Tensor) -> torch.Tensor:
+def _run(config: ModelConfig, module: nn.Module, images_NCHW: torch.Tensor) -> torch.Tensor:
     """The logits of some images."""
-    shape = tuple(images_NCHW.shape)
+    shape, mode = tuple(images_NCHW.shape), "training" if module.training else "evaluation"
     try:
         output = module(images_NCHW)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - the module is the user's
-        mode = "training" if module.training else "evaluation"
         fix = "it must take images (N, 1, 28, 28) of any N"
-        _refuse(name, f"cannot run a batch of shape {shape} in {mode} mode ({_named(error)})", fix, error)
+        _refuse(config, f"cannot run a batch of shape {shape} in {mode} mode ({_named(error)})", fix, error)
     wanted = f"return logits of shape (N, {CLASSES})"
     if not isinstance(output, torch.Tensor):
-        _refuse(name, f"its output is {type(output).__name__}", wanted)
+        _refuse(config, f"its output in {mode} mode is {type(output).__name__}", wanted)
     if output.shape != (len(images_NCHW), CLASSES):
-        _refuse(name, f"its output has shape {tuple(output.shape)} where N is {len(images_NCHW)}", wanted)
+        _refuse(config, f"its output has shape {tuple(output.shape)} where N is {len(images_NCHW)}", wanted)
+    if output.dtype != torch.float32:
+        _refuse(config, f"its output is of {output.dtype}", "return float32 logits")
     return output
 
 
-def _train_once(name: str, module: nn.Module, images_NCHW: torch.Tensor) -> None:
+def _train_once(config: ModelConfig, module: nn.Module, images_NCHW: torch.Tensor) -> None:
     """Take the gradient as training does."""
-    logits = _run(name, module, images_NCHW)
+    logits = _run(config, module, images_NCHW)
     try:
         F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # noqa: BLE001 - the module is the user's
         fix = "let the logits depend on parameters with requires_grad"
-        _refuse(name, f"its output has no gradient ({_named(error)})", fix, error)
+        _refuse(config, f"its output has no gradient ({_named(error)})", fix, error)
 
 
-def _called(name: str, module: nn.Module, images_NCHW: torch.Tensor) -> list[str]:
+def _called(config: ModelConfig, module: nn.Module, images_NCHW: torch.Tensor) -> list[str]:
     """Paths of the dense and convolution layers that a batch passes, in the order of their first call."""
     called: dict[str, None] = {}
     hooks = [
@@ -316,7 +329,7 @@ def _called(name: str, module: nn.Module, images_NCHW: torch.Tensor) -> list[str
         if isinstance(layer, (*WEIGHTED, *CONVOLUTIONS))
     ]
     with torch.no_grad():
-        _run(name, module, images_NCHW)
+        _run(config, module, images_NCHW)
     for hook in hooks:
         hook.remove()
     return list(called)
@@ -350,7 +363,9 @@ def flops_per_image(config: ModelConfig, network: AnyNetwork) -> tuple[int, int]
         return None, None
     trained = copy.deepcopy(network).train()
     device = next(trained.parameters()).device
-    with looking.own_randomness(), FlopCounterMode(display=False) as counter:
+    # attention is counted as the products of matrices that it is: the counter knows no fused one of a CPU
+    by_products = sdpa_kernel(SDPBackend.MATH)
+    with looking.own_randomness(), by_products, FlopCounterMode(display=False) as counter:
         logits = trained(torch.zeros(_IMAGES, *IMAGE_SHAPE, device=device))
         forward = counter.get_total_flops()
         F.cross_entropy(logits, torch.zeros(_IMAGES, dtype=torch.int64, device=device)).backward()  # type: ignore[no-untyped-call]

@@ -40,14 +40,21 @@ def imported(key: str, names: Sequence[str]) -> None:
                 raise
             except BaseException as error:
                 # a script without a __main__ guard leaves by SystemExit, and a module may raise what it likes
-                reason = f"{type(error).__name__}: {error_text(error)}"
-                raise UsageError(
-                    f"{key}: cannot import '{name}' ({reason}); name a module on the Python path or in {here}"
-                ) from error
+                raise _unimportable(key, name, here, error) from error
             finally:
                 if Path.cwd() != here:
                     # relative paths mean the folder of the command, wherever a module went
                     os.chdir(here)
+
+
+def _unimportable(key: str, name: str, folder: Path, error: BaseException) -> UsageError:
+    """Say what a module that cannot be imported needs: mending if it was found, else another name or place."""
+    is_missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
+    fix = f"name a module on the Python path or in {folder}" if is_missing else "mend it"
+    if f"{name}.".endswith(".py."):
+        fix = f"leave out .py: '{key}=[{name.removesuffix('.py')}]'"
+    reason = f"{type(error).__name__}: {error_text(error)}"
+    return UsageError(f"{key}: cannot import '{name}' ({reason}); {fix}")
 
 
 @contextmanager

@@ -327,8 +327,8 @@ WRONG_EXPERIMENTS = {
     "layer": ("init: {layers: {conv9: zeros}}", "init names the layer 'conv9'; this model's layers are: conv1, conv2"),
     "nowhere": ("init: {modules: [nowhere]}", "init.modules: cannot import 'nowhere' (ModuleNotFoundError: "),
     "broken": ("init: {modules: [broken]}", "init.modules: cannot import 'broken' (SyntaxError: "),
-    "leaving": ("init: {modules: [leaving]}", "init.modules: cannot import 'leaving' (SystemExit: 0); name a module"),
-    "own": ("init: {modules: [own]}", "init.modules: cannot import 'own' (OwnError: not today); name a module"),
+    "leaving": ("init: {modules: [leaving]}", "init.modules: cannot import 'leaving' (SystemExit: 0); mend it"),
+    "own": ("init: {modules: [own]}", "init.modules: cannot import 'own' (OwnError: not today); mend it"),
     "outputs": (
         "model: {layers: [{type: dense, name: a, out: 5}]}",
         "model.layers: the last layer gives (5,)",

@@ -114,6 +114,15 @@ def built(*overrides: str) -> tuple[InitConfig, Network, str]:
     return config.init, models.build(config.model), config.model.activation
 
 
+def test_fixup_starts_with_branches_that_add_nothing_whatever_their_norms() -> None:
+    filled = applied("model=residual", "init=fixup", "model.norm=batch")
+    last = [name for name in filled if "_conv2.weight" in name]
+    assert last
+    assert all(
+        bool(filled[name].any()) == (name not in last) for name in filled if "_conv" in name and ".weight" in name
+    )
+
+
 def applied(*overrides: str, seed: int = 0) -> dict[str, torch.Tensor]:
     """Every parameter after the config's spec filled the network."""
     spec, network, activation = built(*overrides)

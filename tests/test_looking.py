@@ -17,6 +17,20 @@ IMAGES = torch.rand(8, 1, 28, 28, generator=generator(0, "images"))
 LABELS = torch.arange(8) % 10
 
 
+class Averaging(nn.Module):
+    """Subtracts a running mean; at each pass it assigns a new tensor to its buffer, and it caches a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(10))
+        self.ones: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        self.ones = torch.ones(10) if self.ones is None else self.ones
+        return (x - self.mean) * self.ones
+
+
 def network() -> nn.Sequential:
     """A network with running statistics and dropout."""
     made = nn.Sequential(
@@ -54,6 +68,22 @@ def test_equal_seeds_train_to_equal_bits_however_often_one_looks() -> None:
     ]
     assert all(torch.equal(ends[0][name], end[name]) for end in ends for name in ends[0])
     assert int(ends[0]["2.num_batches_tracked"]) == 6
+
+
+def test_buffers_that_a_module_assigns_anew_are_put_back() -> None:
+    model = nn.Sequential(network(), Averaging())
+    model(IMAGES)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with looking.undisturbed(model):
+        model(IMAGES)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_what_a_module_caches_while_it_is_looked_at_can_be_trained_with() -> None:
+    model = nn.Sequential(network(), Averaging())
+    metrics.logits_of(model, IMAGES)
+    model(IMAGES).sum().backward()
 
 
 def test_evaluation_drops_nothing_and_gives_every_module_its_mode_back() -> None:

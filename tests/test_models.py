@@ -161,9 +161,12 @@ def test_other_activations_stay_where_they_are(configure: Configure, activation:
     assert [type(layer).__name__ for layer in network][:3] == ["Conv", "Activation", "Pool"]
 
 
-@pytest.mark.parametrize("model", ["article", "mlp", "deep", "residual"])
-def test_flops_agree_with_torchs_own_counter(configure: Configure, model: str) -> None:
-    config, count = configure(f"model={model}"), 4
+NORM_FIRST = "model.layers=[{type: norm, name: norm1, kind: batch}, {type: dense, name: fc1, out: 10}]"
+
+
+@pytest.mark.parametrize("choice", ["model=article", "model=mlp", "model=deep", "model=residual", NORM_FIRST])
+def test_flops_agree_with_torchs_own_counter(configure: Configure, choice: str) -> None:
+    config, count = configure(choice), 4
     network = network_of(config)
     with FlopCounterMode(display=False) as forward:
         logits = network(images(count))

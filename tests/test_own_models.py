@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -201,6 +202,69 @@ def test_lsuv_makes_units_in_the_last_dimension_vary_as_much(configure: Configur
     assert spread == pytest.approx([1, 1], rel=1e-4)
 
 
+class _Scaled(nn.Linear):
+    """A dense layer with a parameter more and a bias that is frozen."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.scale = nn.Parameter(torch.full((), 3.0))
+        nn.init.constant_(self.bias.requires_grad_(requires_grad=False), 0.25)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * self.scale
+
+
+@pytest.mark.parametrize("adapt", ["none", "lsuv", "kraehenbuhl"])
+def test_frozen_biases_and_a_subclasss_own_parameters_stay_as_built(configure: Configure, adapt: str) -> None:
+    register("net")(lambda: nn.Sequential(nn.Flatten(), _Scaled(784, 8), nn.ReLU(), _Scaled(8, 10)).eval())
+    config = configure("model=net", "init=he", f"init.adapt={adapt}", "data.scaling=standardised")
+    network = _built(config)
+    assert own_models.biased_layers(config.model) == []
+    assert network.left_as_built() == ["1.bias", "1.scale", "3.bias", "3.scale"]
+    for layer in network.parametrised().values():
+        assert bool(layer.scale == 3)
+        assert bool((layer.bias == 0.25).all())
+    assert all(module.training for module in network.modules()), "networks begin in training mode"
+
+
+class _Attending(nn.Module):
+    """Attention over the rows of an image, by torch's function or by products of matrices."""
+
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        self.fused, self.rows, self.head = fused, nn.Linear(28, 24), nn.Linear(8, 10)
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.rows(x_NCHW).chunk(3, -1)
+        if self.fused:
+            attended = nn.functional.scaled_dot_product_attention(query, key, value)
+        else:
+            attended = (query @ key.mT / 8**0.5).softmax(-1) @ value
+        logits: torch.Tensor = self.head(attended.mean((1, 2)))
+        return logits
+
+
+def test_attention_counts_as_the_products_that_it_is(configure: Configure) -> None:
+    register("attending")(lambda fused=True: _Attending(fused=fused))
+    counts = []
+    for fused in (True, False):
+        config = configure("model=attending", "init=he", f"model.options.fused={fused}").model
+        counts.append(own_models.flops_per_image(config, own_models.network_of(config, seed=0)))
+    assert counts[0] == counts[1]
+
+
+def test_a_convolution_with_a_forward_of_its_own_stays_with_torch(configure: Configure) -> None:
+    def doubling() -> nn.Module:
+        layer = nn.Conv2d(1, 2, 28)
+        layer.forward = lambda x_NCHW: 2 * nn.Conv2d.forward(layer, x_NCHW)  # type: ignore[method-assign]
+        return nn.Sequential(layer, nn.Flatten(), nn.Linear(2, 10))
+
+    register("doubling")(doubling)
+    network = own_models.network_of(configure("model=doubling", "init=he").model, seed=0)
+    assert isinstance(network, OwnNetwork)
+    assert network.by_torch() == ["0"]
+
+
 def test_a_recurrent_network_trains_without_a_count_of_flops(configure: Configure) -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
@@ -225,6 +289,14 @@ def _on_meta() -> nn.Module:
     return nn.Linear(784, 10, device="meta")
 
 
+class _Then(nn.Module):
+    """A function as the last layer."""
+
+    def __init__(self, function: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.forward = function
+
+
 def _flat(*layers: nn.Module) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(nn.Flatten(), *layers)
 
@@ -242,8 +314,29 @@ REFUSED: dict[str, tuple[Callable[[], Any] | None, list[str], str]] = {
         "model=net: no layer with a weight that an initializer could fill is called; call one of: nn.Linear, nn.Conv1d",
     ),
     "no gradient": (
-        _flat(nn.Linear(784, 10).requires_grad_(requires_grad=False)), [], "model=net: its output has no gradient",
+        _flat(nn.Linear(784, 10), _Then(torch.Tensor.detach)), [], "model=net: its output has no gradient",
     ),
+    "frozen": (
+        _flat(nn.Linear(784, 10).requires_grad_(requires_grad=False)),
+        [],
+        "model=net: all its parameters are frozen; set requires_grad",
+    ),
+    "one size": (
+        _flat(nn.Linear(784, 10), _Then(lambda x: x.view(3, 10))),
+        [],
+        "model=net: cannot run a batch of shape (2, 1, 28, 28) in evaluation mode",
+    ),
+    "tuple": (_flat(nn.Linear(784, 10), _Then(lambda x: (x,))), [], "its output in evaluation mode is tuple; return"),
+    "float64": (_flat(nn.Linear(784, 10), _Then(torch.Tensor.double)), [], "its output is of torch.float64; return"),
+    "no default": (lambda width: nn.Linear(width, 10), [], "parameter 'width' of its function has no default; give"),
+    "which option": (
+        lambda width=1: nn.Linear(width, 10),
+        ["model.options.width=2"],
+        "model=net with model.options.width=2: cannot run a batch",
+    ),
+    "one module": (None, ["model.modules=net"], "model.modules=net: is one name; give a list: 'model.modules=[net]'"),
+    "one of init": (None, ["init.modules=net"], "init.modules=net: is one name; give a list: 'init.modules=[net]'"),
+    "a file": (None, ["model.modules=[no_such.py]"], "; leave out .py: 'model.modules=[no_such]'"),
     "option": (_flat(nn.Linear(784, 10)), ["model.options.depth=2"], "model=net has no such option; it has: none"),
     "gain": (
         _flat(nn.Linear(784, 10)),
@@ -254,7 +347,7 @@ REFUSED: dict[str, tuple[Callable[[], Any] | None, list[str], str]] = {
     "norm": (_flat(nn.Linear(784, 10)), ["model.norm=batch"], "model.norm=batch: has no effect on model=net"),
     "kernel": (_flat(nn.Linear(784, 10)), ["kernel=triton"], "kernel=triton: model=net calls no nn.Conv2d"),
     "no module named": (None, ["model.modules=[no_such_module]"], "model.modules: cannot import 'no_such_module'"),
-    "not registered": (None, ["model.modules=[json]"], "model=net: no network of this name is registered; registered"),
+    "not registered": (None, ["model.modules=[json]"], "model.modules=[json]: json registers no network; decorate"),
     "model.modules missing": (None, [], "; for a network of your own add model.modules=[MODULE]"),
 }  # fmt: skip
 
@@ -268,6 +361,26 @@ def test_bad_input_is_one_line_before_training(configure: Configure, name: str) 
         resolved(configure("model=net", *overrides))
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_module_that_is_found_must_be_mended(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"net_wants": "import no_such_module", "net_spells": "def"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        with pytest.raises(UsageError, match=rf"cannot import '{name}' \(.*\); mend it$"):
+            resolved(configure("model=net", f"model.modules=[{name}]"))
+
+
+def test_warnings_of_the_trial_run_stay_out_of_the_way(configure: Configure, recwarn: pytest.WarningsRecorder) -> None:
+    def warn(_: torch.Tensor) -> None:
+        warnings.warn("look here", stacklevel=1)
+
+    register("net")(_flat(nn.Linear(784, 10), _Then(warn)))
+    with pytest.raises(UsageError, match="its output in evaluation mode is NoneType"):
+        resolved(configure("model=net"))
+    assert not recwarn.list
 
 
 def test_a_name_that_is_built_in_is_refused_as_a_command(command: Command, tmp_path: Path) -> None:
@@ -285,7 +398,6 @@ def test_an_option_must_be_like_its_default(configure: Configure) -> None:
         resolved(configure("model=net", "model.options.width=wide"))
     keys = {resolved(configure("model=net", f"model.options.width={width}")).arm_key for width in (3, 4)}
     assert len(keys) == 2
-    with pytest.raises(UsageError, match=r"parameter 'width' of its function has no default"):
-        register("needy")(lambda width: nn.Linear(width, 10))
+    register("needy")(lambda width: nn.Linear(width, 10))
     assert own_models.weight_layers(resolved(configure("model=net", "init.gain=auto", "model.activation=relu")).model)
     assert "net" not in sys.modules

@@ -36,7 +36,8 @@ from harness.initializers.registry import (
 )
 from harness.looking import undisturbed
 from harness.model_config import UNKNOWN
-from harness.own_layers import own_parameter
+from harness.models import Parametrised
+from harness.own_layers import trainable_parameter
 from harness.own_models import AnyNetwork
 from harness.random_streams import generator as random_stream
 
@@ -200,7 +201,7 @@ def _apply(config: InitConfig, network: AnyNetwork, *, seed: int, activation: st
         from_activation = isinstance(config.gain, str) and site.position == 0
         weight = config.layers.get(site.layer, config.conv if config.conv and layer.weight.ndim > 2 else config.weight)
         _fill(layer.weight, weight, site, gain=1.0 if from_activation else gain, seed=seed, options=config.options)
-        bias_tensor = own_parameter(layer, "bias")
+        bias_tensor = trainable_parameter(layer, "bias")
         if bias_tensor is not None:
             bias = config.bias_layers.get(site.layer, config.bias)
             at_bias = Site(site.layer, "bias", site.position, site.layers, site.fan_shape, site.branch)
@@ -228,7 +229,7 @@ def _sites(network: AnyNetwork) -> Iterator[Site]:
     inside = {
         name: Branch(position, len(names), len(blocks))
         for block in blocks.values()
-        for names in [[name for name, layer in block.branch.named_children() if hasattr(layer, "weight")]]
+        for names in [[name for name, layer in block.branch.named_children() if isinstance(layer, Parametrised)]]
         for position, name in enumerate(names)
     }
     layers = network.parametrised()

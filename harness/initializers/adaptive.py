@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from harness.models import NORM_MODULES, Parametrised
-from harness.own_layers import Weighted
+from harness.own_layers import Weighted, trainable_parameter
 from harness.own_models import AnyNetwork, OwnNetwork
 
 Adapter = Callable[..., None]
@@ -82,19 +82,24 @@ def lsuv(
     """Divide each weight by the std of its layer's output on the batch, from the first layer to the last.
 
     Mishkin & Matas 2016 (LSUV), after orthogonal weights. A bias is divided too (theirs are 0), so one pass makes
-    each std 1 to rounding. Inputs should have a variance near 1: use data.scaling=standardised.
+    each std 1 to rounding; a frozen bias stays, and the std is that of the output without it. Inputs should have a
+    variance near 1: use data.scaling=standardised.
 
     Raises:
         ValueError: an output without variation, as of a zero kernel, whatever the bias.
     """
     for name, layer in network.parametrised().items():
         output = _output(network, layer, images_NCHW)
+        bias = trainable_parameter(layer, "bias")
         if layer.bias is not None:
             # units that differ by their biases alone have a spread that no scale of the weight changes
-            _spread(output - layer.bias.double().view(-1, *(1,) * (output.ndim - 2)), name, "lsuv")
+            unshifted = output - layer.bias.double().view(-1, *(1,) * (output.ndim - 2))
+            _spread(unshifted, name, "lsuv")
+            output = unshifted if bias is None else output
         std = _spread(output, name, "lsuv")
-        for tensor in layer.parameters():
-            tensor.div_(std)
+        layer.weight.div_(std)
+        if bias is not None:
+            bias.div_(std)
 
 
 @_register("kraehenbuhl")
@@ -119,8 +124,9 @@ def kraehenbuhl(
         over = (0, *range(2, output.ndim))
         std, mean = _spread(output, name, "kraehenbuhl", dim=over), output.mean(dim=over)
         layer.weight.div_(std.view(-1, *(1,) * (layer.weight.ndim - 1)))
-        if layer.bias is not None:
-            layer.bias.sub_(mean).div_(std)
+        bias = trainable_parameter(layer, "bias")
+        if bias is not None:
+            bias.sub_(mean).div_(std)
 
 
 @contextmanager
