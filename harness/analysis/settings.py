@@ -106,13 +106,13 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401 - whatever a config holds
 
 def _beside_columns(configs: "pd.Series[str]") -> dict[str, "pd.Series[Any]"]:
     """Path -> the value of each arm, for settings without a column that determine results; lists as text."""
-    rows = [dict(_leaves(_parsed(text))) for text in configs]
+    rows = [dict(_leaves(parsed(text))) for text in configs]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: pd.Series([row.get(name) for row in rows], configs.index, dtype=object) for name in names}
 
 
-def _parsed(text: object) -> dict[str, Any]:
-    """The config; {} where it is no JSON object, as in results of another origin."""
+def parsed(text: object) -> dict[str, Any]:
+    """Return the config; {} where it is no JSON object, as in results of another origin."""
     try:
         config = json.loads(text) if isinstance(text, str) else {}
     except json.JSONDecodeError:
