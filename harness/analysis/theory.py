@@ -81,8 +81,9 @@ def _bias_variance_of(config: Mapping[str, Any]) -> float | None:
     if not model["bias"] or init.get("bias") == "zeros":
         return 0.0
     std = (init.get("bias_options") or {}).get("std")
-    normal = init.get("bias") == "normal" and isinstance(std, int | float) and isfinite(std)
-    return float(std) * float(std) if normal else None
+    if init.get("bias") != "normal" or not isinstance(std, int | float) or not isfinite(std):
+        return None
+    return float(std) * float(std)
 
 
 def _is_plain(init: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
