@@ -71,9 +71,17 @@ def test_report_says_best_value_good_range_and_edge(tmp_path: Path, capsys: pyte
     assert (he["best"], he["median"], he["good"]) == ("0.1", 0.811, "0.1 to 1 (at least a factor of 10)")
     assert (glorot["best"], glorot["good"], glorot["runs"], glorot["diverged"]) == ("0.01", "0.01 alone", 12, 1)
     assert "no difference among 2 families" in axis["notes"][0]
+    assert [row["rank"] for row in axis["own_best"]] == [None, None]
     text = report(tmp_path / "made", capsys, "md")
     assert "## Sensitivity to lr" in text
     assert "| init=he | 0.1 | 0.811 | 0.1 to 1 (at least a factor of 10) | 4 | 12 | 0 |" in text
+
+
+def test_families_are_ranked_once_there_are_enough_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = rows(seeds=9)
+    made_results.write(tmp_path / "made", made, curves(made))
+    (axis,) = json.loads(report(tmp_path / "made", capsys))["axes"]["axes"]
+    assert [(row["rank"], row["name"]) for row in axis["own_best"]] == [(1, "init=he"), (2, "init=glorot")]
 
 
 @pytest.mark.parametrize(
