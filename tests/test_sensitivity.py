@@ -14,7 +14,7 @@ from selenium import webdriver
 from test_report_page import chrome, shots  # noqa: F401 - the fixture of the browser
 
 import harness
-from harness.analysis import axes, own_best, sensitivity, settings, theory
+from harness.analysis import axes, label_arms, own_best, sensitivity, settings, theory
 from harness.analysis.own_best import Family
 from harness.report import axes_words
 from harness.report.command import main
@@ -143,6 +143,37 @@ def test_folder_without_a_numeric_axis_shows_nothing(tmp_path: Path, capsys: pyt
     view = json.loads(report(tmp_path / "made", capsys))["axes"]
     assert (view["axes"], view["maps"]) == ([], [])
     assert "Sensitivity" not in report(tmp_path / "made", capsys, "md")
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "families"),
+    [
+        ([f"own[options.width={width}]" for width in (4, 8, 16)], [{"width": width} for width in (4, 8, 16)], [""]),
+        (
+            [f"own[model.layers.fc.out={out},options.width={width}]" for out in (1, 2) for width in (4, 8, 16)],
+            [{"width": width} for _ in range(2) for width in (4, 8, 16)],
+            ["model=own[model.layers.fc.out=1]", "model=own[model.layers.fc.out=2]"],
+        ),
+        (
+            [f"own[options.kind={kind},options.width={width}]" for kind in "ab" for width in (4, 8, 16)],
+            [{"kind": kind, "width": width} for kind in "ab" for width in (4, 8, 16)],
+            ["model.options.kind=a", "model.options.kind=b"],
+        ),
+    ],
+    ids=["one number", "layers beside it", "a word beside it"],
+)
+def test_option_of_an_own_network_is_an_axis(
+    labels: list[str], options: list[dict[str, object]], families: list[str]
+) -> None:
+    trials = made_results.frames(
+        [
+            made_results.trial(at, model=label, config=json.dumps({"model": {"options": own}}))
+            for at, (label, own) in enumerate(zip(labels, options, strict=True))
+        ]
+    ).trials
+    assert settings.needs_configs(trials, label_arms(trials))
+    (axis,) = axes.find_axes(settings.settings_of(trials, trials.set_index("arm_key")["config"]))
+    assert (axis.name, axis.families) == ("model.options.width", families)
 
 
 def test_settings_that_vary_together_make_no_map() -> None:
