@@ -176,6 +176,23 @@ def test_option_of_an_own_network_is_an_axis(
     assert (axis.name, axis.families) == ("model.options.width", families)
 
 
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        ({"steps": [100, 200, 400], "warmup_steps": [10, 20, 40]}, ["steps"]),
+        ({"steps": [100, 200, 400], "warmup_steps": [10, 50, 40]}, []),
+        ({"steps": [9, 99, 999], "schedule_step": [3, 33, 333]}, ["steps"]),
+        ({"batch_size": [30, 60, 90], "steps": [334, 167, 112]}, ["batch_size"]),
+        ({"batch_size": [30, 60, 90], "steps": [334, 167, 100]}, []),
+        ({"train_images": [1000, 2000, 4000], "steps": [40, 80, 160], "warmup_steps": [4, 8, 16]}, ["train_images"]),
+        ({"steps": [100, 200, 400] * 2, "warmup_steps": [10, 20, 40, 30, 60, 120]}, []),
+    ],
+    ids=["warm-up", "a warm-up of its own", "drops", "epochs", "no epochs", "images", "two warm-ups"],
+)
+def test_settings_that_follow_from_an_axis_part_no_family(table: dict[str, list[int]], found: list[str]) -> None:
+    assert [axis.name for axis in axes.find_axes(settings.Settings(pd.DataFrame(table), list(table)))] == found
+
+
 def test_settings_that_vary_together_make_no_map() -> None:
     """A diagonal through the plane is a line, whatever its two names."""
     table = pd.DataFrame({"lr": [0.1, 0.2, 0.3], "momentum": [0.5, 0.7, 0.9]}, index=list("abc"))
