@@ -73,7 +73,7 @@ def test_gradients_of_a_wide_random_network_change_by_chi() -> None:
 
 PLAIN = {
     "init": {"bias": "normal", "bias_options": {"std": sqrt(0.05)}, "adapt": "none"},
-    "model": {"bias": True, "norm": "none", "layers": [{"type": "dense"}]},
+    "model": {"bias": True, "norm": "none", "layers": [{"type": "dense"}, {"type": "activation"}]},
 }
 
 
@@ -118,6 +118,7 @@ def test_line_survives_every_gain(activation: str, bias: dict[str, object]) -> N
         {"model": {"norm": "batch"}},
         {"model": {"layers": [{"type": "dense"}, {"type": "dropout"}]}},
         {"model": {"layers": [{"type": "conv"}, {"type": "dense"}]}},
+        {"model": {"layers": [{"type": "dense"}, {"type": "activation", "activation": "sine"}]}},
         {"model": {"layers": [], "function": "own"}},
     ],
     ids=str,

@@ -90,8 +90,9 @@ def _is_plain(init: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
     """Whether a network has dense layers alone, all of one initializer that nothing changes afterwards."""
     changed = [init.get("layers"), init.get("bias_layers"), init.get("options"), model.get("function")]
     layers = model.get("layers") or []
-    # of such layers ``bias`` and ``norm`` may differ from the model's, which null stands for
-    dense = all((layer.get("type"), layer.get("bias"), layer.get("norm")) == ("dense", None, None) for layer in layers)
+    # null stands for what the model has, from which a layer may differ
+    own = {layer.get(name) for layer in layers for name in ("bias", "norm", "activation")}
+    dense = all(layer.get("type") in ("dense", "activation") for layer in layers) and own <= {None}
     plain = not any(changed) and init.get("adapt") == "none" and model.get("norm") == "none" and "bias" in model
     return bool(layers) and dense and plain
 
