@@ -51,13 +51,22 @@ class OptimizerConfig:
         return dataclasses.replace(self, **chosen)
 
     def too_long(self, steps: int) -> Iterator[Conflict]:
-        """Yield each setting of the schedule that does not fit into a training of so many steps."""
+        """Yield each setting of the schedule that does not fit into a training of so many steps, or has no effect."""
         filled = self.scheduled(steps)
         if self.schedule == "one_cycle" and min(filled.warmup_steps or 0, steps) < 2:
             yield Conflict("schedule", "needs at least 2 steps up", "give train.steps and optimizer.warmup_steps >= 2")
         if filled.warmup_steps is not None and filled.warmup_steps > steps:
             problem = f"the warm-up is longer than the training of {steps:,} steps"
             yield Conflict("warmup_steps", problem, f"give at most {steps:,}, or more train.steps")
-        if self.schedule_step is not None and self.schedule_step >= steps:
+        elif self.schedule == "linear_warmup" and filled.warmup_steps == 1:
+            fix = "give optimizer.warmup_steps >= 2 or use optimizer.schedule=constant"
+            yield Conflict("schedule", "a warm-up of 1 step begins at the full rate", fix)
+        if steps == 1 and self.schedule in ("step", "cosine"):
+            problem, fix = (
+                "a training of 1 step has one rate",
+                "give train.steps >= 2 or use optimizer.schedule=constant",
+            )
+            yield Conflict("schedule", problem, fix)
+        elif self.schedule_step is not None and self.schedule_step >= steps:
             problem = f"a training of {steps:,} steps never gets there"
             yield Conflict("schedule_step", problem, f"give at most {steps - 1:,}, or more train.steps")

@@ -2,13 +2,13 @@
 
 import pandas as pd
 from replication_claims import (
-    BORNE_OUT,
-    NOT_BORNE_OUT,
+    FEWEST_RUNS,
     UNCLEAR,
     Claim,
     Replication,
     Tables,
     Verdict,
+    by_share,
     layer_values,
     order,
     reach,
@@ -129,15 +129,17 @@ def cells(tables: Tables) -> pd.DataFrame:
 
 
 def judge_map(tables: Tables, *, within_bound: bool) -> Verdict:
-    """All cells on one side of the bound do as theory says: train within it, do not train beyond it."""
+    """All runs on one side of the bound do as theory says: train within it, do not train beyond it."""
     found = cells(tables)
     chosen = found[(found["depth"] <= found["bound"]) == within_bound]
     whole = chosen["sum"] == (chosen["size"] if within_bound else 0)
     against = chosen["sum"] == (0 if within_bound else chosen["size"])
     what = "train with every seed" if within_bound else "train with no seed"
     numbers = f"{whole.sum()} of {len(chosen)} cells {what}; against it with every seed: {against.sum()}"
-    word = BORNE_OUT if whole.all() else NOT_BORNE_OUT if against.sum() > whole.sum() else UNCLEAR
-    return Verdict(word, numbers)
+    if chosen.empty or chosen["size"].min() < FEWEST_RUNS:
+        return Verdict(UNCLEAR, numbers)
+    trained, runs = int(chosen["sum"].sum()), int(chosen["size"].sum())
+    return by_share(trained if within_bound else runs - trained, runs, numbers)
 
 
 def judge_gradients(tables: Tables, gain: float, low: float, high: float) -> Verdict:

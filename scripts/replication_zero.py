@@ -30,8 +30,8 @@ BRANCHES = {
     (ALL_ZERO, 1.0): "all weights",
     (HE, 0.0): "the branches' factors",
     (HE, 1.0): "nothing",
-    (FIXUP, 0.0): "each branch's last convolution and its factor",
-    (FIXUP, 1.0): "each branch's last convolution",
+    (FIXUP, 0.0): "each branch's last convolution and its factor, and the last layer",
+    (FIXUP, 1.0): "each branch's last convolution, and the last layer",
 }
 
 ZERO_LEGEND = (
@@ -183,12 +183,12 @@ ZERO_RESIDUAL = Replication(
     claims=[
         Claim("If all weights are zero, nothing but the last bias ever moves.", "textbooks (relu)", judge_all_zero),
         Claim(
-            "Fixup, which leaves one factor of each branch zero, trains without normalization: all tensors move.",
+            "Under Fixup, which leaves one factor of each branch zero, every tensor moves, without normalization.",
             "abstract of Fixup",
             lambda tables: judge_one_factor(tables, FIXUP, 1.0),
         ),
         Claim(
-            "So it does with each branch gated by a factor of zero.",
+            "With each branch gated by a factor of zero, every tensor moves too.",
             "abstract of ReZero",
             lambda tables: judge_one_factor(tables, HE, 0.0),
         ),

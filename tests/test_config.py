@@ -127,6 +127,15 @@ def test_every_file_is_described_and_has_no_unknown_key(path: Path) -> None:
             "optimizer.warmup_steps=7: optimizer.schedule=constant takes no warmup_steps; set optimizer.w",
         ),
         (["optimizer.schedule=step", "optimizer.schedule_step=1000"], "a training of 1,000 steps never gets there"),
+        (["optimizer.schedule=step", "train.steps=1"], "optimizer.schedule=step: a training of 1 step has one"),
+        (
+            ["optimizer.schedule=cosine", "train.steps=1"],
+            "optimizer.schedule=cosine: a training of 1 step has one rate",
+        ),
+        (
+            ["optimizer.schedule=linear_warmup", "train.steps=10"],
+            "optimizer.schedule=linear_warmup: a warm-up of 1 step begins at the full rate; give optimizer",
+        ),
         (["data.train_images=5001"], "data.train_images=5001: data=mnist5k has only 5,000"),
         (["data.test_images=1001"], "data.test_images=1001: data=mnist5k has only 1,000"),
         (

@@ -71,10 +71,17 @@ def test_gradients_of_a_wide_random_network_change_by_chi() -> None:
         assert grown == pytest.approx(mean_field.chi(TANH, weight_variance, 0.05), rel=0.05)
 
 
-def made_trials(**init: object) -> pd.DataFrame:
-    config = json.dumps({"init": {"bias": "normal", "bias_options": {"std": sqrt(0.05)}} | init})
+PLAIN = {
+    "init": {"bias": "normal", "bias_options": {"std": sqrt(0.05)}, "adapt": "none"},
+    "model": {"bias": True, "norm": "none", "layers": [{"type": "dense"}, {"type": "activation"}]},
+}
+
+
+def made_trials(*gains: float, **changed: dict[str, object]) -> pd.DataFrame:
+    config = json.dumps({section: own | changed.get(section, {}) for section, own in PLAIN.items()})
     common = {"experiment": "trainability", "init_weight": "lecun_normal", "config": config}
-    choices = [("tanh", 0.7, 4), ("tanh", 2.0, 32), ("gelu", 0.7, 4)]
+    low, *_, high = gains or (0.7, 2.0)
+    choices = [("tanh", low, 4), ("tanh", high, 32), ("gelu", 0.7, 4)]
     return pd.DataFrame([common | {"activation": a, "init_gain": g, "depth": d} for a, g, d in choices])
 
 
@@ -88,6 +95,37 @@ def test_lines_over_the_map_are_six_depths() -> None:
     assert isnan(line.y[int(np.argmin(np.abs(np.asarray(line.x) - 1.327)))])
 
 
-@pytest.mark.parametrize("init", [{"bias": "torch_default"}, {"bias_options": {}}], ids=str)
-def test_no_line_where_the_theory_does_not_apply(init: dict[str, object]) -> None:
-    assert theory.lines_of(made_trials(**init)) == []
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("bias", [{}, {"bias": "zeros"}, {"bias_options": {"std": 1e200}}], ids=str)
+def test_line_survives_every_gain(activation: str, bias: dict[str, object]) -> None:
+    """No gradient passes where the gain is 0; where the gain is huge there is nothing to draw."""
+    for low, high in ((0.0, 2.0), (-1.0, 1.0), (0.0, 1e300), (1e-300, 1e-200), (float("nan"), float("nan"))):
+        trials = made_trials(low, high, init=bias).replace({"activation": {"tanh": activation}})
+        assert len(theory.lines_of(trials)) == 2
+    assert mean_field.gradient_depth(NONLINEARITIES[activation], 0.0, 0.05) == 0
+    assert mean_field.correlation_depth(NONLINEARITIES[activation], 0.0, 0.05) == 0
+    assert isnan(mean_field.gradient_depth(TANH, 400.0, 0.05))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"init": {"bias": "torch_default"}},
+        {"init": {"bias_options": {}}},
+        {"init": {"adapt": "lsuv"}},
+        {"init": {"layers": {"fc1": "zeros"}}},
+        {"init": {"bias_layers": {"fc1": "zeros"}}},
+        {"model": {"norm": "batch"}},
+        {"model": {"layers": [{"type": "dense"}, {"type": "dropout"}]}},
+        {"model": {"layers": [{"type": "conv"}, {"type": "dense"}]}},
+        {"model": {"layers": [{"type": "dense"}, {"type": "activation", "activation": "sine"}]}},
+        {"model": {"layers": [], "function": "own"}},
+    ],
+    ids=str,
+)
+def test_no_line_where_the_theory_does_not_apply(changed: dict[str, dict[str, object]]) -> None:
+    assert theory.lines_of(made_trials(**changed)) == []
+
+
+def test_no_line_without_a_config() -> None:
+    assert theory.lines_of(made_trials().assign(config=None)) == []

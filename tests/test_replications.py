@@ -78,6 +78,29 @@ def test_a_claim_about_runs_needs_all_of_them(claims: ModuleType) -> None:
     assert claims.steps_to(trials, 0.5).isna().tolist() == [False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("reached", "word"),
+    [
+        ([[True] * 3, [True] * 3], "borne out"),
+        ([[False] * 3, [False] * 3], "not borne out"),
+        ([[False] * 3, [False, False, True]], "cannot be told"),
+        ([[True] * 3, [True] * 2], "cannot be told"),
+        ([], "cannot be told"),
+    ],
+    ids=["all", "none", "one run", "a cell of two runs", "no cell"],
+)
+def test_a_map_is_judged_by_every_run_of_every_cell(
+    monkeypatch: pytest.MonkeyPatch, reached: list[list[bool]], word: str
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    made = [{"sum": sum(runs), "size": len(runs), "depth": 4, "bound": 6.0} for runs in reached]
+    beyond = {"sum": 0, "size": 3, "depth": 8, "bound": 6.0}
+    depth = importlib.import_module("replication_depth")
+    monkeypatch.setattr(depth, "cells", lambda _: pd.DataFrame([*made, beyond]))
+    assert depth.judge_map(None, within_bound=True).word == word
+    assert depth.judge_map(None, within_bound=False).word == "borne out"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_files_hold_the_whole_sweep(script: ModuleType, name: str) -> None:
     """The choices and seeds of the rows are those that the experiment's own sweep plans today."""

@@ -14,7 +14,7 @@ from selenium import webdriver
 from test_report_page import chrome, shots  # noqa: F401 - the fixture of the browser
 
 import harness
-from harness.analysis import axes, own_best, sensitivity, settings, theory
+from harness.analysis import axes, label_arms, own_best, sensitivity, settings, theory
 from harness.analysis.own_best import Family
 from harness.report import axes_words
 from harness.report.command import main
@@ -71,9 +71,17 @@ def test_report_says_best_value_good_range_and_edge(tmp_path: Path, capsys: pyte
     assert (he["best"], he["median"], he["good"]) == ("0.1", 0.811, "0.1 to 1 (at least a factor of 10)")
     assert (glorot["best"], glorot["good"], glorot["runs"], glorot["diverged"]) == ("0.01", "0.01 alone", 12, 1)
     assert "no difference among 2 families" in axis["notes"][0]
+    assert [row["rank"] for row in axis["own_best"]] == [None, None]
     text = report(tmp_path / "made", capsys, "md")
     assert "## Sensitivity to lr" in text
     assert "| init=he | 0.1 | 0.811 | 0.1 to 1 (at least a factor of 10) | 4 | 12 | 0 |" in text
+
+
+def test_families_are_ranked_once_there_are_enough_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = rows(seeds=9)
+    made_results.write(tmp_path / "made", made, curves(made))
+    (axis,) = json.loads(report(tmp_path / "made", capsys))["axes"]["axes"]
+    assert [(row["rank"], row["name"]) for row in axis["own_best"]] == [(1, "init=he"), (2, "init=glorot")]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +143,54 @@ def test_folder_without_a_numeric_axis_shows_nothing(tmp_path: Path, capsys: pyt
     view = json.loads(report(tmp_path / "made", capsys))["axes"]
     assert (view["axes"], view["maps"]) == ([], [])
     assert "Sensitivity" not in report(tmp_path / "made", capsys, "md")
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "families"),
+    [
+        ([f"own[options.width={width}]" for width in (4, 8, 16)], [{"width": width} for width in (4, 8, 16)], [""]),
+        (
+            [f"own[model.layers.fc.out={out},options.width={width}]" for out in (1, 2) for width in (4, 8, 16)],
+            [{"width": width} for _ in range(2) for width in (4, 8, 16)],
+            ["model=own[model.layers.fc.out=1]", "model=own[model.layers.fc.out=2]"],
+        ),
+        (
+            [f"own[options.kind={kind},options.width={width}]" for kind in "ab" for width in (4, 8, 16)],
+            [{"kind": kind, "width": width} for kind in "ab" for width in (4, 8, 16)],
+            ["model.options.kind=a", "model.options.kind=b"],
+        ),
+    ],
+    ids=["one number", "layers beside it", "a word beside it"],
+)
+def test_option_of_an_own_network_is_an_axis(
+    labels: list[str], options: list[dict[str, object]], families: list[str]
+) -> None:
+    trials = made_results.frames(
+        [
+            made_results.trial(at, model=label, config=json.dumps({"model": {"options": own}}))
+            for at, (label, own) in enumerate(zip(labels, options, strict=True))
+        ]
+    ).trials
+    assert settings.needs_configs(trials, label_arms(trials))
+    (axis,) = axes.find_axes(settings.settings_of(trials, trials.set_index("arm_key")["config"]))
+    assert (axis.name, axis.families) == ("model.options.width", families)
+
+
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        ({"steps": [100, 200, 400], "warmup_steps": [10, 20, 40]}, ["steps"]),
+        ({"steps": [100, 200, 400], "warmup_steps": [10, 50, 40]}, []),
+        ({"steps": [9, 99, 999], "schedule_step": [3, 33, 333]}, ["steps"]),
+        ({"batch_size": [30, 60, 90], "steps": [334, 167, 112]}, ["batch_size"]),
+        ({"batch_size": [30, 60, 90], "steps": [334, 167, 100]}, []),
+        ({"train_images": [1000, 2000, 4000], "steps": [40, 80, 160], "warmup_steps": [4, 8, 16]}, ["train_images"]),
+        ({"steps": [100, 200, 400] * 2, "warmup_steps": [10, 20, 40, 30, 60, 120]}, []),
+    ],
+    ids=["warm-up", "a warm-up of its own", "drops", "epochs", "no epochs", "images", "two warm-ups"],
+)
+def test_settings_that_follow_from_an_axis_part_no_family(table: dict[str, list[int]], found: list[str]) -> None:
+    assert [axis.name for axis in axes.find_axes(settings.Settings(pd.DataFrame(table), list(table)))] == found
 
 
 def test_settings_that_vary_together_make_no_map() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from harness.analysis.derived import derived
 from harness.analysis.grouping import floats
 from harness.analysis.intervals import Array
 from harness.analysis.settings import Settings
@@ -124,6 +125,7 @@ def _distinct(family: Whole, values: "np.ndarray[Any, Any]") -> Whole:
 
 def _families(table: pd.DataFrame, without: set[str]) -> tuple[Whole, list[str]]:
     """The family of each arm, and the families' names, made of what varies among them."""
+    without = without | derived(table, without)
     columns = [str(name) for name in table if name not in without]
     if not columns:
         return np.zeros(len(table), dtype=np.intp), [""]

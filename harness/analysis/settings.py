@@ -1,11 +1,12 @@
 """The settings of each arm: the choices that are columns, and what stands in the config alone.
 
 Reading the configs of many trials costs time and memory, so it is done only where the columns leave something open:
-where an option in brackets is part of the name of an initializer, as in ``normal[options.std=0.1]``, or where two arms
-have equal columns.
+where an option in brackets is part of the name of an initializer or of a model, as in ``normal[options.std=0.1]``, or
+where two arms have equal columns.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ from harness.results import CHOICES, COLUMNS, EXECUTION, Place, load_quietly
 _IN_COLUMNS = frozenset(column.source for column in COLUMNS["trials"] if column.source)
 # the label of the model names what a user changed in the layers
 _NOT_NAMED = frozenset({"model.layers"})
-_LABEL = "init"
+# what a label names that stands in the config's leaves too; the layers of a model stay in its label
+_IN_LEAVES = {"init": re.compile(r"(\[).*$"), "model": re.compile(r"(\[|,)options[.=].*$")}
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ def needs_configs(trials: pd.DataFrame, labels: ArmLabels) -> bool:
         trials: table.
         labels: of :func:`harness.analysis.label_arms` for these trials.
     """
-    bracketed = any("[" in str(label) for label in trials[_LABEL].unique())
-    return bracketed or "arm_key" in labels.columns
+    bracketed = (
+        pattern.search(str(label)) for column, pattern in _IN_LEAVES.items() for label in trials[column].unique()
+    )
+    return any(bracketed) or "arm_key" in labels.columns
 
 
 def read_configs(folder: str | Place, trials: pd.DataFrame) -> "pd.Series[str]":
@@ -84,12 +88,21 @@ def settings_of(trials: pd.DataFrame, configs: "pd.Series[str] | None" = None) -
     one_each = one_of_each_arm(trials, configs)
     columns: dict[str, Any] = {name: one_each[name] for name in CHOICES if name in one_each}
     if configs is not None:
-        # what stands in the brackets stands in the config too, each option by itself
-        columns[_LABEL] = one_each[_LABEL].astype(str).str.partition("[")[0]
-        columns |= _beside_columns(configs.reindex(one_each.index))
+        texts = configs.reindex(one_each.index)
+        columns |= {name: _shortened(one_each[name], texts, pattern) for name, pattern in _IN_LEAVES.items()}
+        columns |= _beside_columns(texts)
     varying = {name: values for name, values in columns.items() if len(values.astype(object).unique()) > 1}
     numeric = [name for name, values in varying.items() if name not in EXECUTION and _is_numeric(values)]
     return Settings(pd.DataFrame(varying, index=one_each.index), numeric)
+
+
+def _shortened(labels: "pd.Series[Any]", configs: "pd.Series[str]", pattern: re.Pattern[str]) -> "pd.Series[Any]":
+    """Labels without what their config says of each option by itself; whole where the config is not known."""
+    short = [
+        pattern.sub(lambda cut: "" if cut[1] == "[" else "]", str(label)) if isinstance(config, str) else label
+        for label, config in zip(labels, configs, strict=True)
+    ]
+    return pd.Series(short, labels.index, dtype=object)
 
 
 def _is_numeric(values: "pd.Series[Any]") -> bool:
@@ -106,13 +119,13 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401 - whatever a config holds
 
 def _beside_columns(configs: "pd.Series[str]") -> dict[str, "pd.Series[Any]"]:
     """Path -> the value of each arm, for settings without a column that determine results; lists as text."""
-    rows = [dict(_leaves(_parsed(text))) for text in configs]
+    rows = [dict(_leaves(parsed(text))) for text in configs]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: pd.Series([row.get(name) for row in rows], configs.index, dtype=object) for name in names}
 
 
-def _parsed(text: object) -> dict[str, Any]:
-    """The config; {} where it is no JSON object, as in results of another origin."""
+def parsed(text: object) -> dict[str, Any]:
+    """Return the config; {} where it is no JSON object, as in results of another origin."""
     try:
         config = json.loads(text) if isinstance(text, str) else {}
     except json.JSONDecodeError:

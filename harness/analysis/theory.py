@@ -4,15 +4,16 @@ A function here takes one trial of each arm of a map, with its config as JSON in
 lines that the report draws over that map. It computes with numpy alone, because nothing in this package imports torch.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isfinite, nan
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from harness.analysis.mean_field import NONLINEARITIES, correlation_depth, gradient_depth
+from harness.analysis.settings import parsed
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def trainable_depths(trials: pd.DataFrame) -> list[Line]:
     chaotic phase; of relu above its critical variance it is the finite one. See :mod:`harness.analysis.mean_field`.
 
     Args:
-        trials: of dense networks with one layer width, swept over ``init.gain`` and ``model.depth``; the weights'
-            variance must go by fan_in and the biases be zero or normal, else there is no line.
+        trials: swept over ``init.gain`` and ``model.depth``. There is a line only if all are of dense layers without
+            norm or dropout, with one initializer whose variance goes by fan_in, and biases that are zero or normal.
     """
     lines: list[Line] = []
     for (activation, weight), group in trials.groupby(["activation", "init_weight"]):
@@ -67,30 +68,46 @@ def trainable_depths(trials: pd.DataFrame) -> list[Line]:
 
 
 def _bias_variance(trials: pd.DataFrame) -> float | None:
-    """sigma_b^2 of trials that share one; None: they do not, or their biases are not normal."""
-    inits = [json.loads(config)["init"] for config in trials["config"]]
-    variances = set()
-    for init in inits:
-        if init["bias"] == "zeros":
-            variances.add(0.0)
-        elif init["bias"] == "normal" and "std" in init["bias_options"]:
-            variances.add(float(init["bias_options"]["std"]) ** 2)
-        else:
-            return None
+    """sigma_b^2 of trials that share one; None: they do not, or the theory holds for some of them only."""
+    variances = {_bias_variance_of(parsed(config)) for config in trials["config"]}
     return variances.pop() if len(variances) == 1 else None
+
+
+def _bias_variance_of(config: Mapping[str, Any]) -> float | None:
+    """sigma_b^2 of one trial; None: the theory does not hold for it."""
+    init, model = config.get("init", {}), config.get("model", {})
+    if not _is_plain(init, model):
+        return None
+    if not model["bias"] or init.get("bias") == "zeros":
+        return 0.0
+    std = (init.get("bias_options") or {}).get("std")
+    if init.get("bias") != "normal" or not isinstance(std, int | float) or not isfinite(std):
+        return None
+    return float(std) * float(std)
+
+
+def _is_plain(init: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
+    """Whether a network has dense layers alone, all of one initializer that nothing changes afterwards."""
+    changed = [init.get("layers"), init.get("bias_layers"), init.get("options"), model.get("function")]
+    layers = model.get("layers") or []
+    # null stands for what the model has, from which a layer may differ
+    own = {layer.get(name) for layer in layers for name in ("bias", "norm", "activation")}
+    dense = all(layer.get("type") in ("dense", "activation") for layer in layers) and own <= {None}
+    plain = not any(changed) and init.get("adapt") == "none" and model.get("norm") == "none" and "bias" in model
+    return bool(layers) and dense and plain
 
 
 def _lines_of_scales(activation: str, trials: pd.DataFrame, unit: float, bias_variance: float) -> Iterator[Line]:
     integrals = NONLINEARITIES[activation]
-    gains = np.linspace(trials["init_gain"].min(), trials["init_gain"].max(), _POINTS)
+    gains = np.linspace(trials["init_gain"].min(), trials["init_gain"].max(), _POINTS).tolist()
     deepest = trials["depth"].max()
     for name, (symbol, scale) in _SCALES.items():
-        depths = [_TRAINABLE_DEPTHS * scale(integrals, unit * gain**2, bias_variance) for gain in gains]
+        depths = [_TRAINABLE_DEPTHS * scale(integrals, unit * gain * gain, bias_variance) for gain in gains]
         # above the map there is nothing to compare with, and at the critical point the line has no end
         inside = [depth if depth <= deepest else nan for depth in depths]
         label = f"{activation}: {_TRAINABLE_DEPTHS} x {name}"
         source = f"Schoenholz et al. 2017, {_TRAINABLE_DEPTHS} {symbol}, sigma_b^2 = {bias_variance:.3g}"
-        yield Line(label, source, "init_gain", "depth", gains.tolist(), inside)
+        yield Line(label, source, "init_gain", "depth", gains, inside)
 
 
 THEORY: dict[str, Theory] = {"trainability": trainable_depths}

@@ -38,7 +38,7 @@ class OwnBestRow:
     """A family in the ranking of families at their own best.
 
     Attributes:
-        rank: 1 is best; None: no run.
+        rank: 1 is best; None: no run, or too few seeds to show any difference.
         name: of the family.
         chosen: the value that each half chose.
         mean: accuracy on the half that did not choose.

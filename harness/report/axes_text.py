@@ -28,7 +28,7 @@ def axes_sections(view: AxesView) -> list[str]:
 
 def _sensitivity(view: AxesView, axis: AxisView, measure: str) -> list[str]:
     rows = axis.rows[measure]
-    head = ["arms", "best value", "median there", "good range", "values tried", "runs", "diverged", "mind"]
+    head = ["arms", "best value", "median there", "good range", "values tried", "runs", "diverged", "warning"]
     cells = [
         [row.name or _ALL, row.best, shown(row.median), row.good, row.tried, row.runs, row.diverged, row.warning]
         for row in rows[:_MOST_ROWS]
@@ -40,8 +40,8 @@ def _sensitivity(view: AxesView, axis: AxisView, measure: str) -> list[str]:
 
 def _own_best(axis: AxisView) -> list[str]:
     head = [
-        *("rank", "arms, each at its own best", "verdict", "values chosen", "mean on the judging half"),
-        *("mean on all runs, which also chose", "runs", "p (Holm)"),
+        *("rank", "arms, each at its own best", "verdict", "best by each half", "mean (judging half)"),
+        *("mean (all runs, optimistic)", "runs", "p (Holm)"),
     ]
     cells = [
         [

@@ -109,16 +109,17 @@ def _own_best(runs: pd.DataFrame, arm_keys: "pd.Index[Any]", axis: Axis) -> tupl
     if len(seeds) < 2:
         return [], [axes_words.ONE_SEED]
     table = own_best.at_own_best(own_best.families_of(counted, arm_keys, axis, seeds))
-    rows = [_own_best_row(place, row) for place, row in enumerate(table.to_dict("records"))]
     count = int(table["mean"].notna().sum())
     few = axes_words.too_few(len(seeds), count, own_best.needed_seeds(count))
+    rows = [_own_best_row(place, row, ranked=not few) for place, row in enumerate(table.to_dict("records"))]
     return rows[:MOST_FAMILIES], [*few, *axes_words.untested(count, own_best.MOST_TESTED)]
 
 
-def _own_best_row(place: int, row: Mapping[Hashable, Any]) -> OwnBestRow:
+def _own_best_row(place: int, row: Mapping[Hashable, Any], *, ranked: bool) -> OwnBestRow:
+    """One line of the table, without a rank where the order of the families may be chance alone."""
     wording = analysis.VERDICTS[row["verdict"]]
     return OwnBestRow(
-        rank=None if pd.isna(row["mean"]) else place + 1,
+        rank=place + 1 if ranked and pd.notna(row["mean"]) else None,
         name=row["label"],
         chosen=axes_words.chosen(row["chosen"]),
         mean=one(row["mean"]),
