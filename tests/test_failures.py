@@ -333,7 +333,7 @@ WRONG_EXPERIMENTS = {
         "model: {layers: [{type: dense, name: a, out: 5}]}",
         "model.layers: the last layer gives (5,)",
     ),
-    "type": ("model: {layers: [{type: norm}]}", "model.layers[0]: type 'norm' is unknown; choose one of: conv, dense"),
+    "type": ("model: {layers: [{type: nrom}]}", "model.layers[0]: type 'nrom' is unknown; choose one of: conv, dense"),
     "activation": ("model: {activation: rleu}", "model.activation=rleu; choose one of: relu, "),
     "kernel": ("kernel: {name: cudnn}", "kernel.name=cudnn: no such choice; give one of: torch"),
 }
