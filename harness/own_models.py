@@ -13,18 +13,19 @@
 
 import copy
 import functools
+import importlib
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from harness import layouts, looking, models, own_modules, random_streams, torch_state
 from harness.bounds import refusal
@@ -365,9 +366,20 @@ def flops_per_image(config: ModelConfig, network: AnyNetwork) -> tuple[int, int]
     device = next(trained.parameters()).device
     # attention is counted as the products of matrices that it is: the counter knows no fused one of a CPU
     by_products = sdpa_kernel(SDPBackend.MATH)
-    with looking.own_randomness(), by_products, FlopCounterMode(display=False) as counter:
+    with looking.own_randomness(), by_products, _flop_counter() as counter:
         logits = trained(torch.zeros(_IMAGES, *IMAGE_SHAPE, device=device))
         forward = counter.get_total_flops()
         F.cross_entropy(logits, torch.zeros(_IMAGES, dtype=torch.int64, device=device)).backward()  # type: ignore[no-untyped-call]
         training = counter.get_total_flops()
     return (forward // _IMAGES, training // _IMAGES) if forward else (None, None)
+
+
+def _flop_counter() -> Any:  # noqa: ANN401 - its class is imported here
+    """Return torch's counter, imported only where it is used, because it warns on import where triton is missing."""
+    logger = logging.getLogger("torch.utils.flop_counter")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return importlib.import_module("torch.utils.flop_counter").FlopCounterMode(display=False)
+    finally:
+        logger.setLevel(level)

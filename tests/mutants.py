@@ -231,7 +231,7 @@ MUTANTS: dict[str, Mutant] = {
         models,
         "flops_per_image",
         _flops_of_multiply_adds,
-        lambda tools: test_models.test_flops_agree_with_torchs_own_counter(tools["configure"], "article"),
+        lambda tools: test_models.test_flops_agree_with_torchs_own_counter(tools["configure"], "model=article"),
     ),
     "swapped seed: weights": Mutant(
         initializers,

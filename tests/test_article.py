@@ -141,7 +141,9 @@ def test_row_holds_the_whole_config(outcome: Outcome) -> None:
     config = json.loads(trial(outcome, "zero", 1e-6)["config"])
     assert config["optimizer"]["lr"] == 1e-6
     assert config["init"]["layers"] == {"conv2": "zeros"}
-    assert config["data"] == {"name": "mnist5k", "root": "data", "mirrors": [], "batches": "fixed", "scaling": "raw"}
+    images = {"train_images": None, "test_images": None, "validation_images": 0}
+    given = {"name": "mnist5k", "root": "data", "mirrors": [], "batches": "fixed", "scaling": "raw"}
+    assert config["data"] == given | images
 
 
 def test_closed_form_holds_at_every_one_of_1000_steps(configure: Configure) -> None:

@@ -355,6 +355,8 @@ REFUSED: dict[str, tuple[Callable[[], Any] | None, list[str], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_input_is_one_line_before_training(configure: Configure, name: str) -> None:
     function, overrides, words = REFUSED[name]
+    # what tests of this process registered before is none of this one's
+    REGISTRY.clear()
     if function is not None:
         register("net")(function)
     with pytest.raises(UsageError) as refused:

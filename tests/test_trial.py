@@ -89,6 +89,8 @@ def test_every_column_of_a_finished_trial_is_filled(configure: Configure) -> Non
         "error_type",
         "error_message",
         "diverged_step",
+        "left_as_built",
+        "convolutions_by_torch",
         "kernel_error",
         "kernel_precision",
         "sweep_id",
