@@ -58,6 +58,11 @@ class OwnNetwork(nn.Module):
         self.module = module
         self.paths = {path or type(module).__name__: path for path in _filled(module, called)}
         self.convolutions = [path for path in called if isinstance(module.get_submodule(path), CONVOLUTIONS)]
+        layers = {path: module.get_submodule(path) for path in self.convolutions}
+        # found once, because training asks for them at each step
+        self._by_kernel = {
+            path: each for path, each in layers.items() if isinstance(each, nn.Conv2d) and is_plain(each)
+        }
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Images (N, 1, 28, 28) -> logits (N, 10)."""
@@ -85,17 +90,16 @@ class OwnNetwork(nn.Module):
 
     def by_kernel(self) -> dict[str, nn.Conv2d]:
         """Path -> convolution that ``kernel=`` computes while training: torch's own class, for images."""
-        layers = {path: self.module.get_submodule(path) for path in self.convolutions}
-        return {path: layer for path, layer in layers.items() if isinstance(layer, nn.Conv2d) and is_plain(layer)}
+        return self._by_kernel
 
     def by_torch(self) -> list[str]:
         """Paths of the convolutions that torch computes whatever ``kernel=`` is."""
-        return [path for path in self.convolutions if path not in self.by_kernel()]
+        return [path for path in self.convolutions if path not in self._by_kernel]
 
     @contextmanager
     def convolved_by(self, conv2d: Convolution) -> Iterator[None]:
         """Let a function with the signature of ``torch.nn.functional.conv2d`` convolve within the block."""
-        layers = list(self.by_kernel().values())
+        layers = list(self._by_kernel.values())
         for layer in layers:
             # an attribute of the object comes before its class's method, and goes away without a trace
             vars(layer)["forward"] = functools.partial(_convolved, layer, conv2d)

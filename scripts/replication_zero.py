@@ -83,7 +83,7 @@ def residual(tables: Tables, init: str, scale: float) -> pd.DataFrame:
 
 
 def judge_all_zero(tables: Tables) -> Verdict:
-    """Of a network of zeros nothing but the last bias moves."""
+    """In a network of zeros nothing but the last bias moves."""
     moved = [set(names) for scale in (0.0, 1.0) for names in residual(tables, ALL_ZERO, scale)["moved"]]
     alone = sum(names == {"fc.bias"} for names in moved)
     return by_share(alone, len(moved), f"only fc.bias moved in {alone} of {len(moved)} runs")

@@ -14,7 +14,7 @@ from harness.report.numbers import kept
 
 MOST_MAPS = 40
 MOST_CELLS = 40_000
-"""Of all maps together: a browser has to hold the page."""
+"""All maps together show at most so many, because a browser has to hold the page."""
 
 _COUNTS = ("n", "diverged", "reached", "unfinished")
 Points = np.ndarray[Any, np.dtype[np.float64]]
