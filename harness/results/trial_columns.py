@@ -269,9 +269,17 @@ TRIALS = [
     Column(
         "simultaneous_trials",
         _WHOLE,
-        "how many trials its command ran at the same time on this machine, this one included",
+        "how many trials its command ran at the same time on this machine, this one included; a stack counts as one",
         "hardware",
         since=4,
+        before=1,
+    ),
+    Column(
+        "stacked_trials",
+        _WHOLE,
+        "how many trials were trained by the same launches, this one included; 1: it was trained alone",
+        "hardware",
+        since=6,
         before=1,
     ),
     Column("gpu_driver", _TEXT, "NVIDIA driver version; null: no NVIDIA GPU, or not known", "environment"),
