@@ -2,7 +2,10 @@
 
 What is done for one trial (drawing its weights, its diagnosis, an evaluation) is that trial's own step: it takes of its
 own time, and its failure ends that trial alone. What is done for all at once (a window of training steps) is a shared
-step: each trial bears its share of the time, and its failure ends the launch, whose trials can then be run again.
+step: of a time limit each trial bears its share, and its failure ends the launch, whose trials can then be run again.
+
+The seconds of a shared step that a trial records are those that passed. So its images per second are its share of the
+rate of the launch.
 """
 
 import copy
@@ -223,14 +226,14 @@ class _Stack:
         member.initial = measuring.initialise(member.record, member.setup)
 
     def _warm_up(self) -> None:
-        """Steps of the whole launch on copies; each trial bears its share."""
+        """Steps of the whole launch on copies."""
         train, target = self._config.train, self._in_hand[0].record.device
         steps, watch = min(train.warmup_steps, train.steps), Stopwatch(target)
         with self._shared(), watch, own_randomness():
             copies = [copy.deepcopy(member.network) for member in self._in_hand]
             self._launch(self._in_hand, copies, torch.empty(len(copies), train.steps, device=target)).run(range(steps))
         for member in self._in_hand:
-            member.record.row["warmup_time_s"] = watch.total_s / len(self._in_hand)
+            member.record.row["warmup_time_s"] = watch.total_s
 
     def _launch(self, members: Sequence[_Member], networks: Sequence[Network], losses: torch.Tensor) -> StackedTraining:
         """What trains the members' networks; ``losses`` (R, steps) fills up."""
@@ -263,11 +266,11 @@ class _Stack:
                 return
             with self._shared(), watch:
                 self._training.run(window)
-            self._window_ended(window, watch.laps_s[-1] / len(members))
+            self._window_ended(window, watch.laps_s[-1])
             self._on_progress(window.stop, watch.total_s)
 
     def _window_ended(self, window: range, seconds: float) -> None:
-        """Record the end of a window for each trial: its share of the time, and a look at it if one is due."""
+        """Record the end of a window for each trial, and look at it if that is due."""
         assert self._training is not None
         with self._shared():
             rates, right = self._training.rates(), self._training.right()
@@ -280,7 +283,8 @@ class _Stack:
                 check_finite(member.record.losses, window)
                 end = WindowEnd(window.stop, len(window), seconds, on_grid, rates[place], right[place])
                 measuring.window_ended(member.record, member.ready, member.initial, end)
-                check_budget(member.record.config.train, member.record.row["train_time_s"], window.stop)
+                share_s = member.record.row["train_time_s"] / len(self._trained)
+                check_budget(member.record.config.train, share_s, window.stop)
 
     def _finish(self, energy_j: float | None) -> None:
         """End the trials that were trained to their end."""

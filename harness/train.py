@@ -196,18 +196,18 @@ def windows(config: TrainConfig) -> Iterator[range]:
         start = stop
 
 
-def check_budget(config: TrainConfig, seconds: float | None, step: int) -> None:
+def check_budget(config: TrainConfig, seconds: float, step: int) -> None:
     """End a training that took too long and has not reached its end.
 
     Args:
         config: its length and ``max_seconds``.
-        seconds: of training so far.
+        seconds: of training so far; of a stack, the trial's share of them.
         step: updates made.
 
     Raises:
         TimeBudgetError: ``config.max_seconds`` have passed.
     """
-    if config.max_seconds is not None and (seconds or 0.0) > config.max_seconds and step < config.steps:
+    if config.max_seconds is not None and seconds > config.max_seconds and step < config.steps:
         raise TimeBudgetError(f"train.max_seconds={config.max_seconds} reached after {step} steps")
 
 

@@ -47,9 +47,7 @@ class Fleet:
     def stacked(self, *, together: bool | None = True, kernel: Kernel = KERNEL) -> StackedTraining:
         batches = stacked_batches(self.images, self.labels, self.indices, IMAGES)
         settings = [config.optimizer for config in self.configs]
-        return StackedTraining(
-            self.networks, kernel, settings, batches, self.steps, self.losses, together=together
-        )
+        return StackedTraining(self.networks, kernel, settings, batches, self.steps, self.losses, together=together)
 
     def train_alone(self, permuted: torch.Tensor | None = None) -> "Fleet":
         """Copies trained one by one; ``permuted`` is another order of the images of each batch."""
@@ -131,8 +129,6 @@ def trained_both_ways(configure: Configure, name: str, batches: str, inits: Sequ
 @pytest.mark.parametrize("place", range(len(RATES)), ids=list(RATES))
 def test_a_stack_is_the_models_trained_alone(configure: Configure, place: int) -> None:
     """Every optimizer, and between them every initializer; each model has a learning rate and a seed of its own."""
-    fleet, alone = trained_both_ways(
-        configure, list(RATES)[place], ["fixed", "random"][place % 2], assigned(place)
-    )
+    fleet, alone = trained_both_ways(configure, list(RATES)[place], ["fixed", "random"][place % 2], assigned(place))
     print(fleet.distance(alone))
     assert_same(fleet, alone, **EXACT)

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 
 from harness.backends import Kernel
 from harness.config import OptimizerConfig
+from harness.engine.eager import RightAnswers, plain_step
 from harness.engine.stacked_network import StackedNetwork
 from harness.engine.stacked_optimizer import StackedOptimizer
 from harness.fusion import Trained
 from harness.models import Network
 from harness.stackable import unstackable
-from harness.train import Batch, RightAnswers, batch_source, optimizer_for, plain_step
+from harness.train import Batch, batch_source, optimizer_for
 
 __all__ = ["StackedTraining", "stacked_batches", "unstackable"]
 
