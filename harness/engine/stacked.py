@@ -11,11 +11,12 @@ import torch.nn.functional as F
 
 from harness.backends import Kernel
 from harness.config import OptimizerConfig, TrialConfig
+from harness.engine.eager import RightAnswers, plain_step
 from harness.engine.stacked_network import StackedNetwork
 from harness.engine.stacked_optimizer import StackedOptimizer
 from harness.fusion import Trained
 from harness.models import Network
-from harness.train import Batch, RightAnswers, batch_source, optimizer_for, plain_step
+from harness.train import Batch, batch_source, optimizer_for
 
 Batches = Callable[[int], Batch]
 """Step -> its batch, shared by the models or one for each."""
@@ -28,7 +29,9 @@ def unstackable(config: TrialConfig) -> str | None:
         config: of the trial.
     """
     if config.model.function is not None:
-        return f"model={config.model.function} is a network of your own, whose layers cannot be computed for many models"
+        return (
+            f"model={config.model.function} is a network of your own, whose layers cannot be computed for many models"
+        )
     if any(layer.type == "dropout" for layer in config.model.layers):
         return "the masks of a dropout layer are drawn from one generator, in an order that a stack would change"
     return None
