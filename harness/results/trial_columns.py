@@ -219,9 +219,7 @@ TRIALS = [
     _result(
         "images_per_s_median",
         _REAL,
-        
         "training throughput: median over timing windows; of a stacked trial its share of the launches' rate",
-    ,
     ),
     _result("images_per_s_q25", _REAL, "its lower quartile"),
     _result("images_per_s_q75", _REAL, "its upper quartile"),
@@ -242,9 +240,7 @@ TRIALS = [
     _result(
         "peak_memory_bytes",
         _WHOLE,
-        
         "most memory held after set-up: by the process on a CPU, by torch on CUDA; of a stack, by all of its trials",
-    ,
     ),
     _result(
         "energy_j",
@@ -269,9 +265,7 @@ TRIALS = [
     _result(
         "setup_time_s",
         _REAL,
-        
-        "data to the device, building the network, measuring the matmul rate; a stack's first trial bears what all share",
-    ,
+        "data to the device, building the network, matmul rate; a stack's first trial bears what all share",
     ),
     _result("init_time_s", _REAL, "drawing and copying the initial weights"),
     _result(
