@@ -70,7 +70,7 @@ class StackedTraining:
         together: how the models are computed; None: as the device suggests.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what R trials need, by the order of their making
         self,
         networks: Sequence[Network],
         kernel: Kernel,
