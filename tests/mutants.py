@@ -17,6 +17,7 @@ import test_metrics
 import test_models
 import test_own_models
 import test_signals
+import test_stack_sweep
 import test_timing
 import test_train
 import test_trial
@@ -34,6 +35,7 @@ from harness import (
     models,
     own_models,
     random_streams,
+    results,
     rows,
     signals,
     timing,
@@ -42,6 +44,7 @@ from harness import (
 )
 from harness.diagnosis import causes, judging
 from harness.engine import eager
+from harness.sweep import stacks
 from harness.train import WindowEnd
 
 Tools = dict[str, Any]
@@ -273,6 +276,15 @@ MUTANTS: dict[str, Mutant] = {
         "check_finite",
         _divergence_at_the_window,
         lambda _: test_train.test_divergence_names_the_exact_step(1, torch.nan),
+    ),
+    "unlike trials in one launch": Mutant(
+        stacks, "stack_key", lambda _: "", _with_patch(test_stack_sweep.test_like_trials_share_a_launch)
+    ),
+    "a failed launch leaves its notes": Mutant(
+        results.Running,
+        "withdraw",
+        lambda _: None,
+        lambda tools: test_stack_sweep.test_a_launch_that_runs_out_of_memory_gives_its_trials_back(**tools),
     ),
     "fraction <= 0 for dead": Mutant(
         signals, "_dead_share", _dead_by_fraction, _with_config(test_metrics.test_blank_background_is_not_dead)

@@ -227,7 +227,8 @@ def planned(tasks: Sequence[TrialTask], planner: StackPlanner) -> list[str]:
     ]
 
 
-def test_like_trials_share_a_launch_the_full_stacks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_like_trials_share_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full stacks go first, then the largest; no more trials than a window are composed ahead."""
     tasks = tasks_of("sweep.stack=3", "init=he,zero", "train.batch_size=10,20", "optimizer.lr=0.1,0.2")
     # places 1, 2, 5, 6 have batches of 10, the others of 20
     assert planned(tasks, StackPlanner(tasks[0].config)) == ["1,2,5", "3,4,7", "6", "8"]
