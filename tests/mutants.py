@@ -18,6 +18,7 @@ import test_models
 import test_own_models
 import test_signals
 import test_stack_sweep
+import test_stacked
 import test_timing
 import test_train
 import test_trial
@@ -43,7 +44,7 @@ from harness import (
     trial,
 )
 from harness.diagnosis import causes, judging
-from harness.engine import eager
+from harness.engine import eager, stacked, stacked_optimizer
 from harness.sweep import stacks
 from harness.train import WindowEnd
 
@@ -91,6 +92,22 @@ def _flops_of_multiply_adds(config: Any) -> tuple[int, int]:
 
 
 FLOPS = models.flops_per_image
+
+
+def _loss_over_all_models(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return MEAN_LOSSES(logits, labels) / len(logits)
+
+
+def _settings_of_the_first_model(configs: Any) -> Iterator[slice]:
+    yield slice(0, len(configs))
+
+
+def _gradients_of_the_neighbour(self: stacked_optimizer.StackedOptimizer, gradients: Any) -> None:
+    STACKED_STEP(self, [gradient.roll(1, dims=0) for gradient in gradients])
+
+
+MEAN_LOSSES = stacked.mean_losses
+STACKED_STEP = stacked_optimizer.StackedOptimizer.step
 
 
 def _deaf_to_the_seed(seed: int, stream: str) -> torch.Generator:
@@ -213,6 +230,10 @@ def _closed_form(_: Tools) -> None:
 
 def _with_config(test: Callable[[Configure], None]) -> Oracle:
     return lambda tools: test(tools["configure"])
+
+
+def _stacked(tools: Tools) -> None:
+    test_stacked.test_every_layer_is_that_of_the_models(tools["configure"], "norm and pooling of images")
 
 
 def _alone(test: Callable[[], None]) -> Oracle:
@@ -351,6 +372,13 @@ MUTANTS: dict[str, Mutant] = {
         "seed",
         lambda _value: None,
         _with_config(test_own_models.test_what_no_initializer_fills_is_said_and_follows_from_the_seed),
+    ),
+    "a stack's loss is the mean over its models": Mutant(stacked, "mean_losses", _loss_over_all_models, _stacked),
+    "a stack updates by the first model's settings": Mutant(
+        stacked_optimizer, "_runs", _settings_of_the_first_model, _stacked
+    ),
+    "a stack updates by the neighbour's gradients": Mutant(
+        stacked_optimizer.StackedOptimizer, "step", _gradients_of_the_neighbour, _stacked
     ),
     "epochs with repeats": Mutant(
         data, "batch_indices", _order_with_repeats, lambda _: test_data.test_epochs_are_permutations_end_to_end(50)
