@@ -90,6 +90,7 @@ def set_up(record: Record) -> TrialSetup:
                 setup.batch(0)[0],
                 precision=config.kernel.precision,
                 seed=config.seed,
+                autocast=setup.trained.autocast,
             )
     return setup
 
