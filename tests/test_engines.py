@@ -71,7 +71,7 @@ def test_static_steps_are_eagers_bit_for_bit(configure: Configure, optimizer: st
 @pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "constant"])
 def test_static_steps_follow_a_schedule(configure: Configure, schedule: str) -> None:
     agree(
-        resolved(configure(*SMALL, f"optimizer.schedule={schedule}", "optimizer.lr=0.1", "train.steps=7")), exact=False
+        resolved(configure(*SMALL, f"optimizer.schedule={schedule}", "optimizer.lr=0.1", "train.steps=15")), exact=False
     )
 
 
@@ -126,8 +126,12 @@ def test_the_check_finds_an_engine_that_trains_otherwise(configure: Configure) -
 
     optimizer = optimizer_for(setup.trained, config.optimizer)
     wrong = Lazy(setup.trained, optimizer, setup.batch, torch.full((6,), torch.nan))
-    with pytest.raises(equality.WrongEngineError, match="train with engine=eager"):
+    refused = ""
+    try:
         equality.largest_difference(config, setup.trained, setup.batch, wrong, exact=False)
+    except equality.WrongEngineError as error:
+        refused = str(error)
+    assert "train with engine=eager" in refused
     assert all(torch.equal(a, b) for a, b in zip(before, setup.trained.parameters(), strict=True))
 
 
@@ -143,6 +147,8 @@ def test_steps_that_cannot_be_captured_fall_back_where_that_is_asked_for(
     monkeypatch.setattr(Graph, "prepare", fail)
     made = engine.prepare(config, setup.trained, setup.batch, torch.empty(6))
     assert (made.name, made.reason) == ("eager", "operation not permitted when stream is capturing")
+    setup.trained.add_module("dropout", torch.nn.Dropout())
+    assert str(engine.prepare(config, setup.trained, setup.batch, torch.empty(6)).reason).startswith("dropout: ")
     strict = configure(*SMALL, "engine=graph")
     with pytest.raises(RuntimeError, match="not permitted"):
         engine.prepare(strict, setup.trained, setup.batch, torch.empty(6))
