@@ -13,6 +13,7 @@ import test_article
 import test_data
 import test_diagnose
 import test_diagnosis
+import test_engines
 import test_metrics
 import test_models
 import test_own_models
@@ -44,7 +45,7 @@ from harness import (
     trial,
 )
 from harness.diagnosis import causes, judging
-from harness.engine import eager, stacked, stacked_optimizer
+from harness.engine import eager, equality, graph, stacked, stacked_optimizer
 from harness.sweep import stacks
 from harness.train import WindowEnd
 
@@ -291,6 +292,18 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "loss taken after the update": Mutant(eager, "take_steps", _loss_after_the_update, _plain_loop),
     "gradients never zeroed": Mutant(eager, "take_steps", _gradients_pile_up, _plain_loop),
+    "NAdam's product of momenta begins at 0": Mutant(
+        graph,
+        "_FIRST_STATES",
+        {},
+        lambda tools: test_engines.test_static_steps_are_eagers_bit_for_bit(tools["configure"], "nadam"),
+    ),
+    "every engine is eager's equal": Mutant(
+        equality.Course,
+        "difference",
+        lambda _self, _other: 0.0,
+        _with_config(test_engines.test_the_check_finds_an_engine_that_trains_otherwise),
+    ),
     "last window dropped": Mutant(train, "windows", _windows_without_the_last, _plain_loop),
     "divergence at the window's end": Mutant(
         train,
