@@ -6,6 +6,7 @@
 The entry of ``kernel=torch`` is torch's own function; only the others load our package ``kernels``, when they are used.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,11 +28,14 @@ class Kernel:
         conv2d: the convolution.
         conv2d_relu: with the relu that follows; None: the two are separate.
         conv2d_pool_relu: with 2 x 2 max-pooling and relu; None: they are separate.
+        stacked: the same functions for R models in one launch: images (R, N, C, H, W), or (N, C, H, W) shared by the
+            models, weight (R, K, C, r, s), bias (R, K); None: this kernel has none.
     """
 
     conv2d: Conv2d
     conv2d_relu: Conv2d | None = None
     conv2d_pool_relu: Conv2d | None = None
+    stacked: "Kernel | None" = None
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,18 @@ class Backend:
         return not self.precisions
 
 
-def _of_triton(*names: str) -> Callable[[str], Kernel]:
-    """Return what makes a kernel of the functions of ``kernels.functional`` with these names."""
+def _of_triton(*epilogues: str) -> Callable[[str], Kernel]:
+    """Return what makes a kernel of ``kernels.functional``'s convolutions followed by nothing and by these epilogues."""
 
     def build(precision: str) -> Kernel:
         functional = own_kernels.module("functional")
-        return Kernel(*(functools.partial(getattr(functional, name), precision=precision) for name in names))
+        alone = [getattr(functional, f"conv2d_{epilogue}") for epilogue in epilogues]
+        stacked = [functools.partial(functional.conv2d_stacked, epilogue=name) for name in ("none", *epilogues)]
+        one, many = (
+            Kernel(*(functools.partial(function, precision=precision) for function in functions))
+            for functions in ([functional.conv2d, *alone], stacked)
+        )
+        return dataclasses.replace(one, stacked=many)
 
     return build
 
@@ -85,8 +95,8 @@ _triton = functools.partial(
 
 KERNELS = {
     "torch": Backend(lambda _: Kernel(F.conv2d)),
-    "triton": _triton(_of_triton("conv2d")),
-    "triton_fused": _triton(_of_triton("conv2d", "conv2d_relu", "conv2d_pool_relu")),
+    "triton": _triton(_of_triton()),
+    "triton_fused": _triton(_of_triton("relu", "pool_relu")),
 }
 """Name of ``kernel=`` -> what computes the convolutions.
 

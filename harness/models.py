@@ -66,7 +66,9 @@ class Conv(Parametrised):
         """The same by another function with the signature of ``torch.nn.functional.conv2d``."""
         if not self.circular:
             return conv2d(x_NCHW, self.weight, self.bias, stride=self.stride, padding=self.padding)
-        around = F.pad(x_NCHW, (self.padding,) * 4, mode="circular")
+        # images of several models have an axis more, which is not padded
+        edges = (self.padding,) * 4 + (0, 0) * (x_NCHW.dim() - 4)
+        around = F.pad(x_NCHW, edges, mode="circular")
         return conv2d(around, self.weight, self.bias, stride=self.stride)
 
 
