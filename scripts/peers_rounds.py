@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
@@ -115,11 +115,9 @@ class PeerProcess:
             RuntimeError: the process has died; the message is the last line that it printed.
         """
         pipe: IO[str] = self._process.stdin  # type: ignore[assignment]
-        try:
+        with suppress(BrokenPipeError):
             pipe.write(json.dumps(asked) + "\n")
             pipe.flush()
-        except BrokenPipeError:
-            pass
         said = self._read()
         if "died" in said:
             raise RuntimeError(said["died"])
@@ -139,8 +137,9 @@ class PeerProcess:
 
     def __exit__(self, *_: object) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+            # of a process that has died, what was left to write is lost
+            with suppress(BrokenPipeError):
+                pipe.close()  # type: ignore[union-attr]
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
