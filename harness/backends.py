@@ -65,7 +65,7 @@ class Backend:
 
 
 def _of_triton(*epilogues: str) -> Callable[[str], Kernel]:
-    """Return what makes a kernel of ``kernels.functional``'s convolutions followed by nothing and by these epilogues."""
+    """Return what makes a kernel of ``kernels.functional``: its convolution, alone and with what may follow it."""
 
     def build(precision: str) -> Kernel:
         functional = own_kernels.module("functional")

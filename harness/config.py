@@ -39,6 +39,10 @@ __all__ = [
 
 _GAINS = ("auto", "torch")
 _MOST_IMAGES = 500_000_000
+# in a YAML file, off without quotation marks is false
+_STACKS = ("off", "auto")
+MOST_STACKED = 512
+"""The most trials of one launch that can be asked for: each holds a lock, and a process may open about 1,000 files."""
 
 
 def _are_targets(given: list[float]) -> bool:
@@ -172,9 +176,11 @@ class ResultsConfig:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """How the trials of a sweep are run: in how many processes, for how long at most, and which of them.
+    """How the trials of a sweep are run: in how many processes, how many in a launch, for how long, and which of them.
 
-    ``workers`` is a number of processes, or auto: one for each GPU, or on a CPU one for each core.
+    ``workers`` is a number of processes, or auto: one for each GPU, or on a CPU one for each core. ``stack`` is how
+    many trials a worker trains in one launch: off, at most so many, or auto, which is off on a CPU and on a GPU as many
+    as its memory allows.
     """
 
     workers: Any = field(
@@ -183,6 +189,14 @@ class SweepConfig:
             lambda given: given == "auto" or (type(given) is int and given >= 1),
             "neither a number of processes nor auto",
             "give a whole number of at least 1, or auto",
+        ),
+    )
+    stack: Any = field(
+        default="auto",
+        metadata=bound(
+            lambda given: given in _STACKS or given is False or (type(given) is int and 1 <= given <= MOST_STACKED),
+            "neither a number of trials nor auto nor off",
+            f"give a whole number from 1 to {MOST_STACKED}, auto or off",
         ),
     )
     trial_timeout_s: float | None = above(0, default=None)
@@ -209,6 +223,7 @@ INCIDENTAL = frozenset(
         "labels.model",
         "results.dir",
         "sweep.resume",
+        "sweep.stack",
         "sweep.trial_timeout_s",
         "sweep.trials_per_job",
         "sweep.workers",

@@ -209,9 +209,10 @@ class LiveTable:
 
 
 def running_line(glance: "Glance") -> str:
-    """Return what a trial is doing: its step of how many, and its rate."""
+    """Return what a worker is doing: the step of how many, and the rate of all trials in hand."""
     train = glance.task.config.train
     if not glance.step:
         return f"{glance.task.title}: setting up"
-    rate = glance.step * train.batch_size / glance.seconds if glance.seconds else 0.0
+    images = glance.step * train.batch_size * glance.task.size
+    rate = images / glance.seconds if glance.seconds else 0.0
     return f"{glance.task.title}: step {glance.step:,} of {train.steps:,}, {rate:,.0f} images/s"

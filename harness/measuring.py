@@ -27,6 +27,7 @@ from harness import (
     trial_setup,
 )
 from harness.config import TrialConfig
+from harness.data import Digits
 from harness.errors import DivergedError, TimeBudgetError
 from harness.timing import Stopwatch, matmul_flops_per_s
 from harness.train import WindowEnd
@@ -71,17 +72,35 @@ class Record:
             self.row[column] = (self.row[column] or 0.0) + watch.total_s
 
 
-def set_up(record: Record) -> TrialSetup:
-    """Put everything on the device, measure the machine and check the kernels, on the clock of setting up."""
+@dataclass(frozen=True)
+class Shared:
+    """What the trials of a stack have in common once the first of them is set up.
+
+    Attributes:
+        digits: the data on the device.
+        matmul_flops_per_s: measured rate of the machine.
+    """
+
+    digits: Digits
+    matmul_flops_per_s: float
+
+
+def set_up(record: Record, shared: Shared | None = None) -> TrialSetup:
+    """Put everything on the device, measure the machine and check the kernels, on the clock of setting up.
+
+    Args:
+        record: of the trial.
+        shared: what another trial of its stack has put there and measured.
+    """
     config = record.config
     with record.clock("setup_time_s"):
         record.row.update(rows.environment(provenance.environment(record.device)))
-        setup = trial_setup.assemble(config, record.device)
+        setup = trial_setup.assemble(config, record.device, digits=shared.digits if shared else None)
         record.losses = torch.full((config.train.steps,), torch.nan, device=record.device)
         forward, training = own_models.flops_per_image(config.model, setup.network)
         record.row.update(forward_flops_per_image=forward, train_flops_per_image=training)
         record.row.update(own_models.columns(setup.network, is_torch=kernel_choice.backend_of(config).is_torch))
-        record.row["matmul_flops_per_s"] = matmul_flops_per_s(record.device)
+        record.row["matmul_flops_per_s"] = shared.matmul_flops_per_s if shared else matmul_flops_per_s(record.device)
         if not kernel_choice.backend_of(config).is_torch:
             record.row["kernel_error"] = kernel_check.largest_error(
                 setup.network,

@@ -34,6 +34,7 @@ def planned(config: TrialConfig, trial_id: str, place: SweepPlace | None = None)
         "sweep_size": place and place.size,
         "sweep_index": place and place.index,
         "simultaneous_trials": place.simultaneous_trials if place else 1,
+        "stacked_trials": 1,
         "targets": list(config.train.targets),
     }
 

@@ -16,7 +16,7 @@ _SOON_S = 1e-3
 
 
 @contextmanager
-def time_limit(seconds: float | None, setting: str) -> Iterator[None]:
+def time_limit(seconds: float | None, setting: str, *, spent_s: float = 0.0) -> Iterator[None]:
     """End the block with an error once its time is over. What hangs outside of Python is not ended.
 
     Only the main thread has a timer; elsewhere, and without a limit, the block takes as long as it takes.
@@ -24,6 +24,7 @@ def time_limit(seconds: float | None, setting: str) -> Iterator[None]:
     Args:
         seconds: how long it may take; None: for ever.
         setting: what the limit is called in the error.
+        spent_s: how much of it is over already.
 
     Raises:
         TimeBudgetError: its time is over.
@@ -37,7 +38,7 @@ def time_limit(seconds: float | None, setting: str) -> Iterator[None]:
 
     begun_s = time.monotonic()
     before = signal.signal(signal.SIGALRM, ring)
-    left_s, interval_s = signal.setitimer(signal.ITIMER_REAL, min(seconds, _LONGEST_S))
+    left_s, interval_s = signal.setitimer(signal.ITIMER_REAL, max(_SOON_S, min(seconds - spent_s, _LONGEST_S)))
     try:
         yield
     finally:

@@ -178,13 +178,12 @@ def train(engine: Engine, config: TrainConfig) -> Iterator[WindowEnd]:
     for window in windows(config):
         with watch:
             engine.run(window)
-        _check_finite(engine.losses, window)
+        check_finite(engine.losses, window)
         on_grid = window.stop % config.eval_every == 0 or window.stop == config.steps
         with own_randomness():
             seconds, answers = watch.laps_s[-1], engine.right()
             yield WindowEnd(window.stop, len(window), seconds, on_grid, engine.rate(), answers)
-        if config.max_seconds is not None and watch.total_s > config.max_seconds and window.stop < config.steps:
-            raise TimeBudgetError(f"train.max_seconds={config.max_seconds} reached after {window.stop} steps")
+        check_budget(config, watch.total_s, window.stop)
 
 
 def windows(config: TrainConfig) -> Iterator[range]:
@@ -197,7 +196,31 @@ def windows(config: TrainConfig) -> Iterator[range]:
         start = stop
 
 
-def _check_finite(losses: torch.Tensor, window: range) -> None:
+def check_budget(config: TrainConfig, seconds: float, step: int) -> None:
+    """End a training that took too long and has not reached its end.
+
+    Args:
+        config: its length and ``max_seconds``.
+        seconds: of training so far; of a stack, the trial's share of them.
+        step: updates made.
+
+    Raises:
+        TimeBudgetError: ``config.max_seconds`` have passed.
+    """
+    if config.max_seconds is not None and seconds > config.max_seconds and step < config.steps:
+        raise TimeBudgetError(f"train.max_seconds={config.max_seconds} reached after {step} steps")
+
+
+def check_finite(losses: torch.Tensor, window: range) -> None:
+    """End a training whose loss is no finite number any more.
+
+    Args:
+        losses: (steps,), filled up to the end of the window.
+        window: the steps that are looked at.
+
+    Raises:
+        DivergedError: naming the first step of the window whose loss is not finite.
+    """
     finite = torch.isfinite(losses[window.start : window.stop]).tolist()
     if False in finite:
         raise DivergedError(window.start + finite.index(False))

@@ -77,7 +77,7 @@ def run_trial(
         KeyboardInterrupt: it was interrupted; its row says ``killed``.
     """
     # before the user's modules are imported, which may go to another folder
-    folder, root = _places(config)
+    folder, root = places(config)
     # what waits for another thread's trial has not begun, and can be interrupted
     with torch_state.ONE_AT_A_TIME:
         config = resolved(config)
@@ -91,8 +91,8 @@ def run_trial(
     return _result(record)
 
 
-def _places(config: TrialConfig) -> tuple[results.Place, str]:
-    """The results folder and the folder of the data, as absolute paths."""
+def places(config: TrialConfig) -> tuple[results.Place, str]:
+    """Return the results folder and the folder of the data, as absolute paths."""
     folder = results.place_of(config.results.dir, "results.dir=")
     root = typed_path(config.data.root, "data.root=").absolute()
     return folder.absolute() if isinstance(folder, Path) else folder, str(root)

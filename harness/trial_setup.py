@@ -32,14 +32,20 @@ class TrialSetup:
     trained: fusion.Trained
 
 
-def assemble(config: TrialConfig, target: torch.device) -> TrialSetup:
+def assemble(config: TrialConfig, target: torch.device, *, digits: Digits | None = None) -> TrialSetup:
     """Data, batches and the network, which initializers have yet to fill, on the device.
+
+    Args:
+        config: of the trial.
+        target: the device.
+        digits: the data of another trial with the same section ``data``, to be shared; None: they are put there.
 
     Raises:
         DataError: the data cannot be had.
         UsageError: a network of the user's own cannot be built.
     """
-    digits = data.to_device(data.load(config.data), config.data, target)
+    if digits is None:
+        digits = data.to_device(data.load(config.data), config.data, target)
     train = config.train
     indices = data.batch_indices(config.data, steps=train.steps, batch_size=train.batch_size, seed=config.seed)
     on_device = None if indices is None else indices.to(target)

@@ -270,7 +270,7 @@ MUTANTS: dict[str, Mutant] = {
     "last window dropped": Mutant(train, "windows", _windows_without_the_last, _plain_loop),
     "divergence at the window's end": Mutant(
         train,
-        "_check_finite",
+        "check_finite",
         _divergence_at_the_window,
         lambda _: test_train.test_divergence_names_the_exact_step(1, torch.nan),
     ),

@@ -87,6 +87,7 @@ OTHER: dict[str, Any] = {
     "train.max_seconds": 7.0,
     "results.dir": "elsewhere",
     "sweep.workers": 2,
+    "sweep.stack": 2,
     "sweep.trial_timeout_s": 7.0,
     "sweep.resume": True,
     "sweep.trials_per_job": 2,

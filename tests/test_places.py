@@ -256,7 +256,7 @@ def test_a_trial_that_had_to_be_killed_has_its_row(place: results.Place, noted: 
         (place / ".partial/spool-t-0123abcd.arrow").write_text("half of its row")
     sweep = LocalSweep("s", "sweep", 2, str(place), None, Company(1, None), Audience())  # type: ignore[arg-type]
     with results.Publisher(place, "sweep"):
-        row = sweep._row_of_the_dead(Ended(task, death=Death("killed", "InterruptedError", "had to be killed")))
+        row = sweep._row_of_the_dead(Ended(task, death=Death("killed", "InterruptedError", "had to be killed")), task)
     assert (row is not None) is (noted or isinstance(place, RemotePlace))
     if isinstance(place, Path) and row:
         assert list((place / ".partial").iterdir()) == []

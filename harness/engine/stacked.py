@@ -10,28 +10,19 @@ import torch
 import torch.nn.functional as F
 
 from harness.backends import Kernel
-from harness.config import OptimizerConfig, TrialConfig
+from harness.config import OptimizerConfig
+from harness.engine.eager import RightAnswers, plain_step
 from harness.engine.stacked_network import StackedNetwork
 from harness.engine.stacked_optimizer import StackedOptimizer
 from harness.fusion import Trained
 from harness.models import Network
-from harness.train import Batch, RightAnswers, batch_source, optimizer_for, plain_step
+from harness.stackable import unstackable
+from harness.train import Batch, batch_source, optimizer_for
+
+__all__ = ["StackedTraining", "stacked_batches", "unstackable"]
 
 Batches = Callable[[int], Batch]
 """Step -> its batch, shared by the models or one for each."""
-
-
-def unstackable(config: TrialConfig) -> str | None:
-    """Say why a trial cannot be trained in a stack, in words for a refusal; None: it can.
-
-    Args:
-        config: of the trial.
-    """
-    if config.model.function is not None:
-        return f"model={config.model.function} is a network of your own, whose layers cannot be computed for many models"
-    if any(layer.type == "dropout" for layer in config.model.layers):
-        return "the masks of a dropout layer are drawn from one generator, in an order that a stack would change"
-    return None
 
 
 def stacked_batches(

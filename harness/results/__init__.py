@@ -51,6 +51,7 @@ from harness.results.recovery import (
     prepare,
     record_death,
     recover,
+    withdraw,
 )
 from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, arrow_schema
 from harness.results.table_files import files
@@ -127,6 +128,7 @@ __all__ = [
     "text_of",
     "to_frame",
     "varying",
+    "withdraw",
     "write_part",
     "write_plan",
     "write_table",

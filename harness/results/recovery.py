@@ -306,11 +306,37 @@ def record_death(
         if own is None:
             own = _planned_row(folder, trial_id, end, row)
             spool_trial(folder, owner, {"trials": [own], "curves": [], "layers": []}, holder=owner)
-        remove_note(folder, trial_id)
-        for path in (folder / PARTIAL).glob(f"*-{trial_id}-*"):
-            # what it was writing when it was killed
-            path.unlink(missing_ok=True)
+        _remove_traces(folder, trial_id)
     return own
+
+
+def withdraw(folder: Place, trial_id: str, owner: str) -> dict[str, Any] | None:
+    """Return the row that a trial wrote before its process ended, or let it be begun again under the same id.
+
+    Args:
+        folder: the results folder.
+        trial_id: the trial, which no process runs any more.
+        owner: of this process.
+
+    Returns:
+        its row; None: it had none, and all traces of it are gone.
+
+    Raises:
+        UsageError: the store cannot be reached, or denies access.
+    """
+    if isinstance(folder, RemotePlace):
+        return row_of(folder, owner, trial_id)
+    with _lock_of_dead(folder, trial_id):
+        own = _own_row(folder, trial_id, owner)
+        _remove_traces(folder, trial_id)
+    return own
+
+
+def _remove_traces(folder: Path, trial_id: str) -> None:
+    """Remove the note of a dead trial, and what it was writing when it was killed."""
+    remove_note(folder, trial_id)
+    for path in (folder / PARTIAL).glob(f"*-{trial_id}-*"):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -216,7 +216,11 @@ TRIALS = [
     _result("initial_weights_sha256", _TEXT, "hash of all parameters before training"),
     _result("final_weights_sha256", _TEXT, "hash of all parameters after training; null: it diverged"),
     # speed
-    _result("images_per_s_median", _REAL, "training throughput: median over timing windows"),
+    _result(
+        "images_per_s_median",
+        _REAL,
+        "training throughput: median over timing windows; of a stacked trial its share of the launches' rate",
+    ),
     _result("images_per_s_q25", _REAL, "its lower quartile"),
     _result("images_per_s_q75", _REAL, "its upper quartile"),
     _result("step_ms_median", _REAL, "milliseconds per update: batch_size / images_per_s_median"),
@@ -233,11 +237,16 @@ TRIALS = [
         "matmul_flops_per_s", _REAL, "fastest float32 product of square matrices, measured before and after training"
     ),
     _result("matmul_share", _REAL, "achieved_flops_per_s / matmul_flops_per_s"),
-    _result("peak_memory_bytes", _WHOLE, "most memory held after set-up: by the process on a CPU, by torch on CUDA"),
+    _result(
+        "peak_memory_bytes",
+        _WHOLE,
+        "most memory held after set-up: by the process on a CPU, by torch on CUDA; of a stack, by all of its trials",
+    ),
     _result(
         "energy_j",
         _REAL,
-        "energy of processor or GPU, first step to last, evaluation included; null: no counter",
+        "energy of processor or GPU, first step to last, evaluation included; of a stacked trial its share; "
+        "null: no counter",
     ),
     _result(
         "kernel_error",
@@ -253,10 +262,22 @@ TRIALS = [
         "result",
         since=5,
     ),
-    _result("setup_time_s", _REAL, "data to the device, building the network, measuring the matmul rate"),
+    _result(
+        "setup_time_s",
+        _REAL,
+        "data to the device, building the network, matmul rate; a stack's first trial bears what all share",
+    ),
     _result("init_time_s", _REAL, "drawing and copying the initial weights"),
-    _result("warmup_time_s", _REAL, "warm-up steps on a copy: compiling, choosing algorithms, allocating"),
-    _result("train_time_s", _REAL, "training steps alone"),
+    _result(
+        "warmup_time_s",
+        _REAL,
+        "warm-up steps on a copy: compiling, choosing algorithms, allocating; of a stack, those of all its trials",
+    ),
+    _result(
+        "train_time_s",
+        _REAL,
+        "training steps alone; of a stack, the seconds that passed: a trial's share is a stacked_trials-th of them",
+    ),
     _result("eval_time_s", _REAL, "evaluation and probes"),
     # hardware and environment
     Column("device_model", _TEXT, "name of the processor or GPU that trained; null: not known", "hardware"),
@@ -269,9 +290,17 @@ TRIALS = [
     Column(
         "simultaneous_trials",
         _WHOLE,
-        "how many trials its command ran at the same time on this machine, this one included",
+        "how many trials its command ran at the same time on this machine, this one included; a stack counts as one",
         "hardware",
         since=4,
+        before=1,
+    ),
+    Column(
+        "stacked_trials",
+        _WHOLE,
+        "how many trials were trained by the same launches, this one included; 1: it was trained alone",
+        "hardware",
+        since=6,
         before=1,
     ),
     Column("gpu_driver", _TEXT, "NVIDIA driver version; null: no NVIDIA GPU, or not known", "environment"),

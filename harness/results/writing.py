@@ -205,8 +205,12 @@ class Running:
         """Spool the trial's rows and end. They last when this returns, and the owner's publisher publishes them."""
         rows = {"trials": [trial], "curves": curves, "layers": layers}
         spool_trial(self._folder, self._owner, rows, holder=self._trial_id)
+        # the publisher removes the note too, because a published trial must have none
+        self.withdraw()
+
+    def withdraw(self) -> None:
+        """Forget that the trial has begun: without a row, it can be begun again under the same id."""
         if isinstance(self._folder, RemotePlace):
             return
-        # the publisher removes it too, because a published trial must have no note
         note_path(self._folder, self._trial_id).unlink(missing_ok=True)
         let_go(self._lock_path, self._lock)

@@ -19,6 +19,7 @@ from harness.sweep.local import Company, LocalSweep, company_of
 from harness.sweep.outcome import SweepOutcome
 from harness.sweep.plan import Plan, PlannedTrial, stored
 from harness.sweep.resume import left_to_run
+from harness.sweep.stacks import StackPlanner, refuse_useless
 from harness.wording import counted
 
 Interruptible = Callable[[Callable[[], None]], None]
@@ -130,30 +131,43 @@ class SweepConductor:
             engine, self.plan, first.results.dir, first, self.composed, self.composer.loader, per_job, self.audience
         )
         sweep.check()
+        refuse_useless(first, self.plan.trials, self.composer, per_job=per_job)
         jobs = f"in {counted(sweep.jobs, 'job')} of hydra/launcher={engine.name}"
         self.audience.say(f"planned: {counted(self.plan.size, 'trial')} {jobs}, into {first.results.dir}")
         return sweep
 
     def _local(self, first: TrialConfig) -> LocalSweep:
         folder, company = first.results.dir, company_of(first, most=self.plan.size)
+        stacks = StackPlanner(first)
         if "device.threads" in self.plan.trials.varied:
             # cores for the threads of one trial would be too few for another's
             company = replace(company, has_own_cores=False)
-        self.audience.say(self._announcement(folder, company))
+        refuse_useless(first, self.plan.trials, self.composer)
+        self.audience.say(self._announcement(folder, company, stacks.most))
         return LocalSweep(
-            self.plan.sweep_id, self.plan.sweep_id, self.plan.size, folder, self.composer, company, self.audience
+            self.plan.sweep_id,
+            self.plan.sweep_id,
+            self.plan.size,
+            folder,
+            self.composer,
+            company,
+            stacks,
+            self.audience,
         )
 
-    def _announcement(self, folder: str, company: Company) -> str:
+    def _announcement(self, folder: str, company: Company, stacked: int) -> str:
         """What is planned, before anything of it runs."""
         side_by_side = "one at a time" if company.workers == 1 else f"{company.workers} at a time"
+        if stacked > 1:
+            launches = "one" if company.workers == 1 else f"{company.workers}"
+            side_by_side = f"in stacks of up to {stacked}, {launches} at a time"
         threads = "" if company.threads is None else f", {counted(company.threads, 'thread')} each"
         return f"planned: {counted(self.plan.size, 'trial')}, {side_by_side}{threads}, into {folder}"
 
 
 def _refuse_varied(plan: Plan) -> None:
     """Refuse to vary what one sweep has once; the values of all trials but the first would have no effect."""
-    for key in ("results.dir", "sweep.workers", "sweep.resume", "sweep.trials_per_job"):
+    for key in ("results.dir", "sweep.workers", "sweep.resume", "sweep.stack", "sweep.trials_per_job"):
         if key in plan.trials.varied:
             values = plan.trials.varied[key]
             raise UsageError(f"{key}={','.join(values)}: differs among the trials of one sweep; give one value")

@@ -31,6 +31,7 @@ from harness.sweep.composer import Composer
 from harness.sweep.local import Company, LocalSweep, company_of
 from harness.sweep.outcome import rows_of_sweep
 from harness.sweep.plan import PlannedTrial, loader_of
+from harness.sweep.stacks import StackPlanner
 from harness.sweep.workers import threads_each
 
 TRIALS = "trials_of_job"
@@ -140,12 +141,14 @@ class Job:
         owner, audience = owner_of(self.sweep_id, number), JobAudience(has_log=self.has_log)
         todo, ended = self._left(trials)
         composer = self._composer()
+        first = composer.config(self.overrides)
         company = company_in_job(
-            composer.config(self.overrides),
+            first,
             most=self.trials_per_job,
             jobs=self.at_a_time or engines.at_a_time_here(self.jobs),
         )
-        sweep = LocalSweep(self.sweep_id, owner, self.size, self.results_dir, composer, company, audience)
+        stacks = StackPlanner(first)
+        sweep = LocalSweep(self.sweep_id, owner, self.size, self.results_dir, composer, company, stacks, audience)
         if todo:
             with self._interruptible(sweep):
                 try:

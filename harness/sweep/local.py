@@ -15,8 +15,10 @@ from harness.cores import usable_cores
 from harness.errors import UsageError
 from harness.sweep.composer import Composer
 from harness.sweep.plan import PlannedTrial
-from harness.sweep.worker import Slot, TrialTask
+from harness.sweep.stacks import StackPlanner
+from harness.sweep.worker import Slot, StackTask, TrialTask
 from harness.sweep.workers import GRACE_S, Death, Ended, Workers, slots_for, threads_each
+from harness.wording import counted
 
 _STORE_GRACE_S = 60.0
 """As :data:`GRACE_S` where rows go to an object store, to which a trial writes its last words several times."""
@@ -99,6 +101,7 @@ class LocalSweep:
         folder: its results folder, made ready.
         composer: from overrides to a config.
         company: how many run side by side.
+        stacks: says which trials share a launch.
         audience: is told.
         refused: the trials that could not be run as they were asked for.
     """
@@ -109,6 +112,7 @@ class LocalSweep:
     folder: str
     composer: Composer
     company: Company
+    stacks: StackPlanner
     audience: Audience
     refused: set[int] = field(default_factory=set)
     _workers: Workers | None = None
@@ -126,8 +130,11 @@ class LocalSweep:
         with self._publishing() as publisher, Workers(self.company.slots(), grace_s=grace_s) as workers:
             self._workers = workers
             try:
-                for ended in workers.run(self._tasks(trials), self.audience.look):
-                    self._record(ended, publisher)
+                for ended in workers.run(self._launches(trials), self.audience.look):
+                    if isinstance(ended.task, StackTask):
+                        workers.again(self._record_stack(ended, ended.task, publisher))
+                    else:
+                        self._record(ended, ended.task, publisher)
                     self._say(publisher)
             finally:
                 self._is_over = True
@@ -175,6 +182,13 @@ class LocalSweep:
         if not self._is_over:
             self._workers.stop(at_once=self._interruptions > 1)
 
+    def _launches(self, trials: Iterable[PlannedTrial]) -> Iterator[TrialTask | StackTask]:
+        """The trials as the workers get them; none after the end of the sweep, though some may have been composed."""
+        for task in self.stacks.plan(self._tasks(trials)):
+            if self._interruptions or self._is_gone:
+                return
+            yield task
+
     def _tasks(self, trials: Iterable[PlannedTrial]) -> Iterator[TrialTask]:
         for trial in trials:
             if self._interruptions or self._is_gone:
@@ -200,8 +214,54 @@ class LocalSweep:
                 "give one results.dir"
             )
 
-    def _record(self, ended: Ended, publisher: results.Publisher) -> None:
-        task = ended.task
+    def _record_stack(
+        self, ended: Ended, stack: StackTask, publisher: results.Publisher
+    ) -> list[TrialTask | StackTask]:
+        """Record the trials of a stack that have ended; the launches in which the others are run again."""
+        if ended.error is not None or (self._interruptions and ended.report is None):
+            # it is the same for each of them
+            for task in stack.trials:
+                self._record(dataclasses.replace(ended, task=task), task, publisher)
+            return []
+        report, again = ended.report, []
+        for task in stack.trials:
+            if report is not None and task.trial_id in report.refused:
+                self._refuse(task.place.index, UsageError(report.refused[task.trial_id]))
+            elif report is not None and task.trial_id in report.broken:
+                self.audience.lose(f"{task.title} could not be recorded: {report.broken[task.trial_id]}")
+                self._stop_if_gone()
+            elif not self._has_ended(task, publisher):
+                again.append(task)
+        return self._again(ended, stack, again)
+
+    def _has_ended(self, task: TrialTask, publisher: results.Publisher) -> bool:
+        """Whether a trial of a stack has its row, which is told of and published."""
+        try:
+            row = results.withdraw(results.place_of(self.folder), task.trial_id, self.owner)
+            if row is not None:
+                self.audience.ended(task.title, row)
+                self._publish(publisher, task.trial_id)
+        except Exception as error:  # noqa: BLE001 - one line for a user, and the next trial still runs
+            self.audience.break_down(task.title, error)
+            return True
+        return row is not None
+
+    def _again(self, ended: Ended, stack: StackTask, again: list[TrialTask]) -> list[TrialTask | StackTask]:
+        """Cut what is left of a stack into smaller ones, and say why unless the device was merely full."""
+        if not again:
+            return []
+        report, death = ended.report, ended.death
+        most = report.most if report is not None else (len(stack.trials) + 1) // 2
+        reason = report.reason if report is not None else death and death.error_message
+        if report is not None and report.is_full:
+            self.stacks.limit(stack.config, most)
+        if reason:
+            company = "alone" if most == 1 else f"in stacks of up to {most}"
+            left = f"{counted(len(again), 'trial')} of it run again {company}"
+            self.audience.note(f"a launch of {len(stack.trials)} trials failed ({reason}); {left}")
+        return self.stacks.cut(again, most)
+
+    def _record(self, ended: Ended, task: TrialTask, publisher: results.Publisher) -> None:
         if isinstance(ended.error, UsageError):
             self._refuse(task.place.index, ended.error)
             return
@@ -211,7 +271,7 @@ class LocalSweep:
             self._stop_if_gone()
             return
         try:
-            row = ended.row or self._row_of_the_dead(ended)
+            row = ended.row or self._row_of_the_dead(ended, task)
             if row is not None:
                 self.audience.ended(task.title, row)
                 self._publish(publisher, task.trial_id)
@@ -228,9 +288,8 @@ class LocalSweep:
             self._is_gone = True
             self.audience.lose(f"results.dir={self.folder}: the folder was removed; no further trial is begun")
 
-    def _row_of_the_dead(self, ended: Ended) -> dict[str, Any] | None:
+    def _row_of_the_dead(self, ended: Ended, task: TrialTask) -> dict[str, Any] | None:
         """The row of a trial whose worker died, or that was interrupted; None if it had not begun."""
-        task = ended.task
         death = ended.death or Death("killed", "InterruptedError", "interrupted (Ctrl-C or a termination signal)")
         place, own = results.place_of(self.folder), None
         if death.error_type != "InterruptedError" or (ended.death and isinstance(place, results.RemotePlace)):

@@ -14,13 +14,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from harness import output
 from harness.arguments import in_one_line
 from harness.config import SweepPlace, TrialConfig
 from harness.errors import UsageError
 from harness.trial_line import LINE_COLUMNS
+
+if TYPE_CHECKING:
+    from harness.stacked_trials import StackReport
 
 _LAST_WORDS_S, _LOOK_S = 10.0, 0.05
 _STANDARD_ERROR, _MOST_FILES = 2, 1024
@@ -64,6 +67,34 @@ class TrialTask:
     place: SweepPlace
     title: str
     owner: str
+    size: ClassVar[int] = 1
+    """How many trials it is."""
+
+
+@dataclass(frozen=True)
+class StackTask:
+    """Several trials for a worker to train by the same launches.
+
+    Attributes:
+        trials: two or more, alike in all but what :data:`harness.stackable.OWN` and the optimizer's numbers say.
+    """
+
+    trials: tuple[TrialTask, ...]
+
+    @property
+    def size(self) -> int:
+        """How many trials it is."""
+        return len(self.trials)
+
+    @property
+    def config(self) -> TrialConfig:
+        """The config of the first trial, for what all of them have in common."""
+        return self.trials[0].config
+
+    @property
+    def title(self) -> str:
+        """What to call it, such as ``[3/12] init=zero seed=1 and 3 more``."""
+        return f"{self.trials[0].title} and {len(self.trials) - 1} more"
 
 
 _progress: Any = None
@@ -120,12 +151,12 @@ def _keep_files() -> None:
                 os.set_inheritable(int(name), False)
 
 
-def work(task: TrialTask) -> dict[str, Any] | None:
-    """Run one trial and spool its rows.
+def work(task: TrialTask | StackTask) -> "dict[str, Any] | StackReport | None":
+    """Run one trial, or those of a stack, and spool their rows.
 
     Returns:
-        what its line shows, see :data:`harness.trial_line.LINE_COLUMNS`; None if it was interrupted. Its row lies in
-        the results folder.
+        of a trial what its line shows, see :data:`harness.trial_line.LINE_COLUMNS`; None if it was interrupted. Its row
+        lies in the results folder. Of a stack what became of those trials that have no row.
 
     Raises:
         UsageError: the config cannot be run here; there is no row.
@@ -134,22 +165,33 @@ def work(task: TrialTask) -> dict[str, Any] | None:
     global _is_busy  # noqa: PLW0603 - see begin
     if _unusable is not None:
         raise _unusable
-    from harness import trial
-
     # an initializer of an earlier trial may have gone elsewhere
     os.chdir(_folder)
     _progress[:] = (time.monotonic(), 0.0, 0.0)
     _is_busy = True
     try:
-        result = trial.run_trial(
-            task.config, on_progress=_advance, place=task.place, trial_id=task.trial_id, owner=task.owner
-        )
+        return _run_stack(task) if isinstance(task, StackTask) else _run_trial(task)
     except KeyboardInterrupt:
         return None
     finally:
         _is_busy = False
         _progress[BEGUN] = 0.0
+
+
+def _run_trial(task: TrialTask) -> dict[str, Any]:
+    from harness import trial
+
+    result = trial.run_trial(
+        task.config, on_progress=_advance, place=task.place, trial_id=task.trial_id, owner=task.owner
+    )
     return {name: _short(result.trial[name]) for name in LINE_COLUMNS}
+
+
+def _run_stack(task: StackTask) -> "StackReport":
+    from harness import stacked_trials
+
+    orders = [stacked_trials.Order(own.trial_id, own.config, own.place, own.owner) for own in task.trials]
+    return stacked_trials.run_stack(orders, on_progress=_advance)
 
 
 def _short(value: Any) -> Any:  # noqa: ANN401 - of any column

@@ -10,7 +10,8 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -19,20 +20,30 @@ from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from harness.cores import granted_cores, usable_cores
 from harness.errors import UsageError
 from harness.sweep import worker
-from harness.sweep.worker import Slot, TrialTask
+from harness.sweep.worker import Slot, StackTask, TrialTask
+
+if TYPE_CHECKING:
+    from harness.stacked_trials import StackReport
 
 _SPAWN = multiprocessing.get_context("spawn")
 _LOOK_S, _MOMENT_S = 0.2, 0.001
 GRACE_S = 5.0
 """A trial that goes on for so long after its time, or after it was told to stop, is killed."""
+_WRITING_S = 0.1
+"""What each trial of a stack gets besides to record itself as killed."""
 
 _OUT_OF_MEMORY_COUNTS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 
+
+Task = TrialTask | StackTask
+"""What a worker is given: a trial, or several that share their launches."""
+Answer = Any
+"""What :func:`harness.sweep.worker.work` returns for it."""
 
 _CANNOT_START = (BrokenProcessPool, OSError, RuntimeError)
 """What a pool raises that has lost its process, or that cannot start one."""
@@ -53,22 +64,24 @@ class Ended:
 
     Attributes:
         task: the task.
-        row: of its row of ``trials`` what its line shows; None if it was interrupted or could not be run.
+        row: of a trial, what its line shows of its row; None if it was interrupted or could not be run.
+        report: of a stack, what became of its trials; None if it was interrupted or could not be run.
         error: what the worker raised.
         death: how the worker died amid it.
     """
 
-    task: TrialTask
+    task: Task
     row: dict[str, Any] | None = None
+    report: "StackReport | None" = None
     error: BaseException | None = None
     death: Death | None = None
 
 
 @dataclass(frozen=True)
 class Glance:
-    """A trial that is running: its task, updates made, training seconds."""
+    """What a worker is running: its task, updates made of each trial, seconds of training."""
 
-    task: TrialTask
+    task: Task
     step: int
     seconds: float
 
@@ -92,14 +105,14 @@ class _Worker:
     progress: Any = field(default_factory=lambda: _SPAWN.RawArray("d", 3))
     executor: ProcessPoolExecutor | None = None
     process: BaseProcess | None = None
-    task: TrialTask | None = None
-    future: "Future[dict[str, Any] | None] | None" = None
+    task: Task | None = None
+    future: "Future[Answer] | None" = None
     timed_out: bool = False
     killed: bool = False
     gone_s: float = 0.0
     oom_kills: tuple[int, ...] = ()
 
-    def submit(self, task: TrialTask) -> "Future[dict[str, Any] | None]":
+    def submit(self, task: Task) -> "Future[Answer]":
         self.task, self.timed_out, self.killed, self.gone_s = task, False, False, 0.0
         try:
             self.future = self._hand_over(task)
@@ -114,7 +127,7 @@ class _Worker:
                 self.future.set_exception(error)
         return self.future
 
-    def _hand_over(self, task: TrialTask) -> "Future[dict[str, Any] | None]":
+    def _hand_over(self, task: Task) -> "Future[Answer]":
         if self.executor is None:
             self._start()
         assert self.executor is not None
@@ -163,10 +176,11 @@ class _Worker:
         assert self.task is not None
         assert self.future is not None
         task, error = self.task, self.future.exception() if self.future.done() else BrokenProcessPool()
-        row = None if error is not None else self.future.result()
+        answer = None if error is not None else self.future.result()
         self.task = self.future = None
         if not isinstance(error, BrokenProcessPool):
-            return Ended(task, row, error)
+            own = {"row": answer} if isinstance(task, TrialTask) else {"report": answer}
+            return Ended(task, **own, error=error)
         process = self.process
         self.close()
         return Ended(task, death=self._death(None if process is None else exit_code_of(process)))
@@ -274,6 +288,8 @@ class Workers:
         self._grace_s = grace_s
         self._is_stopping = False
         self._stop_by_s = float("inf")
+        self._coming: Task | None = None
+        self._again: deque[Task] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -290,9 +306,11 @@ class Workers:
             if one.task is not None:
                 one.interrupt(signal.SIGKILL if at_once else signal.SIGTERM)
         self._is_stopping = True
-        self._stop_by_s = min(self._stop_by_s, time.monotonic() + self._grace_s)
+        count = max((one.task.size for one in self._workers if one.task is not None), default=0)
+        grace_s = self._grace_s + _WRITING_S * count
+        self._stop_by_s = min(self._stop_by_s, time.monotonic() + grace_s)
 
-    def run(self, tasks: Iterator[TrialTask], look: Callable[[list[Glance]], None]) -> Iterator[Ended]:
+    def run(self, tasks: Iterator[Task], look: Callable[[list[Glance]], None]) -> Iterator[Ended]:
         """Run tasks until there are no more, or until :meth:`stop`.
 
         Args:
@@ -302,24 +320,38 @@ class Workers:
         Yields:
             each task that ended, as soon as it did.
         """
-        coming = next(tasks, None)
+        self._coming = next(tasks, None)
         while True:
-            for one in self._workers:
-                if one.task is None and coming is not None and not self._is_stopping:
-                    one.submit(coming)
-                    if self._is_stopping:
-                        # told to stop meanwhile, when it had no task yet
-                        one.interrupt(signal.SIGTERM)
-                    coming = next(tasks, None)
+            self._hand_out(tasks)
             futures = [one.future for one in self._workers if one.future is not None]
             if not futures:
                 return
             wait(futures, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
             self._end_what_is_late()
             look([self._glance(one) for one in self._workers if one.task is not None])
-            for one in self._workers:
-                if one.future is not None and one.is_over():
-                    yield one.ended()
+            over = [one.ended() for one in self._workers if one.future is not None and one.is_over()]
+            if all(own.error is None and own.death is None for own in over):
+                # what is done with their rows takes a while, and no worker need wait for it
+                self._hand_out(tasks)
+            yield from over
+
+    def again(self, tasks: Sequence[Task]) -> None:
+        """Run these before all others; only while :meth:`run` is waiting for what is done with a task that ended."""
+        self._again.extend(tasks)
+
+    def _hand_out(self, tasks: Iterator[Task]) -> None:
+        for one in self._workers:
+            if one.task is None and not self._is_stopping and (self._again or self._coming is not None):
+                one.submit(self._again.popleft() if self._again else self._taken(tasks))
+                if self._is_stopping:
+                    # told to stop meanwhile, when it had no task yet
+                    one.interrupt(signal.SIGTERM)
+
+    def _taken(self, tasks: Iterator[Task]) -> Task:
+        task = self._coming
+        assert task is not None
+        self._coming = next(tasks, None)
+        return task
 
     def _glance(self, one: _Worker) -> Glance:
         assert one.task is not None
@@ -333,7 +365,8 @@ class Workers:
                 continue
             limit_s = one.task.config.sweep.trial_timeout_s
             begun_s, _, _ = worker.progress_of(one.progress)
-            if limit_s is not None and begun_s and now_s > begun_s + limit_s + self._grace_s:
+            count = one.task.size
+            if limit_s is not None and begun_s and now_s > begun_s + count * limit_s + self._grace_s:
                 one.timed_out = True
                 one.signal(signal.SIGKILL)
             elif now_s > self._stop_by_s:
