@@ -20,9 +20,11 @@ from harness.model_config import LayerConfig, ModelConfig
 from harness.optimizer_config import OptimizerConfig
 
 __all__ = [
+    "ENGINES",
     "INCIDENTAL",
     "DataConfig",
     "DeviceConfig",
+    "EngineConfig",
     "InitConfig",
     "KernelConfig",
     "Labels",
@@ -36,6 +38,9 @@ __all__ = [
     "TrialConfig",
     "leaves",
 ]
+
+ENGINES = ("eager", "compiled", "graph")
+"""Names of ``engine=`` that execute steps; ``auto`` stands for one of them."""
 
 _GAINS = ("auto", "torch")
 _MOST_IMAGES = 500_000_000
@@ -105,6 +110,24 @@ class KernelConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    """How the steps of a training are executed.
+
+    ``auto`` is eager on a CPU and on a GPU graph with ``fallback``, which lets a trial whose steps cannot be captured
+    go on with eager. The default is what every trial had before there was a choice.
+    """
+
+    name: str = later(one_of("auto", *ENGINES, default="eager"))
+    fallback: bool = later(default=False)
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Yield a fallback of an engine that has none, or that falls back anyway."""
+        if self.fallback and self.name != "graph":
+            problem = "has no effect but with engine=graph" if self.name != "auto" else "engine=auto falls back anyway"
+            yield Conflict("fallback", problem, "set engine.fallback=false or use engine=graph")
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which images, in which order and scale.
 
@@ -163,6 +186,7 @@ class TrainConfig:
         metadata=bound(_are_targets, "no list of targets", "give different accuracies above 0 and up to 1"),
     )
     max_seconds: float | None = above(0, default=None)
+    autocast: str = later(one_of("none", "bfloat16", default="none"))
 
 
 @dataclass(frozen=True)
@@ -218,6 +242,7 @@ INCIDENTAL = frozenset(
         "data.mirrors",
         "data.root",
         "device.index",
+        "engine.fallback",
         "labels.experiment",
         "labels.init",
         "labels.model",
@@ -253,6 +278,7 @@ class TrialConfig:
     init: InitConfig = field(default_factory=InitConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     kernel: KernelConfig = field(default_factory=KernelConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -295,7 +321,8 @@ class TrialConfig:
     def is_resolved(self) -> bool:
         """Whether nothing that determines the result is left to the machine."""
         device = self.device
-        return device.name != "auto" and device.threads is not None and device.memory_format != "auto"
+        is_open = "auto" in (device.name, device.memory_format, self.engine.name)
+        return not is_open and device.threads is not None
 
     @property
     def trial_key(self) -> str:
@@ -321,7 +348,9 @@ class TrialConfig:
 
     def _hash(self, settings: dict[str, Any]) -> str:
         if not self.is_resolved:
-            raise ValueError("the config leaves device, threads or memory format to the machine; resolve it first")
+            raise ValueError(
+                "the config leaves device, threads, memory format or engine to the machine; resolve it first"
+            )
         if self.device.name == "cuda":
             # initial weights are drawn by one thread and the GPU does the rest
             del settings["device.threads"]

@@ -25,14 +25,23 @@ class Trained(nn.Module):
     Args:
         network: the layers.
         kernel: what computes its convolutions.
+        autocast: the type that ``torch.autocast`` computes in; None: as the tensors are.
     """
 
-    def __init__(self, network: AnyNetwork, kernel: Kernel) -> None:
+    def __init__(self, network: AnyNetwork, kernel: Kernel, autocast: torch.dtype | None = None) -> None:
         super().__init__()
-        self.network, self.kernel = network, kernel
+        self.network, self.kernel, self.autocast = network, kernel, autocast
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        """Images (N, 1, 28, 28) -> logits (N, 10)."""
+        """Images (N, 1, 28, 28) -> logits (N, 10), float32 whatever computed them, so that the loss is too."""
+        if self.autocast is None:
+            return self._logits(x_NCHW)
+        # without the cache of cast weights, which a captured graph must not share with what runs outside of it
+        with torch.autocast(x_NCHW.device.type, self.autocast, cache_enabled=False):
+            logits = self._logits(x_NCHW)
+        return logits.float()
+
+    def _logits(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         if isinstance(self.network, OwnNetwork):
             return _run_own(self.network, x_NCHW, self.kernel)
         return _run(list(self.network), x_NCHW, self.kernel)

@@ -28,9 +28,10 @@ from harness import (
 )
 from harness.config import TrialConfig
 from harness.data import Digits
+from harness.engine import equality
 from harness.errors import DivergedError, TimeBudgetError
 from harness.timing import Stopwatch, matmul_flops_per_s
-from harness.train import WindowEnd
+from harness.train import Engine, WindowEnd
 from harness.trial_setup import TrialSetup
 from harness.wording import error_text
 
@@ -149,6 +150,27 @@ def warm_up(record: Record, setup: TrialSetup) -> None:
 
     with record.clock("warmup_time_s"):
         timing.warm_up(setup.trained, run)
+
+
+def engine_of(record: Record, setup: TrialSetup) -> Engine:
+    """Return the trial's engine, ready to train: compiled or captured where it is, and then set against eager.
+
+    Raises:
+        WrongEngineError: it does not train as eager does.
+    """
+    config, row = record.config, record.row
+    if config.engine.name == "eager":
+        return engine.build(config, setup.trained, setup.batch, record.losses)
+    with record.clock("compile_time_s"):
+        ready = engine.prepare(config, setup.trained, setup.batch, record.losses)
+    row.update(engine=ready.name, engine_reason=ready.reason)
+    if isinstance(ready.engine, engine.Rewindable):
+        with record.clock("warmup_time_s"):
+            row["engine_error"] = equality.largest_difference(
+                config, setup.trained, setup.batch, ready.engine, exact=ready.exact
+            )
+        ready.engine.rewind()
+    return ready.engine
 
 
 def begin_training(record: Record) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from harness import device, initializers, kernel_choice, layouts, own_models
+from harness import device, engine_choice, initializers, kernel_choice, layouts, own_models
 from harness.config import TrialConfig
 
 
@@ -30,6 +30,7 @@ def resolved(config: TrialConfig, *, elsewhere: bool = False) -> TrialConfig:
     is_granted = elsewhere and config.device.name == "cuda"
     if not is_granted:
         kernel_choice.check(config, device.resolve(config.device))
+        engine_choice.check(config, device.resolve(config.device))
     sources = {**initializers.sources(config.init), **own_models.sources(config.model)}
     return replace(presumed(config, elsewhere=is_granted), sources=sources)
 
@@ -50,5 +51,6 @@ def presumed(config: TrialConfig, *, elsewhere: bool = False) -> TrialConfig:
         config,
         device=replace(config.device, name=target.type, threads=threads, memory_format=layout),
         kernel=replace(config.kernel, precision=precision),
+        engine=engine_choice.resolved(config.engine, target),
         optimizer=config.optimizer.scheduled(config.train.steps),
     )

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness import device, engine, measuring, results, rows, torch_state
+from harness import device, measuring, results, rows, torch_state
 from harness.config import SweepPlace, TrialConfig
 from harness.errors import UsageError
 from harness.interrupts import uninterrupted
 from harness.measuring import Record
 from harness.paths import typed_path
 from harness.resolution import resolved
-from harness.train import train
+from harness.train import Engine, train
 from harness.trial_setup import TrialSetup
 from harness.trial_status import status_of
 
@@ -133,20 +133,22 @@ def _measure(record: Record, on_progress: Progress) -> None:
     device.reset_peak_memory(record.device)
     initial = measuring.initialise(record, setup)
     measuring.warm_up(record, setup)
+    trainer = measuring.engine_of(record, setup)
     measuring.diagnose(record, setup)
     # the diagnosis holds more copies than training does
     device.reset_peak_memory(record.device)
     energy = device.energy_j(record.device)
     try:
-        _train(record, setup, initial, on_progress)
+        _train(record, setup, initial, trainer, on_progress)
     finally:
         measuring.look_back(record, setup, initial)
     record.row["energy_j"] = device.energy_since(energy, record.device)
     measuring.measure_matmul_again(record)
 
 
-def _train(record: Record, setup: TrialSetup, initial: dict[str, torch.Tensor], on_progress: Progress) -> None:
-    trainer = engine.build(record.config, setup.trained, setup.batch, record.losses)
+def _train(
+    record: Record, setup: TrialSetup, initial: dict[str, torch.Tensor], trainer: Engine, on_progress: Progress
+) -> None:
     measuring.begin_training(record)
     for window_end in train(trainer, record.config.train):
         measuring.window_ended(record, setup, initial, window_end)

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from harness import data, diagnosis, fusion, initializers, kernel_choice, own_models
+from harness import data, diagnosis, engine_choice, fusion, initializers, kernel_choice, own_models
 from harness.config import TrialConfig
 from harness.data import Digits
 from harness.diagnosis import Diagnosis, Finding
@@ -52,7 +52,9 @@ def assemble(config: TrialConfig, target: torch.device, *, digits: Digits | None
     batch = batch_source(digits.train_images, digits.train_labels, on_device, train.batch_size)
     network = own_models.network_of(config.model, seed=config.seed)
     network.to(target).to(memory_format=kernel_choice.memory_format(config, target))
-    return TrialSetup(network, digits, batch, fusion.Trained(network, kernel_choice.kernel_of(config)))
+    return TrialSetup(
+        network, digits, batch, fusion.Trained(network, kernel_choice.kernel_of(config), engine_choice.autocast(config))
+    )
 
 
 def initialise(config: TrialConfig, setup: TrialSetup) -> None:

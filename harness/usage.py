@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.compose import CONF_DIR
 
-GROUPS = ("init", "device", "kernel", "model", "data", "optimizer", "experiment")
+GROUPS = ("init", "device", "kernel", "engine", "model", "data", "optimizer", "experiment")
 _WIDTH = 100
 
 _HEAD = """\
@@ -58,10 +58,10 @@ def _values() -> Iterator[str]:
     seen: set[str] = set()
     defaults = _defaults()
     yield from _values_of(CONF_DIR / "config.yaml", "", seen)
-    for group in ("optimizer", "data", "device", "kernel", "init", "model"):
+    for group in ("optimizer", "data", "device", "kernel", "engine", "init", "model"):
         yield from _values_of(CONF_DIR / group / f"{defaults[group]}.yaml", f"{group}.", seen)
     # every value of init stands in config.yaml
-    for group in ("optimizer", "data", "device", "kernel", "model"):
+    for group in ("optimizer", "data", "device", "kernel", "engine", "model"):
         yield from _values_of_some(group, seen)
 
 

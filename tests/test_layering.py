@@ -22,7 +22,7 @@ LAYERS = [
     {"engine", "stack_memory"},
     {"rows", "diagnosis", "evaluation", "trial_status"},
     {"resolution"},
-    {"train", "metrics", "kernel_check", "kernel_choice"},
+    {"train", "metrics", "kernel_check", "kernel_choice", "engine_choice"},
     {"signals", "fusion"},
     {"backends", "initializers"},
     {"own_models"},

@@ -104,6 +104,25 @@ TRIALS = [
         speed="condition",
         required=False,
     ),
+    _later_choice(
+        "engine",
+        _TEXT,
+        "how the steps were executed: eager, compiled or graph; where graph was planned and could not be captured, "
+        "eager (engine_reason)",
+        "engine.name",
+        before="eager",
+        speed="condition",
+        since=6,
+    ),
+    _later_choice(
+        "autocast",
+        _TEXT,
+        "torch.autocast in the training steps: none or bfloat16",
+        "train.autocast",
+        before="none",
+        speed="condition",
+        since=6,
+    ),
     _choice("model", _TEXT, "choice of model=, with what was changed in it in brackets", "labels.model", speed="work"),
     _choice(
         "activation",
@@ -254,6 +273,14 @@ TRIALS = [
         "largest error of the trial's kernels against torch in float64 on the trial's own shapes, relative to the "
         "largest value of the reference; null: kernel=torch",
     ),
+    _result(
+        "engine_error",
+        _REAL,
+        "largest relative difference between the engine and eager after the same first steps, of the losses and of "
+        "the parameters' movement; null: eager",
+        since=6,
+    ),
+    _result("engine_reason", _TEXT, "why eager trained and not graph, which was planned; null: as planned", since=6),
     Column(
         "convolutions_by_torch",
         pa.list_(_TEXT),
@@ -269,9 +296,16 @@ TRIALS = [
     ),
     _result("init_time_s", _REAL, "drawing and copying the initial weights"),
     _result(
+        "compile_time_s",
+        _REAL,
+        "compiling the steps or capturing them, before training; null: eager",
+        since=6,
+    ),
+    _result(
         "warmup_time_s",
         _REAL,
-        "warm-up steps on a copy: compiling, choosing algorithms, allocating; of a stack, those of all its trials",
+        "warm-up steps on a copy: choosing algorithms, allocating, compiling kernels; with an engine other than eager "
+        "also the steps that set it against eager; of a stack, those of all its trials",
     ),
     _result(
         "train_time_s",
