@@ -92,7 +92,8 @@ def made(name: str, threads: int, device: str) -> Any:  # noqa: ANN401 - a Peer,
     """Import the peer's framework and make the peer.
 
     Raises:
-        ImportError: its framework is not installed here.
+        ModuleNotFoundError: its framework is not installed here.
+        ValueError: it has no device of this kind.
     """
     module, kind = PEERS[name]
     return getattr(importlib.import_module(module), kind)(name, threads, device)
@@ -134,8 +135,8 @@ def serve(name: str, threads: int, device: str, answers: TextIO) -> None:
 
     try:
         peer = made(name, threads, device)
-    except ImportError as error:
-        say({"missing": f"not installed: {error.name or error}"})
+    except ModuleNotFoundError as error:
+        say({"missing": f"not installed: {error.name}"})
         return
     except ValueError as error:
         say({"missing": str(error)})
