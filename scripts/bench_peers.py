@@ -6,8 +6,8 @@ Usage: python scripts/bench_peers.py [--quick] [--only steps|trials] [--batch N 
 Every peer trains the same network from the same weights on the same first images, in float32, by SGD. Each is a process
 of its own that stays alive on the same cores with the same number of threads, and is asked for a round at a time; the
 order turns from round to round. First its losses over 20 steps are set against those of plain PyTorch; a peer that
-differs gets no speed. Part ``steps``: images/s of one training, or of R models together. Part ``trials``: trials an hour
-of whole commands: this harness by workers against one script after the other.
+differs gets no speed. Part ``steps``: images/s of one training, or of R models together. Part ``trials``: trials an
+hour of whole commands: this harness by workers against one script after the other.
 
 JAX and TensorFlow are optional (pip install "initbench[peers]"). They may live in an environment of their own:
 --python names its interpreter. What cannot be imported is named as not measured.

@@ -8,7 +8,7 @@ It reads a JSON object from each line of standard input and answers with one:
     {"load": FILE}    take the images, labels, initial weights and learning rate of this file     {}
     {"losses": N}     train N steps, and record each loss                                         {"losses": R x N}
     {"run": N}        train N steps, recording nothing                                            {"seconds": S}
-    {"matmul": true}  measure the float32 matmul rate (the harness's own processes)               {"flops_per_s": F}
+    {"matmul": true}  measure the float32 matmul rate (plain alone)                               {"flops_per_s": F}
 
 With ``--trial`` it is what a user's own script would be: it draws weights, trains on the first 50 images, and prints
 the loss and the accuracy on the test images. The process imports numpy and its own framework alone, so it runs in any

@@ -1,6 +1,6 @@
 """The article's network in JAX: one model under ``jax.jit``, and R models under ``jax.jit(jax.vmap)``.
 
-Shapes: images x_NHWC (N, 28, 28, 1), labels (N,), filters (r, s, C, K), dense weights (in, out); with R models (R, ...).
+Shapes: images x_NHWC (N, 28, 28, 1), labels (N,), filters (r, s, C, K), dense weights (in, out); of R models (R, ...).
 """
 
 from typing import Any

@@ -7,9 +7,7 @@ from peer_process import PeerTask
 
 import harness
 from harness import TrialConfig, device, engine, fusion, kernel_choice, models, torch_state
-from harness.config import OptimizerConfig
 from harness.engine.stacked import StackedTraining, stacked_batches
-from harness.timing import matmul_flops_per_s
 from harness.train import batch_source
 
 MOST_STEPS = 2**18
@@ -38,7 +36,7 @@ class Single:
     def filled(self, task: PeerTask, model: int) -> models.Network:
         """Build the network as a trial does, and fill it with a model's weights."""
         network = models.build(self.config.model).to(self.device)
-        network.to(memory_format=kernel_choice.memory_format(self.config, self.device))  # type: ignore[call-overload]
+        network.to(memory_format=kernel_choice.memory_format(self.config, self.device))
         with torch.no_grad():
             for parameter, values in zip(network.parameters(), task.weights, strict=True):
                 parameter.copy_(torch.from_numpy(values[model]))
@@ -71,7 +69,7 @@ class Single:
         """Train; a list for each model."""
         window = self._window(steps)
         self._take(window)
-        lists: list[list[float]] = torch.atleast_2d(self._losses)[:, window.start : window.stop].tolist()
+        lists: list[list[float]] = self._losses.view(-1, MOST_STEPS)[:, window.start : window.stop].tolist()
         return lists
 
     def run(self, steps: int) -> None:
@@ -85,10 +83,6 @@ class Single:
         if not torch.isfinite(self._losses[..., window.start : window.stop]).all():
             raise RuntimeError("a loss is not finite")
 
-    def matmul_flops_per_s(self) -> float:
-        """Return the matmul rate of the machine now, under the flags of a trial."""
-        return matmul_flops_per_s(self.device)
-
 
 class Stacked(Single):
     """R networks in one stack."""
@@ -101,7 +95,7 @@ class Stacked(Single):
     def _begin(self, task: PeerTask, images_NCHW: torch.Tensor, labels: torch.Tensor) -> None:
         count = len(task.weights[0])
         networks = [self.filled(task, model) for model in range(count)]
-        optimizers: list[OptimizerConfig] = [self.config.optimizer] * count
+        optimizers = [self.config.optimizer] * count
         batches = stacked_batches(images_NCHW, labels, [None] * count, len(labels))
         self._losses = torch.full((count, MOST_STEPS), torch.nan, device=self.device)
         kernel = kernel_choice.kernel_of(self.config)

@@ -195,11 +195,10 @@ def measure_steps(found: PeersReport, where: Setting, effort: PeersWorkload, arm
         # these offer nothing on a processor
         wanted = [name for name in arms if name != "graph" or where.device == "cuda"]
         peers = start(wanted, where, found, open_ones)
-        meter = peers.get("eager") or open_ones.enter_context(PeerProcess("eager", where))
         for batch_size in effort.batches:
             say(f"batch {batch_size}: losses of {', '.join(peers)}")
             right = gated(peers, batch_size, where, found)
-            rounds_of(right, meter, batch_size, where, effort, found)
+            rounds_of(right, batch_size, where, effort, found)
 
 
 def gated(
@@ -235,9 +234,8 @@ def only(whole: PeerTask, chosen: slice) -> PeerTask:
 
 
 def rounds_of(
-    peers: Mapping[str, PeerProcess], meter: PeerProcess, batch_size: int, where: Setting, effort: PeersWorkload,
-    found: PeersReport,
-) -> None:  # fmt: skip
+    peers: Mapping[str, PeerProcess], batch_size: int, where: Setting, effort: PeersWorkload, found: PeersReport
+) -> None:
     """Time the peers in turns, with the matmul rate measured before each round."""
     path, timed = str(where.scratch / "timed.npz"), task(batch_size, where.stack)
     steps = {}
@@ -253,7 +251,7 @@ def rounds_of(
     order = list(peers)
     for index in range(effort.rounds):
         say(f"batch {batch_size}: round {index + 1} of {effort.rounds}")
-        matmul = meter.ask(matmul=True)["flops_per_s"]
+        matmul = peers["plain"].ask(matmul=True)["flops_per_s"]
         turn = index % len(order)
         for name in (order[turn:] + order[:turn])[:: 1 if index % 2 else -1]:
             seconds = peers[name].ask(run=steps[name])["seconds"]
@@ -265,7 +263,7 @@ def rounds_of(
 def calibrated(peer: PeerProcess, round_s: float) -> int:
     """Return how many steps a peer takes in about so many seconds; the first call compiles and is not counted."""
     peer.ask(run=_CALIBRATION_STEPS)
-    seconds = peer.ask(run=_CALIBRATION_STEPS)["seconds"]
+    seconds = float(peer.ask(run=_CALIBRATION_STEPS)["seconds"])
     steps = max(1, round(round_s * _CALIBRATION_STEPS / seconds))
     # an engine that records windows records one of this length
     peer.ask(run=steps)

@@ -77,6 +77,12 @@ class Plain:
         right = self.network(torch.from_numpy(images_NCHW).to(self.device)).argmax(dim=1).cpu().numpy() == labels
         return float(right.mean())
 
+    def matmul_flops_per_s(self) -> float:
+        """Return the float32 matmul rate of the machine now, by the harness's own measure; the harness must be there."""
+        from harness.timing import matmul_flops_per_s
+
+        return matmul_flops_per_s(self.device)
+
 
 class Compiled(Plain):
     """The same loop around ``torch.compile(network)``."""

@@ -4,9 +4,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from overhead_arms import CPU
@@ -17,6 +17,9 @@ from peers_rounds import RAW, SCRIPTS, PeersWorkload, Setting, environment, inte
 import harness
 from harness import data
 from harness.cores import usable_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOOPS = {PLAIN_LOOP: "plain", KERAS_LOOP: "keras"}
 
