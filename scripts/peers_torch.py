@@ -78,7 +78,7 @@ class Plain:
         return float(right.mean())
 
     def matmul_flops_per_s(self) -> float:
-        """Return the float32 matmul rate of the machine now, by the harness's own measure; the harness must be there."""
+        """Return the float32 matmul rate of the machine now, by the measure of a trial."""
         from harness.timing import matmul_flops_per_s
 
         return matmul_flops_per_s(self.device)
