@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROOT = Path(__file__).parent.parent
-TESTS_LIMIT_S, SWEEP_LIMIT_S, VALIDATE_LIMIT_S, ENGINES_LIMIT_S = 270, 90, 30, 30
+TESTS_LIMIT_S, SWEEP_LIMIT_S, VALIDATE_LIMIT_S, ENGINES_LIMIT_S = 240, 75, 30, 45
 INITS = ("zero", "glorot")
 TRITON = tuple(name for name, backend in KERNELS.items() if not backend.is_torch)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
