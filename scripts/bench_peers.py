@@ -1,7 +1,7 @@
 """The article's network side by side: plain PyTorch, PyTorch compiled, JAX, Keras on TensorFlow, and this harness.
 
 Usage: python scripts/bench_peers.py [--quick] [--only steps|trials] [--batch N ...] [--rounds N] [--stack R]
-       [--python PATH] [--json FILE] [--page] [--device cuda]      (about 8 minutes on two cores)
+       [--python PATH] [--json FILE] [--page] [--device cuda]      (about ten minutes on two cores)
 
 Every peer trains the same network from the same weights on the same first images, in float32, by SGD. Each is a process
 of its own that stays alive on the same cores with the same number of threads, and is asked for a round at a time; the
@@ -34,7 +34,7 @@ from harness.cores import usable_cores
 from harness.errors import UsageError
 from harness.processor import cpu_model
 
-FULL = PeersWorkload(batches=(50, 256), rounds=7, round_s=1.0, trials=6, trial_steps=300, trial_rounds=2)
+FULL = PeersWorkload(batches=(50, 256), rounds=7, round_s=0.7, trials=4, trial_steps=300, trial_rounds=2)
 QUICK = PeersWorkload(batches=(50,), rounds=2, round_s=0.05, trials=2, trial_steps=4, trial_rounds=1)
 PARTS = ("steps", "trials")
 EXTRA_STACK = {"cpu": 4, "cuda": 64}
