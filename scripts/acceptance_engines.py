@@ -24,7 +24,7 @@ class EnginesPlan:
 
     Attributes:
         device: under test.
-        engines: each trains one trial; the first is what the others are set against.
+        engines: each but eager trains one trial, and eager one beside them; eager alone is the stack of one.
         stacks: trials that share a launch; the first is 1, a trial alone.
         steps: of each engine's trial.
         stack_steps: of each stacked trial.
@@ -56,10 +56,11 @@ def run(plan: EnginesPlan, folder: Path, command: Command) -> EnginesOutcome | N
     """Train by each engine, then in stacks of each size; None if a trial is not ok."""
     outcome, common = EnginesOutcome(), ["experiment=article", "init=glorot", "kernel=torch", f"device={plan.device}"]
     sizes = [f"train.steps={plan.steps}", f"train.eval_every={plan.steps}", "results.dir=engines", "sweep.stack=off"]
-    if command(*common, f"engine={','.join(plan.engines)}", *sizes):
-        return None
-    for _, row in harness.load(folder / "engines").trials.iterrows():
-        outcome.by_engine[row["engine"]] = row
+    if len(plan.engines) > 1:
+        if command(*common, f"engine={','.join(plan.engines)}", *sizes):
+            return None
+        for _, row in harness.load(folder / "engines").trials.iterrows():
+            outcome.by_engine[row["engine"]] = row
     for size in plan.stacks:
         name = f"stack-{size}"
         # a trial alone is timed twice, so that there is more than one to set the stacks against
@@ -71,6 +72,8 @@ def run(plan: EnginesPlan, folder: Path, command: Command) -> EnginesOutcome | N
             return None
         trials = harness.load(folder / name).trials.sort_values("seed")
         outcome.by_stack[size] = [row for _, row in trials.iterrows()]
+    if not outcome.by_engine:
+        outcome.by_engine["eager"] = outcome.by_stack[1][0]
     return outcome
 
 

@@ -84,6 +84,11 @@ class AcceptancePlan:
         return 600 if self.is_dry and self.kernels else SWEEP_LIMIT_S
 
     @property
+    def engines_limit_s(self) -> int:
+        """Of each command of engines and stacks; a dry run has no ten minutes to keep."""
+        return 600 if self.is_dry else ENGINES_LIMIT_S
+
+    @property
     def expected(self) -> dict[tuple[str, str], int]:
         """(init, kernel) -> trials: by torch on the device and on the CPU, by the others on the device."""
         return {(init, kernel): 2 if kernel == "torch" else 1 for init in INITS for kernel in ("torch", *self.kernels)}
@@ -256,7 +261,7 @@ def check_engines(plan: AcceptancePlan, folder: Path) -> tuple[list[AcceptanceCh
     """Engines and stacks train the same; the table of their speeds, empty unless they do."""
 
     def command(*choices: str) -> int:
-        done = python("-m", "harness.run", "-m", *choices, folder=folder, limit_s=ENGINES_LIMIT_S)
+        done = python("-m", "harness.run", "-m", *choices, folder=folder, limit_s=plan.engines_limit_s)
         if done.returncode:
             show_output(done)
         return done.returncode
