@@ -116,7 +116,7 @@ def _close(
 
 def speeds(outcome: EnginesOutcome) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return head and lines: images/s of all trials of a launch, and the ratio to a trial alone by eager."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     eager = outcome.by_engine["eager"]["images_per_s_median"]
     for name, row in outcome.by_engine.items():
         rate = "{images_per_s_median:,.0f} ({images_per_s_q25:,.0f} to {images_per_s_q75:,.0f})".format(**row)
