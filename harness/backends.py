@@ -9,7 +9,7 @@ The entry of ``kernel=torch`` is torch's own function; only the others load our 
 import dataclasses
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ class Kernel:
     conv2d: Conv2d
     conv2d_relu: Conv2d | None = None
     conv2d_pool_relu: Conv2d | None = None
-    stacked: "Kernel | None" = None
+    stacked: "Kernel | None" = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

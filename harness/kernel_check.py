@@ -4,7 +4,7 @@ Each block that training will run, forward and with the gradients that training 
 on the same device, in two ways:
 
 - on whole numbers of at most 2, which every precision multiplies and adds up without rounding, so that the two must be
-  equal bit for bit, ties and zeros included;
+  equal bit for bit, ties and zeros included (but for storing bfloat16, under train.autocast);
 - on normal numbers, where the error is that of rounding: the convolution alone with its gradients, and the block's
   output, for relu and the maximum stretch no difference. The block's gradients are not, for where rounding turns a
   relu or a winner they differ wholly.
@@ -50,10 +50,17 @@ class _Case:
     reference: Conv2d
     shape: torch.Size
     needs_input_gradient: bool
+    autocast: torch.dtype | None
 
 
 def largest_error(
-    network: AnyNetwork, kernel: Kernel, images_NCHW: torch.Tensor, *, precision: str, seed: int
+    network: AnyNetwork,
+    kernel: Kernel,
+    images_NCHW: torch.Tensor,
+    *,
+    precision: str,
+    seed: int,
+    autocast: torch.dtype | None = None,
 ) -> float:
     """Check every block of a network.
 
@@ -63,6 +70,7 @@ def largest_error(
         images_NCHW: a batch as training has it.
         precision: of the kernel's float32 products.
         seed: of the random numbers.
+        autocast: the type that ``torch.autocast`` computes in; None: float32.
 
     Returns:
         the largest error found, relative to the largest value of its reference.
@@ -71,7 +79,10 @@ def largest_error(
         WrongKernelError: an error is larger than rounding allows.
     """
     random, worst = generator(seed, "kernel_check"), 0.0
-    for case in _cases(network, kernel, images_NCHW):
+    if autocast is not None:
+        # the factors are bfloat16 numbers already, whose products float32 holds
+        precision = "bf16"
+    for case in _cases(network, kernel, images_NCHW, autocast):
         whole = _check(case, case.function, case.reference, _whole_numbers(random), lambda _name, _depth: 0.0)
         rounded = _check(case, kernel.conv2d, F.conv2d, _normal_numbers(random), _allowance(precision))
         worst = max(worst, whole, rounded)
@@ -81,13 +92,17 @@ def largest_error(
     return worst
 
 
-def _cases(network: AnyNetwork, kernel: Kernel, images_NCHW: torch.Tensor) -> Iterator[_Case]:
+def _cases(
+    network: AnyNetwork, kernel: Kernel, images_NCHW: torch.Tensor, autocast: torch.dtype | None
+) -> Iterator[_Case]:
     if isinstance(network, OwnNetwork):
-        return _own_cases(network, kernel, images_NCHW)
-    return _declared_cases(network, kernel, images_NCHW)
+        return _own_cases(network, kernel, images_NCHW, autocast)
+    return _declared_cases(network, kernel, images_NCHW, autocast)
 
 
-def _declared_cases(network: Network, kernel: Kernel, images_NCHW: torch.Tensor) -> Iterator[_Case]:
+def _declared_cases(
+    network: Network, kernel: Kernel, images_NCHW: torch.Tensor, autocast: torch.dtype | None
+) -> Iterator[_Case]:
     shapes = _input_shapes(network, images_NCHW)
     names = {layer: name for name, layer in network.parametrised().items()}
     first = True
@@ -96,11 +111,13 @@ def _declared_cases(network: Network, kernel: Kernel, images_NCHW: torch.Tensor)
             layer, function, _ = block
             if isinstance(layer, Conv) and function is not None:
                 reference = _reference(block)
-                yield _Case(names[layer], layer, function, reference, shapes[layer], needs_input_gradient=not first)
+                yield _Case(names[layer], layer, function, reference, shapes[layer], not first, autocast)
             first = False
 
 
-def _own_cases(network: OwnNetwork, kernel: Kernel, images_NCHW: torch.Tensor) -> Iterator[_Case]:
+def _own_cases(
+    network: OwnNetwork, kernel: Kernel, images_NCHW: torch.Tensor, autocast: torch.dtype | None
+) -> Iterator[_Case]:
     """Each convolution of a network of the user's own on each shape that it gets."""
     seen: dict[tuple[str, torch.Size, bool], nn.Conv2d] = {}
 
@@ -118,7 +135,7 @@ def _own_cases(network: OwnNetwork, kernel: Kernel, images_NCHW: torch.Tensor) -
         for hook in hooks:
             hook.remove()
     for (path, shape, needs_gradient), layer in seen.items():
-        yield _Case(path, layer, kernel.conv2d, F.conv2d, shape, needs_input_gradient=needs_gradient)
+        yield _Case(path, layer, kernel.conv2d, F.conv2d, shape, needs_gradient, autocast)
 
 
 def _reference(block: Block) -> Conv2d:
@@ -187,18 +204,16 @@ def _check(
     Raises:
         WrongKernelError: it is more than allowed.
     """
-    x, weight = _like_images(case, draw(case.shape)), _like(case.layer.weight, draw(case.layer.weight.shape))
-    bias = None if case.layer.bias is None else _like(case.layer.bias, draw(case.layer.bias.shape))
-    inputs = [tensor for tensor in (x, weight, bias) if tensor is not None]
-    shape = _apply(case, reference, [tensor.to("meta") for tensor in inputs]).shape
-    seeds = draw(shape).to(x)
-    computed = _outputs(case, function, inputs, seeds)
+    inputs, seeds = _drawn(case, reference, draw)
+    x, weight = inputs[:2]
+    with torch.autocast(x.device.type, case.autocast, enabled=case.autocast is not None, cache_enabled=False):
+        computed = _outputs(case, function, inputs, seeds)
     exact = _outputs(case, reference, [tensor.double() for tensor in inputs], seeds.double())
     pixels = seeds.numel() // len(case.layer.weight)
     worst, sum_length = 0.0, own_kernels.module("rounding").sum_length
     for name, value in ((name, value) for name, value in exact.items() if name in tensors):
         error = float((computed[name].double() - value).abs().max() / value.abs().max().clamp(min=1.0))
-        limit = allowed(name, sum_length(name, weight.shape, pixels))
+        limit = allowed(name, sum_length(name, weight.shape, pixels)) + _storing(case)
         # not error > limit, which no NaN is
         if not error <= limit:
             raise WrongKernelError(
@@ -207,6 +222,27 @@ def _check(
             )
         worst = max(worst, error)
     return worst
+
+
+def _drawn(case: _Case, reference: Conv2d, draw: Draw) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The block's inputs, and a gradient of its output."""
+    x, weight = _like_images(case, draw(case.shape)), _like(case.layer.weight, draw(case.layer.weight.shape))
+    bias = None if case.layer.bias is None else _like(case.layer.bias, draw(case.layer.bias.shape))
+    inputs = [tensor for tensor in (x, weight, bias) if tensor is not None]
+    shape = _apply(case, reference, [tensor.to("meta") for tensor in inputs]).shape
+    seeds = draw(shape).to(x)
+    if case.autocast is not None:
+        # what is drawn is rounded at once, so that the reference computes from the same numbers
+        inputs, seeds = [tensor.to(case.autocast).float() for tensor in inputs], seeds.to(case.autocast)
+    return inputs, seeds
+
+
+def _storing(case: _Case) -> float:
+    """The rounding of a number that is stored in another type than float32, in which all is added up."""
+    if case.autocast is None:
+        return 0.0
+    interpreted = own_kernels.module("triton_kernels").INTERPRETED
+    return float(own_kernels.module("rounding").store_rounding(case.autocast, interpreted=interpreted))
 
 
 def _like(parameter: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,9 @@ def _check_precision(config: TrialConfig) -> None:
         problem = f"has no effect with kernel={name}, which follows device.tf32"
         fix = f"set kernel.precision=auto or use {_any_of(torchs_own=False)}"
         raise refusal("kernel.precision", given, problem, fix)
+    if offered and config.train.autocast != "none" and given not in ("auto", "ieee"):
+        problem = f"has no effect with train.autocast={config.train.autocast}, under which no float32 is multiplied"
+        raise refusal("kernel.precision", given, problem, "set kernel.precision=auto or train.autocast=none")
     if offered and precision(config) not in offered:
         path, value = ("device.tf32", config.device.tf32) if given == "auto" else ("kernel.precision", given)
         problem = f"kernel={name} does not multiply in {precision(config)}"
@@ -79,7 +82,8 @@ def precision(config: TrialConfig) -> str:
     """Return the precision of float32 products, ``auto`` resolved; torch's own functions ignore it."""
     if config.kernel.precision != "auto":
         return config.kernel.precision
-    return "tf32" if config.device.tf32 else "ieee"
+    # under autocast the kernels multiply no float32 numbers
+    return "tf32" if config.device.tf32 and config.train.autocast == "none" else "ieee"
 
 
 def memory_format(config: TrialConfig, target: torch.device) -> torch.memory_format:

@@ -109,6 +109,7 @@ def set_up(record: Record, shared: Shared | None = None) -> TrialSetup:
                 setup.batch(0)[0],
                 precision=config.kernel.precision,
                 seed=config.seed,
+                autocast=setup.trained.autocast,
             )
     return setup
 

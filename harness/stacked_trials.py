@@ -37,6 +37,7 @@ from harness.trial_status import is_out_of_memory, record_failure
 from harness.wording import error_text
 
 _LIMIT = "sweep.trial_timeout_s"
+_EAGER = "the steps of a stack are not captured: all its models take one in as many launches as one model does alone"
 _MOST_TEXT = 30_000
 """Letters in a report, which must go through a pipe in one piece."""
 
@@ -256,6 +257,8 @@ class _Stack:
         for member, own in zip(members, losses, strict=True):
             member.record.losses = own
             member.record.row["stacked_trials"] = len(members)
+            if member.record.config.engine.name != "eager":
+                member.record.row.update(engine="eager", engine_reason=_EAGER)
         with self._shared():
             self._training = self._launch(members, [member.network for member in members], losses)
         self._trained = members

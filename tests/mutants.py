@@ -13,10 +13,13 @@ import test_article
 import test_data
 import test_diagnose
 import test_diagnosis
+import test_engines
 import test_metrics
 import test_models
 import test_own_models
 import test_signals
+import test_stack_sweep
+import test_stacked
 import test_timing
 import test_train
 import test_trial
@@ -34,6 +37,7 @@ from harness import (
     models,
     own_models,
     random_streams,
+    results,
     rows,
     signals,
     timing,
@@ -41,7 +45,8 @@ from harness import (
     trial,
 )
 from harness.diagnosis import causes, judging
-from harness.engine import eager
+from harness.engine import eager, equality, graph, stacked, stacked_optimizer
+from harness.sweep import stacks
 from harness.train import WindowEnd
 
 Tools = dict[str, Any]
@@ -88,6 +93,22 @@ def _flops_of_multiply_adds(config: Any) -> tuple[int, int]:
 
 
 FLOPS = models.flops_per_image
+
+
+def _loss_over_all_models(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return MEAN_LOSSES(logits, labels) / len(logits)
+
+
+def _settings_of_the_first_model(configs: Any) -> Iterator[slice]:
+    yield slice(0, len(configs))
+
+
+def _gradients_of_the_neighbour(self: stacked_optimizer.StackedOptimizer, gradients: Any) -> None:
+    STACKED_STEP(self, [gradient.roll(1, dims=0) for gradient in gradients])
+
+
+MEAN_LOSSES = stacked.mean_losses
+STACKED_STEP = stacked_optimizer.StackedOptimizer.step
 
 
 def _deaf_to_the_seed(seed: int, stream: str) -> torch.Generator:
@@ -212,6 +233,10 @@ def _with_config(test: Callable[[Configure], None]) -> Oracle:
     return lambda tools: test(tools["configure"])
 
 
+def _stacked(tools: Tools) -> None:
+    test_stacked.test_every_layer_is_that_of_the_models(tools["configure"], "norm and pooling of images")
+
+
 def _alone(test: Callable[[], None]) -> Oracle:
     return lambda _: test()
 
@@ -267,12 +292,33 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "loss taken after the update": Mutant(eager, "take_steps", _loss_after_the_update, _plain_loop),
     "gradients never zeroed": Mutant(eager, "take_steps", _gradients_pile_up, _plain_loop),
+    "NAdam's product of momenta begins at 0": Mutant(
+        graph,
+        "_FIRST_STATES",
+        {},
+        lambda tools: test_engines.test_static_steps_are_eagers_bit_for_bit(tools["configure"], "nadam"),
+    ),
+    "every engine is eager's equal": Mutant(
+        equality.Course,
+        "difference",
+        lambda _self, _other: 0.0,
+        _with_config(test_engines.test_the_check_finds_an_engine_that_trains_otherwise),
+    ),
     "last window dropped": Mutant(train, "windows", _windows_without_the_last, _plain_loop),
     "divergence at the window's end": Mutant(
         train,
         "check_finite",
         _divergence_at_the_window,
         lambda _: test_train.test_divergence_names_the_exact_step(1, torch.nan),
+    ),
+    "unlike trials in one launch": Mutant(
+        stacks, "stack_key", lambda _: "", _with_patch(test_stack_sweep.test_like_trials_share_a_launch)
+    ),
+    "a failed launch leaves its notes": Mutant(
+        results.Running,
+        "withdraw",
+        lambda _: None,
+        lambda tools: test_stack_sweep.test_a_launch_that_runs_out_of_memory_gives_its_trials_back(**tools),
     ),
     "fraction <= 0 for dead": Mutant(
         signals, "_dead_share", _dead_by_fraction, _with_config(test_metrics.test_blank_background_is_not_dead)
@@ -339,6 +385,13 @@ MUTANTS: dict[str, Mutant] = {
         "seed",
         lambda _value: None,
         _with_config(test_own_models.test_what_no_initializer_fills_is_said_and_follows_from_the_seed),
+    ),
+    "a stack's loss is the mean over its models": Mutant(stacked, "mean_losses", _loss_over_all_models, _stacked),
+    "a stack updates by the first model's settings": Mutant(
+        stacked_optimizer, "_runs", _settings_of_the_first_model, _stacked
+    ),
+    "a stack updates by the neighbour's gradients": Mutant(
+        stacked_optimizer.StackedOptimizer, "step", _gradients_of_the_neighbour, _stacked
     ),
     "epochs with repeats": Mutant(
         data, "batch_indices", _order_with_repeats, lambda _: test_data.test_epochs_are_permutations_end_to_end(50)

@@ -44,7 +44,7 @@ LAYERS = [
     {"compose"},
     {"model_choices", "stackable"},
     {"config"},
-    {"model_config", "optimizer_config"},
+    {"model_config", "optimizer_config", "sweep_config"},
     {"arguments", "bounds", "model_registry", "datasets", "optimizers"},
     {"time_limit", "paths", "cores"},
     {"errors", "interrupts", "wording", "markdown", "output", "external"},

@@ -34,6 +34,7 @@ from harness.sweep.composer import Composer
 from harness.sweep.conduct import SweepConductor
 from harness.sweep.local import Company, LocalSweep
 from harness.sweep.plan import Plan, composed, plan_from
+from harness.sweep.stacks import StackPlanner
 from harness.sweep.worker import TrialTask
 from harness.sweep.workers import Death, Ended
 
@@ -254,7 +255,8 @@ def test_a_trial_that_had_to_be_killed_has_its_row(place: results.Place, noted: 
         results.Running(place, rows.planned(resolution.presumed(config), "t", task.place), owner="sweep")
     if isinstance(place, Path):
         (place / ".partial/spool-t-0123abcd.arrow").write_text("half of its row")
-    sweep = LocalSweep("s", "sweep", 2, str(place), None, Company(1, None), Audience())  # type: ignore[arg-type]
+    stacks = StackPlanner(config)
+    sweep = LocalSweep("s", "sweep", 2, str(place), None, Company(1, None), stacks, Audience())  # type: ignore[arg-type]
     with results.Publisher(place, "sweep"):
         row = sweep._row_of_the_dead(Ended(task, death=Death("killed", "InterruptedError", "had to be killed")), task)
     assert (row is not None) is (noted or isinstance(place, RemotePlace))

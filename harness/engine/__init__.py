@@ -27,7 +27,7 @@ class Rewindable(Engine, Protocol):
         """Begin at step 0 again with a fresh optimizer; the parameters are the caller's business."""
 
 
-_DROPOUTS = (nn.modules.dropout._DropoutNd,)  # noqa: SLF001 - the base of all of torch's dropouts
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The compiled engine: ``torch.compile`` of the network and its loss, forward and backward; the update is eager."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,8 @@ class Compiled:
         # what other trials of this process compiled is not reused, and so does not count against torch's limit of
         # versions, above which it would run eager without a word
         torch.compiler.reset()
+        # where a CUDA toolkit is installed and no GPU is there, this module says so in the midst of a sweep's lines
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         with undisturbed(self._network):
             loss, _ = self._loss_and_logits(*self._batches(0))
             loss.backward()  # type: ignore[no-untyped-call]

@@ -44,8 +44,9 @@ def stacked_batches(
     stacked_RSN = torch.stack([always if each is None else each for each in indices])
 
     def gathered(step: int) -> Batch:
-        flat, shape = stacked_RSN[:, step].flatten(), (len(indices), batch_size)
-        return images_NCHW.index_select(0, flat).unflatten(0, shape), labels.index_select(0, flat).unflatten(0, shape)
+        chosen_RN = stacked_RSN[:, step]
+        images = images_NCHW.index_select(0, chosen_RN.flatten())
+        return images.view(*chosen_RN.shape, *images.shape[1:]), labels[chosen_RN]
 
     return gathered
 
@@ -70,7 +71,7 @@ class StackedTraining:
         together: how the models are computed; None: as the device suggests.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what R trials need, by the order of their making
         self,
         networks: Sequence[Network],
         kernel: Kernel,
@@ -166,7 +167,7 @@ def mean_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
     models, images, _ = logits.shape
     each = F.cross_entropy(logits.flatten(0, 1), labels.expand(models, images).flatten(), reduction="none")
-    return each.unflatten(0, (models, images)).mean(dim=1)
+    return each.view(models, images).mean(dim=1)
 
 
 class InTurn:

@@ -59,7 +59,8 @@ class StackedNetwork(nn.Module):
         if isinstance(module, Dense):
             return _dense(module, x)
         if isinstance(module, Pool):
-            return module(x.flatten(0, -4)).unflatten(0, x.shape[:-3])
+            pooled: torch.Tensor = module(x.flatten(0, -4))
+            return pooled.view(*x.shape[:-3], *pooled.shape[1:])
         if isinstance(module, NORM_MODULES):
             return _normalised(module, x, self.models)
         y: torch.Tensor = module(x)
@@ -90,7 +91,7 @@ def _dense(layer: Dense, x: torch.Tensor) -> torch.Tensor:
     if x.dim() == _SHARED_AXES:
         # one product for all models instead of R with the same factor
         flat = F.linear(x.flatten(1), weight.flatten(0, 1), None if bias is None else bias.flatten())
-        return flat.unflatten(1, weight.shape[:2]).transpose(0, 1)
+        return flat.view(-1, *weight.shape[:2]).transpose(0, 1)
     features = x.flatten(2)
     if bias is None:
         return torch.bmm(features, weight.transpose(1, 2))

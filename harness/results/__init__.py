@@ -24,6 +24,7 @@ from harness.results.columns import (
     varying,
 )
 from harness.results.command import main
+from harness.results.deaths import record_death, withdraw
 from harness.results.locking import UnlockableError, locked
 from harness.results.merging import Compacted, Merged, UnsoundError, compact, copy_into
 from harness.results.parts import Publisher, enough_for_a_part
@@ -49,9 +50,7 @@ from harness.results.recovery import (
     has_living,
     missing_folders,
     prepare,
-    record_death,
     recover,
-    withdraw,
 )
 from harness.results.schema import COLUMNS, SCHEMA_VERSION, STATUSES, TABLES, arrow_schema
 from harness.results.table_files import files

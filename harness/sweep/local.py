@@ -230,7 +230,7 @@ class LocalSweep:
             elif report is not None and task.trial_id in report.broken:
                 self.audience.lose(f"{task.title} could not be recorded: {report.broken[task.trial_id]}")
                 self._stop_if_gone()
-            elif not self._has_ended(task, publisher):
+            elif (report is not None and task.trial_id in report.again) or not self._has_ended(task, publisher):
                 again.append(task)
         return self._again(ended, stack, again)
 

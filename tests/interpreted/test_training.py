@@ -1,13 +1,18 @@
 """Steps of training through the kernels: what must not move does not, and every run ends at the same bits."""
 
+import copy
+
 import pytest
 import torch
 from oracle import DEVICE, random_inputs, whole_inputs
 
-from harness import fusion, kernel_check, own_models
-from harness.backends import Kernel
-from harness.config import ModelConfig
-from harness.models import register
+from harness import fusion, kernel_check, models, own_models
+from harness.backends import KERNELS, Kernel
+from harness.config import LayerConfig, ModelConfig, OptimizerConfig
+from harness.engine.eager import Eager
+from harness.engine.stacked import StackedTraining, stacked_batches
+from harness.models import Network, register
+from harness.train import batch_source, optimizer_for
 from kernels import conv2d, conv2d_pool_relu, conv2d_relu
 
 STEPS, RATE = 3, 0.5
@@ -109,3 +114,58 @@ def test_the_plain_convolutions_of_a_network_of_ones_own_are_computed_by_the_ker
     assert network.by_torch() == ["3"]
     for ours, torchs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
+
+
+CONV = {"type": "conv", "out": 4, "kernel": 3}
+LAYERS = [
+    LayerConfig(**CONV, name="conv1", stride=7),
+    LayerConfig(),
+    LayerConfig(type="pool", size=2),
+    LayerConfig(**CONV, name="conv2"),
+    LayerConfig(type="dense", name="fc", out=10),
+]
+OPTIMIZERS = [OptimizerConfig("momentum", lr=0.1, momentum=momentum) for momentum in (0.5, 0.9)]
+
+
+def filled_networks() -> list[Network]:
+    networks = []
+    for seed in range(len(OPTIMIZERS)):
+        torch.manual_seed(seed)
+        networks.append(models.build(ModelConfig(layers=LAYERS)))
+        for parameter in networks[-1].parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        networks[-1].to(DEVICE).to(memory_format=torch.channels_last)
+    return networks
+
+
+def parameters_of(networks: list[Network]) -> torch.Tensor:
+    return torch.cat([value.detach().flatten() for network in networks for value in network.parameters()])
+
+
+def test_a_stack_strays_from_its_models_no_further_than_another_order_of_summation() -> None:
+    """Measured on models trained alone whose batches hold the same images in another order.
+
+    One convolution is fused with pooling and relu, the other with nothing.
+    """
+    torch.manual_seed(0)
+    images, labels, steps = torch.rand(4, 1, 28, 28).to(DEVICE), torch.arange(4, device=DEVICE), 2
+    indices = [torch.tensor([batch] * steps, device=DEVICE) for batch in ([0, 1, 2], [1, 2, 3])]
+    kernel, networks = KERNELS["triton_fused"].build("ieee"), filled_networks()
+
+    def trained_alone(order: list[int]) -> torch.Tensor:
+        copies = copy.deepcopy(networks)
+        for network, config, chosen in zip(copies, OPTIMIZERS, indices, strict=True):
+            source = batch_source(images, labels, chosen[:, order], 3)
+            optimizer = optimizer_for(network, config)
+            engine = Eager(fusion.Trained(network, kernel), optimizer, source, torch.empty(steps, device=DEVICE))
+            engine.run(range(steps))
+        return parameters_of(copies)
+
+    alone, reordered = trained_alone([0, 1, 2]), trained_alone([2, 0, 1])
+    losses, start = torch.empty(2, steps, device=DEVICE), parameters_of(networks)
+    source = stacked_batches(images, labels, indices, 3)
+    StackedTraining(networks, kernel, OPTIMIZERS, source, steps, losses, together=True).run(range(steps))
+    growth = (reordered - alone).abs().max()
+    assert (alone - start).abs().max() > 100 * growth > 0
+    assert (parameters_of(networks) - alone).abs().max() < 4 * growth
+    assert bool(losses.isfinite().all())
