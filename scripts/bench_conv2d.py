@@ -1,6 +1,7 @@
 """How fast the Triton convolutions are on a GPU, against cuDNN, torch.compile, vmap and loops.
 
 Usage: python scripts/bench_conv2d.py [--quick] [--output FILE] [--minutes M]
+       python scripts/bench_conv2d.py --compare-clocks                 (its clocks against those of triton.testing)
        TRITON_INTERPRET=1 python scripts/bench_conv2d.py --dry-run     (without a GPU: all but the clocks)
 
 Each layer of the article's network x batch 50, 256, 1024, 8192 x ieee, tf32, bf16 x forward, both gradients, the whole
@@ -112,6 +113,21 @@ def gated(cell: "BenchmarkCell", run: BenchmarkRun) -> "tuple[dict[str, Convolut
     return {name: arm for name, arm in arms.items() if name not in faults}, faults
 
 
+def compare_clocks(run: BenchmarkRun, wanted: "Sequence[BenchmarkCell]") -> str:
+    """Time the right arms of these cells by our clocks and by Triton's; the table."""
+    import bench_conv2d_triton
+    from bench_conv2d_clock import products
+
+    rows = []
+    for cell in wanted:
+        with products(cell.precision, benchmark=True):
+            works = {name: arm.work for name, arm in gated(cell, run)[0].items()}
+            times = run.clock.times(works, rounds=FULL.rounds, least=_LEAST_ROUNDS, limit_s=FULL.cell_s)
+            rows += bench_conv2d_triton.compared(str(cell), works, times)
+        release(run.device)
+    return bench_conv2d_triton.summary(rows)
+
+
 def measure_all(
     wanted: "Sequence[BenchmarkCell]",
     run: BenchmarkRun,
@@ -212,6 +228,8 @@ def refusal(options: argparse.Namespace) -> str | None:
         return "Triton is not installed; it is there for Linux only: pip install triton"
     from kernels import triton_kernels
 
+    if options.dry_run and options.compare_clocks:
+        return "--compare-clocks: --dry-run has no clocks; leave one of the two out"
     if options.dry_run and not triton_kernels.INTERPRETED:
         return "--dry-run runs the kernels on the processor: set TRITON_INTERPRET=1 before Python starts"
     if not options.dry_run and triton_kernels.INTERPRETED:
@@ -225,6 +243,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = script_parser("bench_conv2d", __doc__)
     parser.add_argument("--quick", action="store_true", help="batch 50 and 1024, tf32, 8 models, 5 rounds: a minute")
+    parser.add_argument("--compare-clocks", action="store_true", help="the cells of --quick by our clocks and Triton's")
     parser.add_argument("--dry-run", action="store_true", help="gates on the processor at batch 2, no times")
     parser.add_argument("--output", type=file_to_write, metavar="FILE", help="a row for each arm and clock, as Parquet")
     parser.add_argument("--minutes", type=float, default=7.0, help="begin no cell after so long (default: 7)")
@@ -254,6 +273,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("DRY RUN on the processor: it shows that every arm is right and this script works, and nothing of speed")
     lines = about(run, ceilings)
     print("\n".join(f"{name}: {value}" for name, value in lines.items()) + "\n", flush=True)
+    if options.compare_clocks:
+        print(compare_clocks(run, cells(QUICK.batches, QUICK.stacks, QUICK.precisions)))
+        return 0
     wanted = cells(plan.batches, plan.stacks, plan.precisions)
     until_s = begun_s + 60 * options.minutes
     results, left_out = measure_all(wanted, run, until_s=until_s, memory_bytes=memory_bytes, now=time.perf_counter)

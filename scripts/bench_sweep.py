@@ -1,4 +1,4 @@
-"""What sweeps cost: CPU and memory a trial, the start of a large sweep, speed of workers, a folder of 100,000 trials.
+"""What sweeps cost: CPU and memory a trial, a large sweep's start, workers, stacks, a folder of 100,000 trials.
 
 Usage: python scripts/bench_sweep.py [--quick] [--only PART] [--trials N]     (half an hour on two cores)
 
@@ -46,8 +46,9 @@ class SweepWorkload:
         trials: of the sweep whose cost a trial is measured.
         window: trials over which the cost is averaged, at its begin and at its end.
         clocked: trials by which training, evaluation and diagnosis are measured.
-        rounds: of the comparison of workers.
-        steps: of its trials.
+        rounds: of the comparisons of workers and of stacks.
+        steps: of their trials.
+        stack: trials that share a launch in the comparison of stacks.
         made: trials in the made folder.
     """
 
@@ -56,11 +57,12 @@ class SweepWorkload:
     clocked: int
     rounds: int
     steps: int
+    stack: int
     made: int
 
 
-FULL = SweepWorkload(trials=2_000, window=100, clocked=20, rounds=4, steps=200, made=100_000)
-QUICK = SweepWorkload(trials=8, window=2, clocked=2, rounds=1, steps=4, made=100)
+FULL = SweepWorkload(trials=2_000, window=100, clocked=20, rounds=4, steps=200, stack=16, made=100_000)
+QUICK = SweepWorkload(trials=8, window=2, clocked=2, rounds=1, steps=4, stack=2, made=100)
 
 
 def spread(values: Sequence[float], *, digits: int) -> str:
@@ -159,6 +161,30 @@ def workers_speed(effort: SweepWorkload, folder: Path) -> Iterator[BenchmarkFigu
     yield BenchmarkFigure(name, spread(shares, digits=2), f"at least {LEAST_SHARE}", met)
 
 
+def trials_per_h(folder: Path, name: str, effort: SweepWorkload, stack: str) -> float:
+    """Trials an hour of a whole command that trains as many trials as a stack holds."""
+    sizes = (f"train.steps={effort.steps}", f"train.eval_every={effort.steps}")
+    seeds = f"seed=range(0,{effort.stack})"
+    command = ("-m", "harness.run", "-m", *_ONE_THREAD, "model=mlp", *sizes, seeds, f"sweep.stack={stack}")
+    cost = cost_of(*command, f"results.dir={name}", folder=folder)
+    trials = harness.load(folder / name).trials
+    assert set(trials["stacked_trials"]) == {1 if stack == "off" else effort.stack}
+    return 3600 * len(trials) / cost.seconds
+
+
+def stacked_speed(effort: SweepWorkload, folder: Path) -> Iterator[BenchmarkFigure]:
+    """Trials alone against trials that share a launch, in rounds that turn; on a CPU none is required to be quicker."""
+    rates: dict[str, list[float]] = {"off": [], str(effort.stack): []}
+    for number in range(effort.rounds):
+        for stack in list(rates)[:: 1 if number % 2 else -1]:
+            rates[stack].append(trials_per_h(folder, f"stacks-{number}-{stack}", effort, stack))
+    for stack, own in rates.items():
+        name = f"trials an hour of the mlp, {effort.steps} steps, n = {effort.rounds} rounds: sweep.stack={stack}"
+        yield BenchmarkFigure(name, spread(own, digits=0))
+    gains = [many / one for one, many in zip(*rates.values(), strict=True)]
+    yield BenchmarkFigure(f"stacks of {effort.stack} to trials alone", spread(gains, digits=2))
+
+
 COMMANDS = {
     "harness.load": ("-c", "import sys, harness; harness.load(sys.argv[1])"),
     "validate": ("-m", "harness.results", "validate"),
@@ -192,7 +218,13 @@ def _million(one: Cost, ten: Cost, effort: SweepWorkload) -> str:
 
 
 Part = Callable[[SweepWorkload, Path], Iterator[BenchmarkFigure]]
-PARTS: dict[str, Part] = {"trials": trial_costs, "start": large_start, "workers": workers_speed, "folder": stored}
+PARTS: dict[str, Part] = {
+    "trials": trial_costs,
+    "start": large_start,
+    "workers": workers_speed,
+    "stacks": stacked_speed,
+    "folder": stored,
+}
 
 
 def measure(effort: SweepWorkload, parts: Sequence[str], folder: Path) -> Iterator[BenchmarkFigure]:

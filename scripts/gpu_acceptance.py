@@ -3,7 +3,8 @@
 Usage: python scripts/gpu_acceptance.py [--device cpu] [--steps N] [--results DIR]
 
 It begins with the tests, the Triton kernels' among them, and then trains by torch on both devices and by each choice of
-Triton kernels on the GPU, from the same weights for as many steps. At most ten minutes.
+Triton kernels on the GPU, from the same weights for as many steps. Then by each engine and in stacks of 1, 16 and 64
+trials: their speeds are shown only if they train the same. At most ten minutes.
 Exit code 0: every check passed, 1: some failed, 2: no GPU, or a wrong command.
 
 ``--device cpu`` is a dry run of this script on the processor; it accepts no GPU. It trains by torch alone, or with
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+import acceptance_engines
 import torch
 
 import harness
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROOT = Path(__file__).parent.parent
-TESTS_LIMIT_S, SWEEP_LIMIT_S, VALIDATE_LIMIT_S = 390, 90, 30
+TESTS_LIMIT_S, SWEEP_LIMIT_S, VALIDATE_LIMIT_S, ENGINES_LIMIT_S = 240, 75, 30, 45
 INITS = ("zero", "glorot")
 TRITON = tuple(name for name, backend in KERNELS.items() if not backend.is_torch)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -80,6 +82,11 @@ class AcceptancePlan:
     def sweep_limit_s(self) -> int:
         """Of each of the two sweeps."""
         return 600 if self.is_dry and self.kernels else SWEEP_LIMIT_S
+
+    @property
+    def engines_limit_s(self) -> int:
+        """Of each command of engines and stacks; a dry run has no ten minutes to keep."""
+        return 600 if self.is_dry else ENGINES_LIMIT_S
 
     @property
     def expected(self) -> dict[tuple[str, str], int]:
@@ -250,6 +257,25 @@ def check_kernels(outcome: AcceptanceTrials) -> Iterator[AcceptanceCheck]:
                 yield close(f"{init} by {kernel}: {which} loss, to torch's, relative", *losses, rtol)
 
 
+def check_engines(plan: AcceptancePlan, folder: Path) -> tuple[list[AcceptanceCheck], str]:
+    """Engines and stacks train the same; the table of their speeds, empty unless they do."""
+
+    def command(*choices: str) -> int:
+        done = python("-m", "harness.run", "-m", *choices, folder=folder, limit_s=plan.engines_limit_s)
+        if done.returncode:
+            show_output(done)
+        return done.returncode
+
+    engines = acceptance_engines.plan_of(plan.device, plan.steps)
+    outcome = acceptance_engines.run(engines, folder, command)
+    checks = [AcceptanceCheck("engines and stacks: trials", "not ok" if outcome is None else "ok", outcome is not None)]
+    if outcome is None:
+        return checks, ""
+    checks += [AcceptanceCheck(*found) for found in acceptance_engines.checks(engines, outcome)]
+    fine = all(check.passed for check in checks)
+    return checks, aligned_table(*acceptance_engines.speeds(outcome)) if fine else ""
+
+
 def header(outcome: AcceptanceTrials | None, device: str) -> str:
     """What the summary holds for."""
     row = None if outcome is None else outcome.rows["zero", "torch", 0]
@@ -284,12 +310,15 @@ def accept(plan: AcceptancePlan, folder: Path, scratch: Path) -> int:
     if outcome is not None:
         checks += [*check_same_start(outcome, plan.device), *check_zero_run(outcome)]
         checks += [*check_glorot_learns(outcome), *check_kernels(outcome)]
+    found, engine_speeds = check_engines(plan, scratch)
+    checks += found
     print(header(outcome, plan.device) + "\n")
     lines = [(check.name, check.value, "pass" if check.passed else "FAIL") for check in checks]
     print(aligned_table(("check", "value", "result"), lines))
     if outcome is not None:
         print()
         print(aligned_table(*measured(outcome)))
+    print(f"\n{engine_speeds or 'engines and stacks do not train the same: no speed is shown'}")
     failed = sum(not check.passed for check in checks)
     print(f"\n{len(checks) - failed} of {len(checks)} checks passed")
     print("speed of the Triton kernels, against cuDNN: python scripts/bench_conv2d.py")

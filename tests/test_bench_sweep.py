@@ -46,6 +46,7 @@ def test_quick_bench_prints_every_figure(bench: ModuleType, capsys: pytest.Captu
         lines = [line for line in printed.splitlines() if line.startswith(f"| {name}") and "EXTRA" not in line]
         assert lines, name
         assert all(re.search(r"\| (at most|at least|under) [\d,.]+ +\| (yes|NO) +\|$", line) for line in lines)
+    assert re.search(r"^\| stacks of 2 to trials alone +\| [\d.]+ \(", printed, flags=re.MULTILINE)
     assert "| planned: 10,000 trials, one at a time, into large | what is planned | yes |" in printed
 
 

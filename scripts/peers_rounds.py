@@ -1,0 +1,276 @@
+"""The rounds of bench_peers.py: each peer in a process of its own, gated by its losses, then timed in turns."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+from overhead_arms import CPU, GATE_OVERRIDES, GATE_RTOL, GATE_STEPS
+from peer_process import PEERS, PeerTask, write_task
+from peers_report import PeersReport, StepArm
+
+import harness
+from harness import data, initializers, models
+
+SCRIPTS = Path(__file__).parent
+RAW = ("experiment=article", "device=cpu")
+# a round is a multiple of so many steps
+_CALIBRATION_STEPS = 3
+
+
+@dataclass(frozen=True)
+class PeersWorkload:
+    """How much is measured.
+
+    Attributes:
+        batches: images of a step, in part steps.
+        rounds: of part steps.
+        round_s: about how long each peer trains in a round.
+        trials: of each way, in a round of part trials.
+        trial_steps: of each trial.
+        trial_rounds: of part trials.
+    """
+
+    batches: tuple[int, ...]
+    rounds: int
+    round_s: float
+    trials: int
+    trial_steps: int
+    trial_rounds: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all peers share.
+
+    Attributes:
+        device: cpu or cuda.
+        threads: of each peer, on as many cores, in part steps.
+        python: interpreter for the peers of other frameworks.
+        stack: models that are trained together, where a peer trains many.
+        scratch: folder for tasks and logs.
+    """
+
+    device: str
+    threads: int
+    python: str
+    stack: int
+    scratch: Path
+
+
+STEP_ARMS = {
+    "plain": "PyTorch, plain",
+    "compiled": "PyTorch, torch.compile",
+    "vmap": "PyTorch, torch.func.vmap",
+    "jax": "JAX, jit",
+    "jax_vmap": "JAX, jit of vmap",
+    "keras": "Keras on TensorFlow",
+    "eager": "ours, engine=eager",
+    "ours_compiled": "ours, engine=compiled",
+    "graph": "ours, engine=graph",
+    "stacked": "ours, stacked",
+}
+"""Peer -> its name in the tables."""
+MANY = ("vmap", "jax_vmap", "stacked")
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return variables by which every framework takes so many threads, none of which waits by spinning."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen={str(threads > 1).lower()}"
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "1"}
+    return {**os.environ, **counts, **quiet, "OMP_WAIT_POLICY": "passive", "XLA_FLAGS": flags.strip()}
+
+
+def interpreter(name: str, where: Setting) -> str:
+    """Return which Python runs a peer."""
+    return where.python if PEERS[name][0] in ("peers_jax", "peers_keras") else sys.executable
+
+
+class PeerProcess:
+    """A peer that answers; ``missing`` says why it does not."""
+
+    def __init__(self, name: str, where: Setting) -> None:
+        self.name, self._log = name, where.scratch / f"{name}.log"
+        line = [interpreter(name, where), str(SCRIPTS / "peer_process.py"), name, "--threads", str(where.threads)]
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [*line, "--device", where.device], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                env=environment(where.threads), cwd=where.scratch,
+            )  # fmt: skip
+        said = self._read()
+        self.missing: str | None = said.get("missing") or said.get("died")
+        self.versions: str = said.get("versions", "")
+
+    def ask(self, **asked: object) -> dict[str, Any]:
+        """Ask, and wait for the answer.
+
+        Raises:
+            RuntimeError: the process has died; the message is the last line that it printed.
+        """
+        pipe: IO[str] = self._process.stdin  # type: ignore[assignment]
+        with suppress(BrokenPipeError):
+            pipe.write(json.dumps(asked) + "\n")
+            pipe.flush()
+        said = self._read()
+        if "died" in said:
+            raise RuntimeError(said["died"])
+        return said
+
+    def _read(self) -> dict[str, Any]:
+        pipe: IO[str] = self._process.stdout  # type: ignore[assignment]
+        line = pipe.readline()
+        if not line:
+            last = [text for text in self._log.read_text(errors="replace").splitlines() if text.strip()][-1:]
+            return {"died": f"its process ended: {' '.join(last) or 'without a word'}"}
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            # of a process that has died, what was left to write is lost
+            with suppress(BrokenPipeError):
+                pipe.close()  # type: ignore[union-attr]
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def task(batch_size: int, models_count: int, *overrides: str) -> PeerTask:
+    """Return the article's batch and R models' initial weights, drawn by seeds 0 to R - 1 as a trial draws them."""
+    config = harness.load_config([*RAW, f"train.batch_size={batch_size}", *overrides])
+    digits = data.to_device(data.load(config.data), config.data, CPU)
+    drawn = []
+    for seed in range(models_count):
+        network = models.build(config.model)
+        initializers.apply(config.init, network, seed=seed, activation=config.model.activation)
+        drawn.append([value.detach().numpy() for value in network.parameters()])
+    weights = [np.stack(values) for values in zip(*drawn, strict=True)]
+    images, labels = digits.train_images[:batch_size].numpy(), digits.train_labels[:batch_size].numpy()
+    return PeerTask(images, labels, weights, config.optimizer.lr)
+
+
+def difference(theirs: Sequence[Sequence[float]], wanted: Sequence[Sequence[float]]) -> str | None:
+    """Return what is wrong with a peer's losses, each (models, steps); None: they agree.
+
+    On scaled pixels, rounding stays below a hundredth of the bound over these steps and a learning rate that is 1 % off
+    shows as eight times the bound.
+    """
+    ours = np.asarray(wanted[: len(theirs)])
+    wrong = ~np.isclose(np.asarray(theirs), ours, rtol=GATE_RTOL, atol=0)
+    if not wrong.any():
+        return None
+    model, step = np.argwhere(wrong)[0]
+    loss = f"loss {theirs[model][step]:.7g}, plain PyTorch {ours[model][step]:.7g}"
+    return f"differs at step {step} of model {model}: {loss}, allowed relative difference {GATE_RTOL:g}"
+
+
+def start(arms: Sequence[str], where: Setting, found: PeersReport, open_ones: ExitStack) -> dict[str, PeerProcess]:
+    """Start the peers that can be; the others are named in the report."""
+    peers = {}
+    for name in arms:
+        peer = open_ones.enter_context(PeerProcess(name, where))
+        if peer.missing is not None:
+            found.not_measured[STEP_ARMS[name]] = peer.missing
+        else:
+            peers[name] = peer
+            found.versions.update(peer.versions.split(", "))
+    return peers
+
+
+def measure_steps(found: PeersReport, where: Setting, effort: PeersWorkload, arms: Sequence[str]) -> None:
+    """Gate and time all peers at each batch size."""
+    with ExitStack() as open_ones:
+        # these offer nothing on a processor
+        wanted = [name for name in arms if name != "graph" or where.device == "cuda"]
+        peers = start(wanted, where, found, open_ones)
+        for batch_size in effort.batches:
+            say(f"batch {batch_size}: losses of {', '.join(peers)}")
+            right = gated(peers, batch_size, where, found)
+            rounds_of(right, batch_size, where, effort, found)
+
+
+def gated(
+    peers: Mapping[str, PeerProcess], batch_size: int, where: Setting, found: PeersReport
+) -> dict[str, PeerProcess]:
+    """Return the peers whose losses are plain PyTorch's; what is wrong with the others goes into the report."""
+    counts = {name: where.stack if name in MANY else 1 for name in peers}
+    path = str(where.scratch / "gate.npz")
+    gate_task = task(batch_size, where.stack, *GATE_OVERRIDES)
+    wanted = []
+    for model in range(where.stack):
+        write_task(path, only(gate_task, slice(model, model + 1)))
+        peers["plain"].ask(load=path)
+        wanted += peers["plain"].ask(losses=GATE_STEPS)["losses"]
+    right = {}
+    for name, peer in peers.items():
+        write_task(path, only(gate_task, slice(0, counts[name])))
+        try:
+            peer.ask(load=path)
+            fault = difference(peer.ask(losses=GATE_STEPS)["losses"], wanted)
+        except RuntimeError as error:
+            fault = str(error)
+        if fault is None:
+            right[name] = peer
+        else:
+            found.faults[f"batch {batch_size}: {STEP_ARMS[name]}"] = fault
+    return right
+
+
+def only(whole: PeerTask, chosen: slice) -> PeerTask:
+    """Return the task of some of its models."""
+    return PeerTask(whole.images_NCHW, whole.labels, [value[chosen] for value in whole.weights], whole.lr)
+
+
+def rounds_of(
+    peers: Mapping[str, PeerProcess], batch_size: int, where: Setting, effort: PeersWorkload, found: PeersReport
+) -> None:
+    """Time the peers in turns, with the matmul rate measured before each round."""
+    path, timed = str(where.scratch / "timed.npz"), task(batch_size, where.stack)
+    steps = {}
+    arms = {}
+    for name, peer in peers.items():
+        count = where.stack if name in MANY else 1
+        write_task(path, only(timed, slice(0, count)))
+        peer.ask(load=path)
+        steps[name] = calibrated(peer, effort.round_s)
+        arms[name] = StepArm(batch_size, STEP_ARMS[name], count, steps[name])
+        found.steps.append(arms[name])
+    flops = models.flops_per_image(harness.load_config(list(RAW)).model)[1]
+    order = list(peers)
+    for index in range(effort.rounds):
+        say(f"batch {batch_size}: round {index + 1} of {effort.rounds}")
+        matmul = peers["plain"].ask(matmul=True)["flops_per_s"]
+        turn = index % len(order)
+        for name in (order[turn:] + order[:turn])[:: 1 if index % 2 else -1]:
+            seconds = peers[name].ask(run=steps[name])["seconds"]
+            rate = arms[name].models * batch_size * steps[name] / seconds
+            arms[name].images_per_s.append(rate)
+            arms[name].matmul_share.append(rate * flops / matmul)
+
+
+def calibrated(peer: PeerProcess, round_s: float) -> int:
+    """Return how many steps a peer takes in about so many seconds; the first call compiles and is not counted."""
+    peer.ask(run=_CALIBRATION_STEPS)
+    seconds = float(peer.ask(run=_CALIBRATION_STEPS)["seconds"])
+    steps = max(1, round(round_s * _CALIBRATION_STEPS / seconds))
+    # an engine that records windows records one of this length
+    peer.ask(run=steps)
+    return steps
+
+
+def say(text: str) -> None:
+    """Show what is being measured."""
+    if sys.stderr.isatty():
+        print(f"\033[K{text}", end="\r", file=sys.stderr, flush=True)
