@@ -27,6 +27,7 @@ LAYERS = [
     {"analysis"},
     {
         "activations",
+        "moments",
         "own_layers",
         "own_modules",
         "results",
