@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness import device, resolution, torch_state, trial
+from harness import device, resolution, torch_state, trial_setup
 from harness.compose import load_config
 from harness.config import TrialConfig
 from harness.diagnosis import HARMFUL, Causes, Diagnosis, Finding
@@ -83,9 +83,9 @@ def _tried(overrides: list[str]) -> Finding | None:
     try:
         config = resolution.resolved(load_config(overrides))
         with torch_state.ONE_AT_A_TIME, torch_state.set_for(config.device):
-            setup = trial.assemble(config, device.resolve(config.device))
-            trial.initialise(config, setup)
-            return trial.finding(config, setup)
+            setup = trial_setup.assemble(config, device.resolve(config.device))
+            trial_setup.initialise(config, setup)
+            return trial_setup.finding(config, setup)
     except TimeBudgetError:
         raise
     except Exception:  # noqa: BLE001 - whatever fails with these choices is no cure, and costs no explanation

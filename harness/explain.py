@@ -80,18 +80,18 @@ def explain(config: TrialConfig) -> Explanation:
         DataError: the data cannot be had.
         ValueError: the initializer refused the network.
     """
-    from harness import device, metrics, own_models, resolution, signals, torch_state, trial
+    from harness import device, metrics, own_models, resolution, signals, torch_state, trial_setup
 
     with torch_state.ONE_AT_A_TIME:
         config = resolution.resolved(config)
         with torch_state.set_for(config.device):
-            setup = trial.assemble(config, device.resolve(config.device))
-            trial.initialise(config, setup)
+            setup = trial_setup.assemble(config, device.resolve(config.device))
+            trial_setup.initialise(config, setup)
             seen = signals.record(setup.network, *setup.batch(0))
             probes = metrics.probe(setup.network, dict(setup.network.tensors()), seen)
             return Explanation(
                 config,
-                trial.diagnose(config, setup),
+                trial_setup.diagnose(config, setup),
                 {probe.parameter: probe for probe in probes},
                 signals.mean_field(setup.network, seen),
                 seen.input_moment,

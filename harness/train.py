@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, StepLR
 
@@ -15,8 +15,6 @@ from harness.errors import DivergedError, TimeBudgetError
 from harness.looking import own_randomness
 from harness.optimizers import OPTIMIZERS
 from harness.timing import Stopwatch
-
-_MOST_NUMBERS = 2**20
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images x_NCHW (N, 1, 28, 28) float32 and labels (N,) int64, on the training device."""
@@ -104,88 +102,62 @@ class WindowEnd:
     right: int = 0
 
 
-def batch_source(
-    images_NCHW: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor | None, batch_size: int
-) -> Callable[[int], Batch]:
-    """Step -> its batch: gathered by ``indices`` (steps, batch_size) on the device, or the first images always."""
-    if indices is None:
-        fixed = images_NCHW[:batch_size], labels[:batch_size]
-        return lambda _: fixed
+@dataclass(frozen=True)
+class Batches:
+    """The batch of each step: ``batches(step)``; see :func:`batch_source`.
 
-    def gathered(step: int) -> Batch:
-        chosen = indices[step]
-        return images_NCHW.index_select(0, chosen), labels.index_select(0, chosen)
-
-    return gathered
-
-
-class RightAnswers:
-    """Counts the right answers to training batches from the logits of the steps themselves.
-
-    Logits are kept, and compared with the labels when the count is asked for, so that a step costs no work and nothing
-    waits for the device. Only where they pile up are they compared in between.
+    Attributes:
+        images: x_NCHW, all that are trained on, on the training device.
+        labels: theirs.
+        indices: int64 (steps, batch_size) on the device, which images a step gets; None: the first ones, always.
+        size: images of a batch.
     """
 
-    def __init__(self) -> None:
-        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._numbers = 0
-        self._counts: list[torch.Tensor] = []
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor | None
+    size: int
 
-    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Keep the logits (N, classes) and labels (N,) of a batch."""
-        self._kept.append((logits, labels))
-        self._numbers += logits.numel()
-        if self._numbers > _MOST_NUMBERS:
-            self._compare()
+    @cached_property
+    def first(self) -> Batch:
+        """The first images and labels, without a copy."""
+        return self.images[: self.size], self.labels[: self.size]
 
-    def take(self) -> int:
-        """Return the count since the last time."""
-        self._compare()
-        counts, self._counts = self._counts, []
-        return int(torch.stack(counts).sum()) if counts else 0
-
-    def _compare(self) -> None:
-        if self._kept:
-            logits, labels = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
-            self._counts.append((logits.argmax(dim=1) == labels).sum())
-            self._kept, self._numbers = [], 0
+    def __call__(self, step: int) -> Batch:
+        """Return images and labels of a step."""
+        if self.indices is None:
+            return self.first
+        chosen = self.indices[step]
+        return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
 
 
-def take_steps(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Callable[[int], Batch],
-    steps: range,
-    losses: torch.Tensor,
-    *,
-    right: RightAnswers | None = None,
-) -> None:
-    """Plain training steps; ``losses[step]`` gets the loss before the update, and nothing waits for the device."""
-    for step in steps:
-        images_NCHW, labels = batch(step)
-        losses[step], logits = plain_step(network, optimizer, (images_NCHW, labels))
-        if right is not None:
-            right.add(logits, labels)
+def batch_source(
+    images_NCHW: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor | None, batch_size: int
+) -> Batches:
+    """Step -> its batch: gathered by ``indices`` (steps, batch_size) on the device, or the first images always."""
+    return Batches(images_NCHW, labels, indices, batch_size)
 
 
-def plain_step(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """One update; returns the loss and the logits before it, detached and still on the device."""
-    images_NCHW, labels = batch
-    logits = network(images_NCHW)
-    loss = F.cross_entropy(logits, labels)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return loss.detach(), logits.detach()
+class Engine(Protocol):
+    """What executes training steps: it trains one network, and knows its batches and its optimizer.
+
+    Attributes:
+        losses: float32 (steps,) on the device of the network; ``losses[step]`` gets the loss before the update.
+    """
+
+    losses: torch.Tensor
+
+    def run(self, window: range) -> None:
+        """Take these steps, and wait for the device nowhere; the caller's clock runs."""
+
+    def rate(self) -> float:
+        """Return the learning rate of the next update; behind the last one, its own."""
+
+    def right(self) -> int:
+        """Return how many images the steps since the last call answered right, each before its update."""
 
 
-def train(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Callable[[int], Batch],
-    config: TrainConfig,
-    losses: torch.Tensor,
-) -> Iterator[WindowEnd]:
+def train(engine: Engine, config: TrainConfig) -> Iterator[WindowEnd]:
     """Train ``config.steps`` steps, yielding before the first and after each window.
 
     Windows are ``config.window_steps`` long and cut at the evaluation grid: step 0, each multiple of
@@ -193,33 +165,26 @@ def train(
     changes none of the random numbers that dropout draws in training.
 
     Args:
-        network: on the device of ``losses``.
-        optimizer: over its parameters.
-        batch: step -> batch.
+        engine: takes the steps, and fills its losses as training goes.
         config: steps, grid and windows.
-        losses: float32 (steps,) on the device; filled as training goes.
 
     Raises:
         DivergedError: a loss is not finite; found at the end of its window, naming its step.
         TimeBudgetError: ``config.max_seconds`` of training time have passed.
     """
     with own_randomness():
-        yield WindowEnd(0, 0, 0.0, evaluate=True, lr=_rate(optimizer))
-    watch, right = Stopwatch(losses.device), RightAnswers()
+        yield WindowEnd(0, 0, 0.0, evaluate=True, lr=engine.rate())
+    watch = Stopwatch(engine.losses.device)
     for window in windows(config):
         with watch:
-            take_steps(network, optimizer, batch, window, losses, right=right)
-        _check_finite(losses, window)
+            engine.run(window)
+        _check_finite(engine.losses, window)
         on_grid = window.stop % config.eval_every == 0 or window.stop == config.steps
         with own_randomness():
-            seconds, answers = watch.laps_s[-1], right.take()
-            yield WindowEnd(window.stop, len(window), seconds, on_grid, _rate(optimizer), answers)
+            seconds, answers = watch.laps_s[-1], engine.right()
+            yield WindowEnd(window.stop, len(window), seconds, on_grid, engine.rate(), answers)
         if config.max_seconds is not None and watch.total_s > config.max_seconds and window.stop < config.steps:
             raise TimeBudgetError(f"train.max_seconds={config.max_seconds} reached after {window.stop} steps")
-
-
-def _rate(optimizer: torch.optim.Optimizer) -> float:
-    return float(optimizer.param_groups[0]["lr"])
 
 
 def windows(config: TrainConfig) -> Iterator[range]:

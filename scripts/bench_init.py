@@ -14,7 +14,7 @@ from statistics import median
 import torch
 
 import harness
-from harness import trial
+from harness import trial_setup
 from harness.arguments import one_line_errors, positive, script_parser
 from harness.compose import CONF_DIR
 from harness.config import TrialConfig
@@ -25,10 +25,10 @@ MOST_MS = 50.0
 ADAPTING_ROUNDS = 3
 
 
-def fill_ms(config: TrialConfig, setup: trial.TrialSetup) -> float:
+def fill_ms(config: TrialConfig, setup: trial_setup.TrialSetup) -> float:
     """Milliseconds to fill the network once."""
     start = time.perf_counter()
-    trial.initialise(config, setup)
+    trial_setup.initialise(config, setup)
     return 1000 * (time.perf_counter() - start)
 
 
@@ -41,7 +41,9 @@ def report(title: str, times: dict[str, list[float]]) -> None:
         print(f"  {name:<28}{spread.median:>10.1f} ms   ({spread.q25:.1f} to {spread.q75:.1f}, n={len(values)})")
 
 
-def fill_interleaved(configs: dict[str, TrialConfig], setup: trial.TrialSetup, rounds: int) -> dict[str, list[float]]:
+def fill_interleaved(
+    configs: dict[str, TrialConfig], setup: trial_setup.TrialSetup, rounds: int
+) -> dict[str, list[float]]:
     """Name -> milliseconds of each round."""
     times: dict[str, list[float]] = {name: [] for name in configs}
     for _ in range(rounds):
@@ -64,8 +66,8 @@ def main(typed: Sequence[str] | None = None) -> int:
     drawn = {name: config for name, config in configs.items() if name not in adapting}
     machine = f"{cpu_model() or 'an unknown processor'}, {torch.get_num_threads()} threads"
     print(f"{machine}, torch {torch.__version__}; the article's network")
-    setup = trial.assemble(configs["glorot"], torch.device("cpu"))
-    trial.initialise(configs["glorot"], setup)
+    setup = trial_setup.assemble(configs["glorot"], torch.device("cpu"))
+    trial_setup.initialise(configs["glorot"], setup)
     drawn_ms = fill_interleaved(drawn, setup, rounds)
     report(f"drawn (required: at most {MOST_MS:g} ms)", drawn_ms)
     if not arguments.drawn:

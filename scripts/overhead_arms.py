@@ -16,6 +16,7 @@ from torch import nn
 
 import harness
 from harness import TrialConfig, data, device, initializers, models, torch_state
+from harness.engine.eager import Eager
 from harness.train import batch_source, optimizer_for, train
 
 CPU = torch.device("cpu")
@@ -78,7 +79,7 @@ def harness_arm(task: TrainingTask) -> TrainingRun:
 
     def run() -> torch.Tensor:
         with torch_state.set_for(config.device):
-            for _ in train(network, optimizer, batch, config.train, losses):
+            for _ in train(Eager(network, optimizer, batch, losses), config.train):
                 pass
         return losses
 

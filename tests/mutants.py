@@ -41,6 +41,7 @@ from harness import (
     trial,
 )
 from harness.diagnosis import causes, judging
+from harness.engine import eager
 from harness.train import WindowEnd
 
 Tools = dict[str, Any]
@@ -107,13 +108,11 @@ def _warm_up_in_place(network: nn.Module, run: Callable[[nn.Module], None]) -> N
     run(network)
 
 
-def _clock_over_the_yield(
-    network: nn.Module, optimizer: Any, batch: Any, config: Any, losses: torch.Tensor
-) -> Iterator[WindowEnd]:
+def _clock_over_the_yield(engine: train.Engine, config: Any) -> Iterator[WindowEnd]:
     started = timing.time.perf_counter()
     yield WindowEnd(0, 0, 0.0, evaluate=True)
     for window in train.windows(config):
-        train.take_steps(network, optimizer, batch, window, losses)
+        engine.run(window)
         now = timing.time.perf_counter()
         yield WindowEnd(window.stop, len(window), now - started, evaluate=True)
         started = now
@@ -266,8 +265,8 @@ MUTANTS: dict[str, Mutant] = {
         _clock_over_the_yield,
         _alone(test_train.test_what_is_done_between_windows_is_not_on_the_clock),
     ),
-    "loss taken after the update": Mutant(train, "take_steps", _loss_after_the_update, _plain_loop),
-    "gradients never zeroed": Mutant(train, "take_steps", _gradients_pile_up, _plain_loop),
+    "loss taken after the update": Mutant(eager, "take_steps", _loss_after_the_update, _plain_loop),
+    "gradients never zeroed": Mutant(eager, "take_steps", _gradients_pile_up, _plain_loop),
     "last window dropped": Mutant(train, "windows", _windows_without_the_last, _plain_loop),
     "divergence at the window's end": Mutant(
         train,

@@ -13,6 +13,7 @@ from conftest import Configure, run_command
 
 import harness
 from harness import article, data, initializers, models
+from harness.engine.eager import Eager
 from harness.random_streams import generator
 from harness.results import Frames
 from harness.train import batch_source, optimizer_for, train
@@ -155,7 +156,7 @@ def test_closed_form_holds_at_every_one_of_1000_steps(configure: Configure) -> N
     batch = batch_source(digits.train_images, digits.train_labels, None, 50)
     losses = torch.full((1000,), torch.nan)
     bias = network.get_parameter("fc2.bias")
-    window_ends = train(network, optimizer_for(network, config.optimizer), batch, config.train, losses)
+    window_ends = train(Eager(network, optimizer_for(network, config.optimizer), batch, losses), config.train)
     biases = np.array([bias.detach().double().numpy().copy() for _ in window_ends])
     exact = article.trajectory(article.CLASS_COUNTS, lr=1e-4, steps=1000)
     np.testing.assert_allclose(losses.double().numpy(), exact.losses[:-1], rtol=1e-6)

@@ -13,7 +13,7 @@ import torch
 from conftest import Configure
 
 import harness
-from harness import data, diagnosis, initializers, models, trial
+from harness import data, diagnosis, initializers, measuring, models, trial_setup
 from harness.config import DataConfig, OptimizerConfig
 from harness.diagnosis import Diagnosis
 from harness.explain import explain
@@ -477,7 +477,7 @@ def test_a_diagnosis_changes_no_bit_of_a_trial(
     """Of networks that are ill, for which it does the most."""
     small = ("train.batch_size=10", "device.threads=1")
     with_it = harness.run_trial(configure(*choices, *small)).trial
-    monkeypatch.setattr(trial, "_diagnose", lambda _record, _setup: None)
+    monkeypatch.setattr(measuring, "diagnose", lambda _record, _setup: None)
     without = harness.run_trial(configure(*choices, *small)).trial
     assert with_it["diagnosis"] in diagnosis.HARMFUL
     assert without["diagnosis"] is None
@@ -489,7 +489,7 @@ def test_a_diagnosis_that_fails_costs_no_trial(configure: Configure, monkeypatch
     def fail(*_: object) -> Diagnosis:
         raise KeyError("diagnosis")
 
-    monkeypatch.setattr(trial, "diagnose", fail)
+    monkeypatch.setattr(trial_setup, "diagnose", fail)
     row = harness.run_trial(configure("model=mlp", "device.threads=1")).trial
     assert (row["status"], row["diagnosis"]) == ("ok", None)
     assert row["diagnosis_reason"] == "not diagnosed: 'diagnosis'"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from conftest import Configure
 
 import harness
-from harness import article, device, random_streams, rows, torch_state, trial
+from harness import article, device, measuring, random_streams, rows, torch_state
 from harness.config import TrialConfig
 from harness.errors import UsageError
 from harness.resolution import resolved
@@ -52,8 +52,8 @@ def test_initial_weights_are_the_cpus(configure: Configure, init: str) -> None:
 def test_batches_are_the_cpus_bit_for_bit(configure: Configure, batches: str, scaling: str) -> None:
     def batches_of(config: TrialConfig) -> list[torch.Tensor]:
         config = resolved(config)
-        record = trial._Record(config, device.resolve(config.device), rows.planned(config, "batches"))
-        setup = trial._set_up(record)
+        record = measuring.Record(config, device.resolve(config.device), rows.planned(config, "batches"))
+        setup = measuring.set_up(record)
         assert setup.digits.train_images.device.type == config.device.name
         return [tensor.cpu() for step in range(config.train.steps) for tensor in setup.batch(step)]
 

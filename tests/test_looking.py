@@ -9,6 +9,7 @@ from torch import nn
 from harness import kernel_check, looking, metrics, timing
 from harness.backends import Kernel
 from harness.config import OptimizerConfig, TrainConfig
+from harness.engine.eager import Eager
 from harness.models import Network
 from harness.random_streams import generator
 from harness.train import Batch, optimizer_for, train
@@ -51,7 +52,7 @@ def final(*, eval_every: int, look: Callable[[nn.Module], object]) -> dict[str, 
         return IMAGES, LABELS
 
     looking.seed(5)
-    for _ in train(model, optimizer_for(model, OptimizerConfig(lr=0.1)), batch, config, losses):
+    for _ in train(Eager(model, optimizer_for(model, OptimizerConfig(lr=0.1)), batch, losses), config):
         look(model)
     return model.state_dict()
 

@@ -14,7 +14,7 @@ from conftest import QUICK, Command, Configure
 from torch import nn
 
 import harness
-from harness import TrialConfig, initializers, own_models, signals, trial
+from harness import TrialConfig, initializers, own_models, signals, trial_setup
 from harness.compose import CONF_DIR
 from harness.errors import UsageError
 from harness.explain import explain
@@ -86,8 +86,8 @@ LEFT += ["frozen.weight", "frozen.bias"]
 
 def _built(config: TrialConfig) -> OwnNetwork:
     """Return the filled network of a config."""
-    setup = trial.assemble(resolved(config), torch.device("cpu"))
-    trial.initialise(config, setup)
+    setup = trial_setup.assemble(resolved(config), torch.device("cpu"))
+    trial_setup.initialise(config, setup)
     assert isinstance(setup.network, OwnNetwork)
     return setup.network
 
@@ -195,8 +195,8 @@ def test_lsuv_makes_units_in_the_last_dimension_vary_as_much(configure: Configur
 
     register("rows")(lambda: Rows(nn.Linear(28, 16), nn.ReLU(inplace=True), nn.Linear(16, 10)))
     config = configure("model=rows", "init=lsuv", "data.scaling=standardised")
-    setup = trial.assemble(resolved(config), torch.device("cpu"))
-    trial.initialise(config, setup)
+    setup = trial_setup.assemble(resolved(config), torch.device("cpu"))
+    trial_setup.initialise(config, setup)
     seen = signals.record(setup.network, *setup.batch(0)).modules
     spread = [(own.output_moment - own.output_mean**2) ** 0.5 for own in seen.values()]
     assert spread == pytest.approx([1, 1], rel=1e-4)

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import train as training
 from harness.config import OptimizerConfig, TrainConfig
+from harness.engine import eager
+from harness.engine.eager import Eager
 from harness.errors import DivergedError, TimeBudgetError
 from harness.optimizers import OPTIMIZERS, Optimizer
 from harness.random_streams import generator
@@ -37,7 +38,7 @@ def run(settings: TrainConfig, optimizer: OptimizerConfig, order: torch.Tensor |
     losses = torch.full((settings.steps,), torch.nan)
     model = network()
     batch = batch_source(IMAGES, LABELS, order, settings.batch_size)
-    for _ in train(model, optimizer_for(model, optimizer), batch, settings, losses):
+    for _ in train(Eager(model, optimizer_for(model, optimizer), batch, losses), settings):
         pass
     return losses
 
@@ -99,7 +100,7 @@ def test_a_schedule_sets_the_rate_of_each_step(schedule: str, settings: dict[str
     model, losses = network(), torch.zeros(12)
     chosen = OptimizerConfig(lr=0.1, schedule=schedule, **settings)  # type: ignore[arg-type]
     optimizer, hand = optimizer_for(model, chosen, steps=12), network()
-    ends = train(model, optimizer, batch_source(IMAGES, LABELS, ORDER, 5), config(window_steps=1), losses)
+    ends = train(Eager(model, optimizer, batch_source(IMAGES, LABELS, ORDER, 5), losses), config(window_steps=1))
     rates = [end.lr for end in ends]
     assert rates[:-1] == pytest.approx([rate(schedule, step, 12) for step in range(12)])
     assert rates[-1] == rates[-2], "no rate of a step that is not taken"
@@ -115,10 +116,10 @@ def test_a_schedule_sets_the_rate_of_each_step(schedule: str, settings: dict[str
 @pytest.mark.parametrize("limit", [1, 2**20])
 def test_right_answers_are_those_of_the_steps_themselves(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where so many logits pile up that they are compared within a window."""
-    monkeypatch.setattr(training, "_MOST_NUMBERS", limit)
+    monkeypatch.setattr(eager, "_MOST_NUMBERS", limit)
     model, hand = network(), network()
     optimizer, by_steps = (optimizer_for(each, OptimizerConfig(lr=0.1)) for each in (model, hand))
-    ends = train(model, optimizer, batch_source(IMAGES, LABELS, ORDER, 5), config(), torch.zeros(12))
+    ends = train(Eager(model, optimizer, batch_source(IMAGES, LABELS, ORDER, 5), torch.zeros(12)), config())
     counted = [end.right for end in ends]
     expected = []
     for chosen in ORDER:
@@ -165,7 +166,7 @@ def test_windows_cover_every_step_once_and_stop_at_the_grid(steps: int, eval_eve
 def window_ends(settings: TrainConfig) -> list[tuple[int, bool]]:
     model, losses = network(), torch.zeros(settings.steps)
     batch = batch_source(IMAGES, LABELS, None, 5)
-    ends = train(model, optimizer_for(model, OptimizerConfig()), batch, settings, losses)
+    ends = train(Eager(model, optimizer_for(model, OptimizerConfig()), batch, losses), settings)
     return [(end.step, end.evaluate) for end in ends]
 
 
@@ -185,7 +186,7 @@ def test_what_is_done_between_windows_is_not_on_the_clock() -> None:
     batch = batch_source(IMAGES, LABELS, None, 5)
     settings = config(steps=4, eval_every=2, window_steps=1)
     seconds = []
-    for window_end in train(model, optimizer_for(model, OptimizerConfig()), batch, settings, losses):
+    for window_end in train(Eager(model, optimizer_for(model, OptimizerConfig()), batch, losses), settings):
         seconds.append(window_end.seconds)
         time.sleep(0.2)
     assert sum(seconds) < 0.2
@@ -202,7 +203,7 @@ def test_divergence_names_the_exact_step(bad: int, value: float) -> None:
         return (poisoned[-5:] if step == bad else IMAGES[:5]), LABELS[:5]
 
     with pytest.raises(DivergedError) as caught:
-        list(train(model, optimizer_for(model, OptimizerConfig()), batch, config(), losses))
+        list(train(Eager(model, optimizer_for(model, OptimizerConfig()), batch, losses), config()))
     assert caught.value.step == bad
 
 

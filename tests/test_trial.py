@@ -11,7 +11,7 @@ import torch
 from conftest import Configure
 
 import harness
-from harness import data, metrics, results, timing, trial
+from harness import data, measuring, metrics, results, timing, trial_setup
 from harness.compose import CONF_DIR
 from harness.results import COLUMNS
 from harness.trial import TrialResult, run_trial
@@ -214,15 +214,13 @@ def test_memory_format_changes_strides_and_no_more_than_rounding(configure: Conf
 
 
 def test_matmul_rate_is_measured_anew_for_each_trial(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import trial
-
     asked: list[torch.device] = []
 
     def counted(device: torch.device) -> float:
         asked.append(device)
         return timing.matmul_flops_per_s(device)
 
-    monkeypatch.setattr(trial, "matmul_flops_per_s", counted)
+    monkeypatch.setattr(measuring, "matmul_flops_per_s", counted)
     rates = [harness.run_trial(configure("model=mlp")).trial["matmul_flops_per_s"] for _ in range(2)]
     assert len(asked) == 4, "before and after training"
     assert rates[0] != rates[1]
@@ -241,8 +239,8 @@ def test_held_out_images_are_scored_and_never_trained_on(configure: Configure) -
     """Epochs over 100 of 120 images; the losses and scores are those of the images themselves."""
     part = ("data.train_images=120", "data.validation_images=20", "data.test_images=30", "data.batches=epochs")
     config = configure("model=mlp", "init=he", "optimizer.lr=1e-6", *part)
-    setup = trial.assemble(config, torch.device("cpu"))
-    trial.initialise(config, setup)
+    setup = trial_setup.assemble(config, torch.device("cpu"))
+    trial_setup.initialise(config, setup)
     seen = torch.cat([setup.batch(step)[0] for step in range(2)]).flatten(1)
     digits = setup.digits
     assert {tuple(image) for image in seen.tolist()} == {tuple(x) for x in digits.train_images.flatten(1).tolist()}

@@ -1,10 +1,12 @@
-"""What a column of the tables is, and what a status is; the columns themselves stand in ``harness.results.schema``."""
+"""What a column of the tables is, and what a status is; ``harness.results.schema`` puts the columns together."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
 
+TEXT, WHOLE, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+ID = "a trial's own id: UTC start time and random hex digits"
 OLDEST_VERSION = 3
 """The oldest version whose files are read."""
 
@@ -88,6 +90,7 @@ def later_choice(
     *,
     before: int | str | bool | None,
     speed: Speed = "none",
+    since: int = 5,
 ) -> Column:
-    """Return a choice of version 5; ``before`` is what every trial had until then."""
-    return Column(name, type_, description, "choice", since=5, source=source, speed=speed, before=before)
+    """Return a choice that version ``since`` brought; ``before`` is what every trial had until then."""
+    return Column(name, type_, description, "choice", since=since, source=source, speed=speed, before=before)
