@@ -49,7 +49,7 @@ from harness.diagnosis.judging import (
     reach,
 )
 from harness.diagnosis.result import LEGEND, Diagnosis
-from harness.diagnosis.watching import Change, Course, Step, backward, batch_of, energy, settled, watch
+from harness.diagnosis.watching import Change, Course, Step, batch_of, settled, watch
 from harness.errors import TimeBudgetError
 from harness.looking import same_randomness
 from harness.wording import error_text, few
