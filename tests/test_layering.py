@@ -40,7 +40,7 @@ LAYERS = [
         "own_kernels",
         "provenance",
     },
-    {"checkout", "processor"},
+    {"allocator", "checkout", "processor"},
     {"compose"},
     {"model_choices"},
     {"config"},

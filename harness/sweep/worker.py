@@ -134,8 +134,9 @@ def work(task: TrialTask) -> dict[str, Any] | None:
     global _is_busy  # noqa: PLW0603 - see begin
     if _unusable is not None:
         raise _unusable
-    from harness import trial
+    from harness import device, trial
 
+    device.settle_process(task.config.device)
     # an initializer of an earlier trial may have gone elsewhere
     os.chdir(_folder)
     _progress[:] = (time.monotonic(), 0.0, 0.0)
