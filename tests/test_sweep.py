@@ -233,7 +233,7 @@ def test_auto_is_a_worker_a_core_but_no_more_than_trials(command: Command, tmp_p
 
 
 def test_memory_is_kept_by_processes_of_a_command_alone(command: Command, tmp_path: Path) -> None:
-    done = command(*TINY, "device=cpu", "device.keep_memory=false", "results.dir=off")
+    done = command(*TINY, "device=cpu", "device.keep_memory=false")
     assert done.returncode == 0, done.stderr
     assert trials_below(tmp_path)["memory_kept"].tolist() == [False]
     config = harness.load_config([*TINY, "device=cpu", f"results.dir={tmp_path / 'notebook'}"])
