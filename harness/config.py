@@ -84,7 +84,10 @@ class InitConfig:
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """Where the trial runs, with which precision and determinism."""
+    """Where the trial runs, with which precision and determinism.
+
+    ``keep_memory`` lets the process of a command that trains on a CPU keep freed memory; see ``harness.allocator``.
+    """
 
     name: str = one_of("auto", "cpu", "cuda", default="auto")
     index: int = at_least(0, default=0)
@@ -92,6 +95,7 @@ class DeviceConfig:
     tf32: bool = False
     deterministic: bool = True
     memory_format: str = one_of("auto", "contiguous", "channels_last", default="auto")
+    keep_memory: bool = True
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,7 @@ INCIDENTAL = frozenset(
         "data.mirrors",
         "data.root",
         "device.index",
+        "device.keep_memory",
         "engine.fallback",
         "labels.experiment",
         "labels.init",

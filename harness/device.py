@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from harness import allocator
 from harness.config import DeviceConfig
 from harness.cores import granted_cores
 from harness.errors import UsageError
@@ -57,6 +58,25 @@ def memory_format(config: DeviceConfig, device: torch.device) -> torch.memory_fo
     return torch.channels_last if on_cpu or config.memory_format == "channels_last" else torch.contiguous_format
 
 
+def is_to_keep_memory(config: DeviceConfig) -> bool:
+    """Return whether ``device.keep_memory`` has an effect: it is set, the trial runs on a CPU, and glibc allocates.
+
+    Raises:
+        UsageError: a CUDA device was asked for that is not there.
+    """
+    return config.keep_memory and resolve(config).type == "cpu" and allocator.can_keep()
+
+
+def settle_process(config: DeviceConfig) -> None:
+    """Do what ``device.keep_memory`` says for the rest of a process that exists for trials.
+
+    Raises:
+        UsageError: a CUDA device was asked for that is not there.
+    """
+    if is_to_keep_memory(config):
+        allocator.keep_memory()
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until the device has done all that was asked of it."""
     if device.type == "cuda":
@@ -70,6 +90,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats(device)
         return
+    allocator.give_back()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

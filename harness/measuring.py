@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from harness import (
+    allocator,
     data,
     device,
     engine,
@@ -96,6 +97,7 @@ def set_up(record: Record, shared: Shared | None = None) -> TrialSetup:
     config = record.config
     with record.clock("setup_time_s"):
         record.row.update(rows.environment(provenance.environment(record.device)))
+        record.row["memory_kept"] = record.device.type == "cpu" and allocator.keeps_memory()
         setup = trial_setup.assemble(config, record.device, digits=shared.digits if shared else None)
         record.losses = torch.full((config.train.steps,), torch.nan, device=record.device)
         forward, training = own_models.flops_per_image(config.model, setup.network)

@@ -15,6 +15,7 @@ from torch import nn
 
 from harness.looking import evaluating
 from harness.models import NORM_MODULES, Activation, Parametrised, Residual
+from harness.moments import norm
 from harness.own_layers import WEIGHTED
 from harness.own_models import AnyNetwork
 from harness.signals import ModuleSignals, Signals
@@ -194,7 +195,7 @@ def _probe_tensor(
 ) -> TensorProbe:
     update = value - initial
     # in float64, for squares of small and large float32 numbers are none
-    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in (value, gradient, update)]
+    norms = [norm(tensor) for tensor in (value, gradient, update)]
     sizes = [*norms, update.abs().max().double()]
     weight_norm, gradient_norm, update_norm, update_max_abs = torch.stack(sizes).tolist()
     bit_equal = torch.equal(value, initial)

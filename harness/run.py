@@ -176,15 +176,14 @@ def _trials(switches: argparse.Namespace, audience: Audience, interruptions: Int
 
 def _one_trial(config: TrialConfig, sweep_id: str, audience: Audience) -> int:
     """Run the trial in this process."""
-    for name, value in vars(config.sweep).items():
-        if name != "trial_timeout_s" and value != getattr(SweepConfig(), name):
-            raise UsageError(f"sweep.{name}={value}: has no effect on a single trial; add -m or leave it out")
-    from harness import console, resolution, results, trial
+    _refuse_settings_of_sweeps(config)
+    from harness import console, device, resolution, results, trial
 
     config = resolution.resolved(config)
+    device.settle_process(config.device)
     audience.recovered(results.prepare(config.results.dir))
-    out, title = console.console(), f"[1/1] init={config.labels.init} seed={config.seed}"
-    place, here = SweepPlace(sweep_id, size=1, index=1), Path.cwd()
+    out, title, here = console.console(), f"[1/1] init={config.labels.init} seed={config.seed}", Path.cwd()
+    place = SweepPlace(sweep_id, size=1, index=1)
     try:
         with console.progress(out, title, steps=config.train.steps, batch_size=config.train.batch_size) as advance:
             result = trial.run_trial(config, on_progress=advance, place=place)
@@ -205,6 +204,12 @@ def _one_trial(config: TrialConfig, sweep_id: str, audience: Audience) -> int:
         print(f"failed: {trial_line(title, result.trial)}")
     _tell_where(config.results.dir)
     return audience.exit_code(failed=not result.ok)
+
+
+def _refuse_settings_of_sweeps(config: TrialConfig) -> None:
+    for name, value in vars(config.sweep).items():
+        if name != "trial_timeout_s" and value != getattr(SweepConfig(), name):
+            raise UsageError(f"sweep.{name}={value}: has no effect on a single trial; add -m or leave it out")
 
 
 def _sweep(conductor: "SweepConductor", interruptions: Interruptions) -> int:

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from harness.initializers.gains import gaussian_moments
 from harness.looking import undisturbed
 from harness.models import NORM_MODULES, Activation, Conv, Network, Parametrised, Pool, Residual
+from harness.moments import energy, in_float64, mean, mean_square_of_examples, moment, sum_of_squares_of_examples
 from harness.own_layers import Weighted, applied, is_plain
 from harness.own_models import AnyNetwork, OwnNetwork
 
@@ -100,7 +101,7 @@ def record(network: AnyNetwork, images_NCHW: torch.Tensor, labels: torch.Tensor)
             hook.remove()
     found = zip(tensors.items(), leaf_gradients[1:], strict=True)
     gradients = {name: torch.zeros_like(value) if own is None else own for (name, value), own in found}
-    return Signals(modules, _moment(images_NCHW), float(loss.detach()), gradients)
+    return Signals(modules, moment(images_NCHW), float(loss.detach()), gradients)
 
 
 def _hooks(modules: dict[str, ModuleSignals], network: Network) -> Iterator[RemovableHandle]:
@@ -128,14 +129,14 @@ def _own_forward(
     if not inputs:
         # called by keyword
         return
-    x = inputs[0].detach()
-    moments = _moment(x), _moment(output), float(output.detach().mean(dtype=torch.float64))
+    x, made = inputs[0].detach(), in_float64(output)
+    moments = moment(x), moment(made), mean(made)
     # a batch has one dimension more than a single image, of which torch's layers take either
     understood = is_plain(layer) and (isinstance(layer, nn.Linear) or x.ndim == layer.weight.ndim)
     module_signals = modules[name] = ModuleSignals(layer, *moments, is_understood=understood)
     if understood:
-        squares, weight = x.double().square().mean(dim=0, keepdim=True), layer.weight.detach().double().square()
-        bias = 0.0 if layer.bias is None else _moment(layer.bias)
+        squares, weight = mean_square_of_examples(x), layer.weight.detach().double().square()
+        bias = 0.0 if layer.bias is None else moment(layer.bias)
         module_signals.output_moment_theory = float(applied(layer, squares, weight, None).mean()) + bias
         module_signals.coverage = applied(layer, torch.ones_like(squares), weight, None)
     if output.requires_grad:
@@ -144,49 +145,40 @@ def _own_forward(
 
 
 def _own_backward(module_signals: ModuleSignals, layer: Weighted, x: torch.Tensor, gradient: torch.Tensor) -> None:
-    module_signals.output_gradient = _energy(gradient)
+    module_signals.output_gradient = energy(gradient)
     if module_signals.coverage is None:
         return
-    received = gradient.double().square().sum(dim=0, keepdim=True)
+    received = sum_of_squares_of_examples(gradient)
     module_signals.input_gradient_theory = float((received * module_signals.coverage).sum())
     with torch.enable_grad():
         # the layer is linear, so that its input does not matter
         leaf = torch.zeros_like(x).requires_grad_()
         output = applied(layer, leaf, layer.weight.detach(), None)
-        module_signals.input_gradient = _energy(torch.autograd.grad(output, leaf, gradient)[0])
-
-
-def _moment(values: torch.Tensor) -> float:
-    return _energy(values) / values.numel()
-
-
-def _energy(values: torch.Tensor) -> float:
-    """Sum of squares, in float64: tiny numbers must not become zeros here."""
-    norm = float(torch.linalg.vector_norm(values.detach(), dtype=torch.float64))
-    # not norm**2, which raises where the product is infinite
-    return norm * norm
+        module_signals.input_gradient = energy(torch.autograd.grad(output, leaf, gradient)[0])
 
 
 def _forward(
     modules: dict[str, ModuleSignals], name: str, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
 ) -> None:
     modules.pop(name, None)
-    moments = _moment(inputs[0]), _moment(output), float(output.detach().mean(dtype=torch.float64))
+    x, made = in_float64(inputs[0]), in_float64(output)
+    moments = moment(x), moment(made), mean(made)
     module_signals = modules[name] = ModuleSignals(module, *moments)
     if isinstance(module, Activation):
         slope = _derivative(module, inputs[0].detach())
-        module_signals.gate_moment = _moment(slope)
+        module_signals.gate_moment = moment(slope)
         module_signals.dead_share = _dead_share(slope)
     if isinstance(module, Parametrised):
-        squares = inputs[0].detach().double().square().mean(dim=0, keepdim=True)
-        bias = 0.0 if module.bias is None else _moment(module.bias)
+        squares = mean_square_of_examples(x)
+        bias = 0.0 if module.bias is None else moment(module.bias)
         module_signals.output_moment_theory = float(through_squares(module, squares).mean()) + bias
         module_signals.coverage = through_squares(module, torch.ones_like(squares))
 
 
 def _dead_share(slope: torch.Tensor) -> float:
     """Share of the units (dimension 1) whose derivative is 0 for every image and at every place."""
-    alive = (slope != 0).transpose(0, 1).flatten(1).any(dim=1)
+    # the largest size, because torch takes ten times longer to ask whether any of them is not 0
+    alive = slope.abs().amax(dim=[0, *range(2, slope.ndim)]) != 0
     return 1 - float(alive.double().mean())
 
 
@@ -204,11 +196,11 @@ def _backward(
     input_gradients: tuple[torch.Tensor | None, ...],
     output_gradients: tuple[torch.Tensor | None, ...],
 ) -> None:
-    energies = [0.0 if gradient is None else _energy(gradient) for gradient in (*input_gradients, *output_gradients)]
+    energies = [0.0 if gradient is None else energy(gradient) for gradient in (*input_gradients, *output_gradients)]
     module_signals = modules[name]
     module_signals.input_gradient, module_signals.output_gradient = energies
     if module_signals.coverage is not None and output_gradients[0] is not None:
-        received = output_gradients[0].double().square().sum(dim=0, keepdim=True)
+        received = sum_of_squares_of_examples(output_gradients[0])
         module_signals.input_gradient_theory = float((received * module_signals.coverage).sum())
 
 
@@ -265,7 +257,7 @@ def mean_field(network: AnyNetwork, signals: Signals) -> dict[str, float]:
 
     def through(module: nn.Module, name: str, signal: _Field) -> _Field:
         if isinstance(module, Parametrised):
-            bias = 0.0 if module.bias is None else _moment(module.bias)
+            bias = 0.0 if module.bias is None else moment(module.bias)
             coverage = signals.modules[name].coverage
             assert coverage is not None
             predicted[name] = float(coverage.mean()) * signal.moment + bias
@@ -290,7 +282,7 @@ def _passed(module: nn.Module, signal: _Field) -> _Field:
         return _pooled(module, signal)
     if isinstance(module, NORM_MODULES):
         # what was normalised has mean 0 and variance 1, which the layer then scales and shifts
-        return _Field(sum(_moment(value) for value in module.parameters()))
+        return _Field(sum(moment(value) for value in module.parameters()))
     if isinstance(module, nn.Dropout):
         # what is kept is divided by 1 - p
         return dataclasses.replace(signal, kept=signal.kept * (1 - module.p)) if module.training else signal

@@ -20,6 +20,8 @@ class Single:
         self._choices = [f"device={device_name}", f"device.threads={threads}", *self.engine_choices(name)]
         self.config = self._configured(50, 1e-4)
         self.device = device.resolve(self.config.device)
+        # as the command and its workers do
+        device.settle_process(self.config.device)
         self._settings = ExitStack()
         self._settings.enter_context(torch_state.set_for(self.config.device))
         self.versions = f"torch {torch.__version__}, initbench {harness.__version__}"

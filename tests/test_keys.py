@@ -45,6 +45,7 @@ OTHER: dict[str, Any] = {
     "device.tf32": True,
     "device.deterministic": False,
     "device.memory_format": "contiguous",
+    "device.keep_memory": False,
     "kernel.name": "triton",
     "kernel.precision": "tf32",
     "engine.name": "compiled",

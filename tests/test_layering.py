@@ -31,6 +31,7 @@ LAYERS = [
     {"analysis"},
     {
         "activations",
+        "moments",
         "own_layers",
         "own_modules",
         "results",
@@ -40,7 +41,7 @@ LAYERS = [
         "own_kernels",
         "provenance",
     },
-    {"checkout", "processor"},
+    {"allocator", "checkout", "processor"},
     {"compose"},
     {"model_choices", "stackable"},
     {"config"},

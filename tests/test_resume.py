@@ -26,6 +26,7 @@ NOW = {
     "device_model": "Chip 9",
     "cpu_model": "Chip 9",
     "simultaneous_trials": 1,
+    "memory_kept": True,
     "threads": 2,
     "package_versions": json.dumps({"torch": "2.15.0", "numpy": "2.1"}),
 }

@@ -14,6 +14,7 @@ from command_processes import STUBBORN, started, wait_until
 from conftest import Command, run_command
 
 import harness
+from harness import allocator
 from harness.cores import granted_cores, usable_cores
 from harness.output import ForgivingStream
 
@@ -228,6 +229,17 @@ def test_auto_is_a_worker_a_core_but_no_more_than_trials(command: Command, tmp_p
     done = command("-m", *TINY, "init=he", "seed=0,1", "sweep.workers=auto")
     assert done.returncode == 0, done.stderr
     assert set(trials_below(tmp_path)["simultaneous_trials"]) == {min(2, len(usable_cores()))}
+    assert set(trials_below(tmp_path)["memory_kept"]) == {allocator.can_keep()}
+
+
+def test_memory_is_kept_by_processes_of_a_command_alone(command: Command, tmp_path: Path) -> None:
+    done = command(*TINY, "device=cpu", "device.keep_memory=false")
+    assert done.returncode == 0, done.stderr
+    assert trials_below(tmp_path)["memory_kept"].tolist() == [False]
+    config = harness.load_config([*TINY, "device=cpu", f"results.dir={tmp_path / 'notebook'}"])
+    assert config.device.keep_memory
+    assert harness.run_trial(config).trial["memory_kept"] is False
+    assert not allocator.keeps_memory()
 
 
 WRONG = {
@@ -238,6 +250,10 @@ WRONG = {
     "time that is no number": ("sweep.trial_timeout_s=nan", "sweep.trial_timeout_s=nan: out of range"),
     "no trial a job": ("sweep.trials_per_job=0", "sweep.trials_per_job=0: out of range"),
     "jobs without a launcher": ("sweep.trials_per_job=3", "sweep.trials_per_job=3: has no effect without jobs; add"),
+    "memory kept and not": (
+        "device.keep_memory=true,false",
+        "device.keep_memory=true,false: differs among the trials of one sweep; give",
+    ),
     "two numbers of workers": ("sweep.workers=1,2", "sweep.workers=1,2: differs among the trials of one sweep; give"),
     "word for a switch": ("sweep.resume=maybe", "sweep.resume: Value 'maybe'"),
 }

@@ -32,6 +32,7 @@ from harness.diagnosis.case import (
     untouched,
 )
 from harness.diagnosis.causes import HIGHER, LOWER, PATIENCE, Causes, Experiment, examples_for, find
+from harness.diagnosis.elsewhere import elsewhere
 from harness.diagnosis.healing import DRAWS, described, healed
 from harness.diagnosis.judging import (
     FAINT,
@@ -48,7 +49,7 @@ from harness.diagnosis.judging import (
     reach,
 )
 from harness.diagnosis.result import LEGEND, Diagnosis
-from harness.diagnosis.watching import Change, Course, Step, backward, batch_of, energy, settled, watch
+from harness.diagnosis.watching import Change, Course, Step, batch_of, settled, watch
 from harness.errors import TimeBudgetError
 from harness.looking import same_randomness
 from harness.wording import error_text, few
@@ -73,10 +74,6 @@ __all__ = [
 
 LEAST = 2
 """A zero last layer keeps the others from a gradient at step 0 and not at step 1, so fewer steps show nothing."""
-OTHER_BATCHES = 32
-"""Batches beyond those of the steps that are tried for a tensor that had no gradient on some of these."""
-OTHER_NUMBERS = 8
-"""How often the batch is tried with other random numbers, where there is only one."""
 LEARNS = 0.7
 """A loss that falls to this share of its first value shows that the model learns, whatever the sizes of signals."""
 PAYS = 0.9
@@ -189,7 +186,7 @@ def _evidence(case: Case, course: Course, verdict: Verdict, steps: int, unseen: 
     silent = {name for name in tensors if len(course.steps_with_gradient(name)) < len(course.steps)}
     evidence = Evidence(healthy=_healthy(case))
     if silent:
-        evidence = dataclasses.replace(evidence, elsewhere=_elsewhere(case, course, silent, steps))
+        evidence = dataclasses.replace(evidence, elsewhere=elsewhere(case, course, silent, steps))
         try:
             ended = lambda course: settled(case, course, PATIENCE)  # noqa: E731
             exact = watch(case, steps, Change(dtype=torch.float64), ended=ended)
@@ -270,36 +267,6 @@ def _gets_better(course: Course, layers: list[str]) -> bool:
 def _healthy(case: Case) -> Step:
     """Take step 0 of the model filled healthily."""
     return watch(case, 1, Change(healed(trainable(case.model), DRAWS[0]))).steps[0]
-
-
-def _elsewhere(case: Case, course: Course, tensors: set[str], steps: int) -> dict[str, tuple[int, int]]:
-    """Pass other batches, or the same one with other random numbers, through the model as it was at first and at last.
-
-    Returns:
-        tensor name -> (passes with a gradient, passes): of a tensor that had one, behind the steps, else before them.
-    """
-    tries = OTHER_BATCHES if case.batches.differ else OTHER_NUMBERS
-    # those of the steps first, because the others come behind them
-    case.batches(steps - 1)
-    found: dict[str, tuple[int, int]] = {}
-    with torch.inference_mode(mode=False), torch.enable_grad(), same_randomness():
-        late = {name for name in tensors if course.steps_with_gradient(name)}
-        for names, model in ((tensors - late, case.copy()[0]), (late, course.model)):
-            hits = _hits(case, model, names, tries) if names else {}
-            found |= {name: (count, tries) for name, count in hits.items()}
-    return found
-
-
-def _hits(case: Case, model: nn.Module, names: set[str], tries: int) -> dict[str, int]:
-    hits = dict.fromkeys(names, 0)
-    for batch in case.batches.others(tries):
-        model.zero_grad(set_to_none=True)
-        backward(case, model, batch)
-        values = trainable(model)
-        for name in names:
-            gradient = values[name].grad
-            hits[name] += gradient is not None and energy(gradient) > 0
-    return hits
 
 
 def _unseen(case: Case, course: Course) -> Iterator[str]:

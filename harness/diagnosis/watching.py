@@ -18,6 +18,7 @@ from torch import nn
 from harness.diagnosis.batches import Batch, examples_in, first_examples, first_float, in_dtype, leaves, output_of
 from harness.diagnosis.case import Case, Layer, trainable
 from harness.looking import same_randomness
+from harness.moments import in_float64, mean_of_examples, norm
 from harness.wording import error_text
 
 SAME_ROWS = 1e-6
@@ -311,10 +312,11 @@ def _forward(
     if given is not None:
         passed.input_energy = (passed.input_energy or 0.0) + energy(given)
     if made is not None:
-        size = energy(made)
+        numbers = _in_float64(made)
+        size = energy(numbers)
         passed.output_energy += size
         passed.output_count += made.numel()
-        varying = _varying(made, size)
+        varying = _varying(numbers, size)
         passed.varying_energy += size if varying < _NO_VARIATION * size and _is_constant(given) else varying
         if made.requires_grad:
             # on the tensor and not on the module, because an activation function may work in place behind it
@@ -332,25 +334,28 @@ def _add_gradient(passed: Passed, gradient: torch.Tensor) -> None:
 
 def energy(values: torch.Tensor) -> float:
     """Sum up the squares of a tensor's entries in float64."""
-    norm = _norm(values)
-    # not norm**2, which raises where the product is infinite
-    return norm * norm
+    length = _norm(values)
+    # not length**2, which raises where the product is infinite
+    return length * length
 
 
 def _norm(values: torch.Tensor) -> float:
     # an embedding may have sparse gradients, and a layer for spectra complex ones
     numbers = values.detach().to_dense() if values.is_sparse else values.detach()
     numbers = torch.view_as_real(numbers) if numbers.is_complex() else numbers
+    return float(norm(_in_float64(numbers)))
+
+
+def _in_float64(values: torch.Tensor) -> torch.Tensor:
     # Apple's GPUs have no float64
-    numbers = numbers.cpu() if numbers.device.type == "mps" else numbers
-    return float(torch.linalg.vector_norm(numbers, dtype=torch.float64))
+    return in_float64(values.cpu() if values.device.type == "mps" else values)
 
 
 def _varying(values: torch.Tensor, size: float) -> float:
     """The sum of squared deviations from the mean over dimension 0; of a single example all there is."""
     if values.ndim < 2 or len(values) < 2:
         return size
-    mean = energy(values.detach().mean(dim=0, dtype=torch.float64))
+    mean = energy(mean_of_examples(values))
     return max(size - len(values) * mean, 0.0)
 
 

@@ -167,7 +167,8 @@ class SweepConductor:
 
 def _refuse_varied(plan: Plan) -> None:
     """Refuse to vary what one sweep has once; the values of all trials but the first would have no effect."""
-    for key in ("results.dir", "sweep.workers", "sweep.resume", "sweep.stack", "sweep.trials_per_job"):
+    once = ("sweep.workers", "sweep.resume", "sweep.stack", "sweep.trials_per_job")
+    for key in ("results.dir", "device.keep_memory", *once):
         if key in plan.trials.varied:
             values = plan.trials.varied[key]
             raise UsageError(f"{key}={','.join(values)}: differs among the trials of one sweep; give one value")

@@ -141,7 +141,9 @@ def columns_now(config: TrialConfig, *, simultaneous_trials: int, in_jobs: bool 
 
     here = torch.device("cpu") if in_jobs else device.resolve(config.device)
     columns = rows.environment(provenance.environment(here))
-    if in_jobs:
+    if not in_jobs:
+        columns["memory_kept"] = device.is_to_keep_memory(config.device)
+    else:
         columns = {name: value for name, value in columns.items() if name not in _OF_A_MACHINE}
     return {**columns, "simultaneous_trials": simultaneous_trials, "threads": config.device.threads}
 

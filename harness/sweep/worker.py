@@ -165,6 +165,10 @@ def work(task: TrialTask | StackTask) -> "dict[str, Any] | StackReport | None":
     global _is_busy  # noqa: PLW0603 - see begin
     if _unusable is not None:
         raise _unusable
+    from harness import device
+
+    config = task.trials[0].config if isinstance(task, StackTask) else task.config
+    device.settle_process(config.device)
     # an initializer of an earlier trial may have gone elsewhere
     os.chdir(_folder)
     _progress[:] = (time.monotonic(), 0.0, 0.0)
