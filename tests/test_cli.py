@@ -222,27 +222,34 @@ def test_progress_with_rate_and_time_left_on_a_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["~/of mine", "größe/lr=0.1", "it's", "$HOME;a\\b"])
-def test_any_folder_can_be_named_and_what_is_printed_of_it_pasted(tmp_path: Path, folder: str) -> None:
+def test_any_folder_can_be_named_and_what_is_printed_of_it_pasted(
+    tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``~`` is home; the commands that are printed work in a shell and in Python as they stand."""
     quoted = folder.replace("'", "\\'")
-    environment = {**os.environ, "HOME": str(tmp_path / "home"), "OMP_WAIT_POLICY": "passive"}
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
 
-    def run(*command: str) -> str:
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
+    def printed_by(done: "subprocess.CompletedProcess[str]") -> str:
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    printed = run(sys.executable, "-m", "harness.run", *QUICK, "model=mlp", "init=glorot", f"results.dir='{quoted}'")
+    printed = printed_by(run_command(*QUICK, "model=mlp", "init=glorot", f"results.dir='{quoted}'", cwd=tmp_path))
     expected = tmp_path / folder.replace("~", "home")
     assert f"results: {expected}" in printed
     assert len(list((expected / "trials").iterdir())) == 1
     in_python, in_shell = re.findall(r"read them: (.*)   check them: python (.*)", printed)[0]
     program = f"import harness; print(len({in_python}.trials))"
-    checked = run(
-        "bash", "-c", f'{shlex.quote(sys.executable)} {in_shell}; {shlex.quote(sys.executable)} -c "$1"', "-", program
+    script = f'{shlex.quote(sys.executable)} {in_shell}; {shlex.quote(sys.executable)} -c "$1"'
+    checked = printed_by(
+        subprocess.run(
+            ["bash", "-c", script, "-", program],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     )
     sound, count = checked.splitlines()
     assert sound.endswith(": trials: 1, all sound")

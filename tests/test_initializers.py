@@ -111,9 +111,15 @@ def draw(
     return registry.values(name, size, gain=gain, generator=generator(seed, "x"), site=place, options=options)
 
 
+@functools.cache
+def loaded(*overrides: str) -> TrialConfig:
+    """The config of some choices, composed once: a fifth of a second."""
+    return harness.load_config(overrides)
+
+
 def built(*overrides: str) -> tuple[InitConfig, Network, str]:
     """(spec, network not yet filled, activation) of a config."""
-    config = harness.load_config(overrides)
+    config = loaded(*overrides)
     return config.init, models.build(config.model), config.model.activation
 
 
@@ -259,13 +265,8 @@ def test_fans_are_torchs(sizes: list[int]) -> None:
 # applying a spec
 
 
-@functools.cache
-def laid_out(model: str) -> TrialConfig:
-    return harness.load_config([*LAID_OUT[model], "model.activation=tanh"])
-
-
 def hashes(model: str, name: str, layout: torch.memory_format) -> str:
-    config = laid_out(model)
+    config = loaded(*LAID_OUT[model], "model.activation=tanh")
     network = models.build(config.model).to(memory_format=layout)
     initializers.apply(dataclasses.replace(config.init, weight=name), network, seed=3, activation="tanh")
     return metrics.weights_sha256(network.tensors())
