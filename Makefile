@@ -11,9 +11,10 @@ NIGHTLY_SIZE ?= full
 NIGHTLY_FOLDER ?= outputs/nightly
 NIGHTLY_BASELINES ?= outputs/baselines
 
-# processes that share the tests; those of a file stay in one
+# processes that share the tests, with a thread each; those of a file stay in one (tests/conftest.py)
 TEST_PROCESSES ?= 2
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) \
+	--dist loadgroup --no-loadscope-reorder
 
 .PHONY: run test test-slow lint nightly clean
 

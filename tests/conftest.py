@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_server import forked
 from hypothesis import settings
 
 import harness
@@ -33,8 +34,28 @@ def configure(tmp_path: Path) -> Configure:
     return lambda *overrides: harness.load_config([*QUICK, f"results.dir={tmp_path / 'results'}", *overrides])
 
 
+LONGEST = ("test_kernels", "test_cli", "test_failures", "test_mutants", "test_truth_table", "test_sweep")
+"""Files that begin first, so that no process is left alone with one of them at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, but for those that are a process each."""
+    if config.getoption("dist", "no") != "loadgroup":
+        return
+    for item in items:
+        alone = getattr(item, "originalname", "") == "test_passes_under_the_interpreter"
+        item.add_marker(pytest.mark.xdist_group(item.name if alone else item.path.stem))
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 def run_command(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """``python -m harness.run ARGUMENTS`` in a folder that is not the checkout."""
+    """``python -m harness.run ARGUMENTS`` in a folder that is not the checkout, without the seconds of its imports."""
+    return forked("harness.run", *arguments, cwd=cwd)
+
+
+def run_python(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """``python -m harness.run ARGUMENTS`` by an interpreter of its own."""
     command = [sys.executable, "-m", "harness.run", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=540, check=False)
 

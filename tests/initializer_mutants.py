@@ -6,6 +6,7 @@ Shaped as ``mutants.py``. Each replaces a function by its name in a registry or 
 import dataclasses
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import test_initializer_laws as laws
@@ -223,6 +224,7 @@ def _std(name: str, shape: str = "dense 6272-128") -> Any:
     return lambda _: contract.test_contract_mean_and_std_within_four_standard_errors(name, shape)
 
 
+@cache
 def _call(test: Any, *arguments: Any) -> Any:
     def oracle(_: Tools) -> None:
         test(*arguments)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import integrate, special, stats
-from test_initializers import MODELS, NARROW, SHAPES, applied, built, draw
+from test_initializers import MODELS, NARROW, SHAPES, applied, built, draw, loaded
 
 import harness
 from harness import initializers, metrics, models
@@ -40,7 +40,7 @@ def network_of(*overrides: str, seed: int = 0) -> Network:
 
 
 def adapted(network: Network, *overrides: str, seed: int = 0) -> Network:
-    initializers.adapt(harness.load_config(overrides).init, network, *images(), seed=seed)
+    initializers.adapt(loaded(*overrides).init, network, *images(), seed=seed)
     return network
 
 

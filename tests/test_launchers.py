@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, run_command
+from conftest import QUICK, run_python
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,7 +75,7 @@ def test_a_sweep_in_jobs_is_a_sweep_like_any_other(launcher: str, typed_in: Path
     """A segfault and a failure cost one trial each, in jobs of two trials that Hydra would let run elsewhere."""
     elsewhere = ("hydra.job.chdir=true", "hydra.run.dir=elsewhere", "results.dir=here")
     arguments = (f"init.weight={','.join(INITS)}", "sweep.trials_per_job=2", *elsewhere)
-    done = run_command("-m", *LAUNCHERS[launcher], *SMALL, *arguments, cwd=typed_in)
+    done = run_python("-m", *LAUNCHERS[launcher], *SMALL, *arguments, cwd=typed_in)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "error:" not in done.stderr
@@ -107,7 +107,7 @@ def test_a_job_that_dies_is_one_line_and_its_trials_are_named(typed_in: Path) ->
     )
     inits = "init.weight=kills_its_job,zeros,glorot_truncated,zeros"
     launcher = (*LAUNCHERS["submitit_local"], "sweep.trials_per_job=2", "hydra.sweep.dir=logs")
-    done = run_command("-m", *launcher, *SMALL, inits, "seed=0", cwd=typed_in)
+    done = run_python("-m", *launcher, *SMALL, inits, "seed=0", cwd=typed_in)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     (line,) = re.findall(r"^error: (.*)$", done.stderr, flags=re.MULTILINE)
@@ -177,7 +177,7 @@ def test_a_launcher_that_is_not_installed_is_one_line(launcher: str, tmp_path: P
 
 
 def test_logs_of_jobs_need_a_folder(tmp_path: Path) -> None:
-    done = run_command("-m", "hydra/launcher=submitit_local", "hydra.sweep.dir=s3://b/x", "seed=0,1", cwd=tmp_path)
+    done = run_python("-m", "hydra/launcher=submitit_local", "hydra.sweep.dir=s3://b/x", "seed=0,1", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: hydra.sweep.dir=s3://b/x: is no folder, and the jobs keep their logs there; ")
     assert not list(tmp_path.iterdir())

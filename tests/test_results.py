@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command_server import forked
 from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -197,8 +198,7 @@ def test_frames_are_the_readers_to_write_to(real: tuple[Path, TrialResult]) -> N
 
 
 def validate(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "harness.results", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = forked("harness.results", *map(str, arguments), cwd=Path.cwd())
     assert "Traceback" not in done.stdout + done.stderr
     return done
 
