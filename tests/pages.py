@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -36,7 +37,7 @@ def first_paragraph(page: Path) -> str:
 def headings(page: Path) -> set[str]:
     """The anchors of the page's headings, as GitHub makes them."""
     found = tokens(page)
-    titles = [after.content for token, after in zip(found, found[1:], strict=False) if token.type == "heading_open"]
+    titles = [after.content for token, after in pairwise(found) if token.type == "heading_open"]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
