@@ -28,7 +28,7 @@ def test_the_readmes_sweep_gives_parquet_and_a_report(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, page = (typed for typed in pages.commands(README) if "outputs/learn" in " ".join(typed))
-    done = command(*run[3:], "model=mlp", *QUICK)
+    done = command(*run[3:], "data.train_images=100", "data.test_images=100", *QUICK)
     assert done.returncode == 0, done.stderr
     assert not any(word in done.stdout + done.stderr for word in QUIET)
     trials = pd.read_parquet(tmp_path / "outputs/learn/trials")
