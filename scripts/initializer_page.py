@@ -31,6 +31,8 @@ LEARNED = 0.5
 HEAD = """\
 # Initializers
 
+This page answers: which initializers are there, what does each do, who proposed it, and how far did it learn?
+
 Written by `scripts/initializer_page.py` from `docs/initializers.parquet` and the files in `conf/init`; do not edit.
 Any of these names goes behind `init=`. In the formulas fan_in and fan_out are in and out features of a dense layer,
 channels times taps of a convolution; biases are zero unless said otherwise.

@@ -47,6 +47,8 @@ COUNTED = ("ok", "diverged")
 HEAD = """\
 # Replications
 
+This page answers: which published claims about initial weights are borne out when the experiments are repeated here?
+
 Written by `scripts/replications.py` from the files in `docs/replications`; do not edit. Each section is one published
 experiment, repeated by choices alone and cut to minutes on one core. `python -m harness.run -m experiment=NAME` runs
 its whole sweep; `python scripts/replications.py --run FOLDER --page` runs all of them and writes this page. All but

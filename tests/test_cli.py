@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pandas as pd
 import pytest
 from conftest import QUICK, Command, run_command, run_python
@@ -17,22 +18,29 @@ import harness
 from harness import diagnosis, usage
 from harness.activations import ACTIVATIONS
 from harness.compose import CONF_DIR
+from harness.report.command import main as report
 
+README = pages.ROOT / "README.md"
 QUIET = ("Traceback", "Warning", "warning")
 
 
-def test_sweep_line_of_the_readme_gives_parquet(tmp_path: Path) -> None:
-    done = run_python("-m", "init=zero,glorot", "seed=0,1,2", *QUICK, cwd=tmp_path)
+def test_the_readmes_sweep_gives_parquet_and_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, page = (typed for typed in pages.commands(README) if "outputs/learn" in " ".join(typed))
+    done = run_python(*run[3:], "data.train_images=100", "data.test_images=100", *QUICK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not any(word in done.stdout + done.stderr for word in QUIET)
-    trials = pd.read_parquet(tmp_path / "outputs/results/trials")
+    trials = pd.read_parquet(tmp_path / "outputs/learn/trials")
     assert sorted(zip(trials["init"], trials["seed"], strict=True)) == [
-        (init, seed) for init in ("glorot", "zero") for seed in (0, 1, 2)
+        (init, seed) for init in ("glorot", "he", "zero") for seed in (0, 1, 2)
     ]
     assert set(trials["status"]) == {"ok"}
-    assert len(re.findall(r"^\[\d/6\] init=\w+ seed=\d: ok, loss ", done.stdout, flags=re.MULTILINE)) == 6
+    assert set(trials["experiment"]) == {"learn"}
+    assert len(re.findall(r"^\[\d/9\] init=\w+ seed=\d: ok, loss ", done.stdout, flags=re.MULTILINE)) == 9
     assert not (tmp_path / "multirun").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"], "nothing else is left behind"
+    monkeypatch.chdir(tmp_path)
+    assert report(page[3:]) == 0
+    assert "init=glorot" in (tmp_path / "outputs/learn/report.html").read_text(encoding="utf-8")
 
 
 def test_globs_and_ranges_sweep(command: Command, tmp_path: Path) -> None:
@@ -96,17 +104,15 @@ def test_activation_and_batch_size_sweep(command: Command, tmp_path: Path) -> No
 
 
 def test_an_initializer_of_the_user_by_one_file(command: Command, tmp_path: Path) -> None:
-    """One function in the user's own folder, without touching the harness."""
-    (tmp_path / "mine.py").write_text(
-        "import torch\n"
-        "from harness.initializers import register\n\n\n"
-        "@register('small_normal')\n"
-        "def small_normal(shape, *, gain, generator):\n"
-        "    return torch.randn(shape, generator=generator) * 0.01 * gain\n"
-    )
-    done = command("init.modules=[mine]", "init.weight=small_normal", "model=mlp", *QUICK)
+    """The README's lines, without touching the harness."""
+    (block,) = (text for text in pages.blocks(README, "python") if "@register" in text)
+    (tmp_path / "mine.py").write_text(block)
+    (*_, typed) = (typed for typed in pages.commands(README) if "init.modules=[mine]" in typed)
+    done = command(*typed[3:], "model=mlp", *QUICK)
     assert done.returncode == 0, done.stderr
-    assert harness.load(tmp_path / "outputs/results").trials["init_weight"].tolist() == ["small_normal"]
+    trials = harness.load(tmp_path / "outputs/results").trials
+    assert trials["init_weight"].tolist() == ["small_normal"]
+    assert "std=0.1" in trials["init"].item()
 
 
 def test_an_initializer_of_the_user_by_one_yaml(command: Command, tmp_path: Path) -> None:

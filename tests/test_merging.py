@@ -531,7 +531,7 @@ def test_folders_beside_the_copy_that_only_look_like_left_overs_stay(folder: Pat
 # several versions of the schema
 
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs/results.md"
 
 
 @pytest.fixture(params=["older first", "newer first"])
@@ -548,10 +548,10 @@ def two_versions(request: pytest.FixtureRequest, tmp_path: Path, evolve: Callabl
     return folder
 
 
-def test_the_readmes_lines_for_other_readers_read_every_row_and_column_of_two_versions(two_versions: Path) -> None:
-    (block,) = (text for text in README.read_text().split("```python\n") if "union_by_name" in text)
+def test_the_pages_lines_for_other_readers_read_every_row_and_column_of_two_versions(two_versions: Path) -> None:
+    (block,) = (text for text in PAGE.read_text().split("```python\n") if "union_by_name" in text)
     names: dict[str, Any] = {}
-    exec(block.split("```")[0].replace("outputs/results", str(two_versions)), names)  # noqa: S102 - the README's lines
+    exec(block.split("```")[0].replace("outputs/results", str(two_versions)), names)  # noqa: S102 - the page's lines
     read = {name: names[name] for name in ("by_pandas", "by_duckdb")} | {"by_polars": names["by_polars"].to_pandas()}
     for name, frame in read.items():
         assert sorted(frame["trial_id"]) == sorted(f"trial{index:05d}" for index in (0, 1, 10, 11)), name

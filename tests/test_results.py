@@ -697,8 +697,8 @@ def test_file_that_cannot_be_written_whole_is_not_there(folder: Path, monkeypatc
     assert list((folder / ".partial").iterdir()) == [], "nor does it fill the disk"
 
 
-def test_the_readme_lists_every_status_with_its_meaning() -> None:
-    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_results_lists_every_status_with_its_meaning() -> None:
+    text = (Path(__file__).parent.parent / "docs/results.md").read_text(encoding="utf-8")
     rows = re.search(r"\| `status` \| meaning \|\n\|---\|---\|\n((?:\|.*\|\n)+)", text)
     assert rows is not None
     listed = dict(re.findall(r"\| `(\w+)` \| (.*) \|", rows[1]))

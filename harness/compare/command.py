@@ -48,13 +48,17 @@ def main(arguments: Sequence[str]) -> int:
     return _compare(arguments)
 
 
-def _promote(arguments: Sequence[str]) -> int:
+def _promote_parser() -> Parser:
     parser = Parser(prog="python -m harness.compare promote", description="Keep a results folder as a baseline.")
     parser.add_argument("results", metavar="RESULTS", type=place_of, help="results folder, or its address")
     _add_baselines(parser)
     parser.add_argument("--name", default="main", help="of the baseline (default: main)")
     parser.add_argument("--force", action="store_true", help="replace the baseline of that name")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def _promote(arguments: Sequence[str]) -> int:
+    given = _promote_parser().parse_args(arguments)
     target = promote(given.results, given.baselines, given.name, force=given.force)
     print(one_line(f"promoted {given.results} to {target}"))
     return OK
