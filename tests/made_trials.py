@@ -20,7 +20,8 @@ _numbers = count()
 
 @lru_cache
 def _config(overrides: tuple[str, ...]) -> TrialConfig:
-    return harness.load_config(["device=cpu", "device.threads=2", "device.memory_format=channels_last", *overrides])
+    resolved = ["device=cpu", "device.threads=2", "device.memory_format=channels_last", "engine=eager"]
+    return harness.load_config([*resolved, *overrides])
 
 
 @lru_cache(maxsize=1000)

@@ -16,7 +16,7 @@ from harness.sweep import resume
 from harness.sweep.local import Company
 from harness.sweep.plan import plan_from
 
-SETTINGS = ["device=cpu", "device.threads=2", "device.memory_format=channels_last"]
+SETTINGS = ["device=cpu", "device.threads=2", "device.memory_format=channels_last", "engine=eager"]
 NOW = {
     "git_commit": "a" * 40,
     "git_dirty": False,
