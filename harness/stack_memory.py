@@ -14,6 +14,10 @@ _OF_PARAMETERS = 8
 """Copies of each parameter: trained, initial, gradient, two of the optimizer, one of its work, two of the warm-up."""
 _OF_ACTIVATIONS = 3
 """Copies of each activation: kept for the backward pass, its gradient, and what a convolution works in."""
+_OF_GRAPH = 2
+"""More copies of each parameter if steps are captured: a second graph's gradient, and the value that is put back."""
+_GRAPHS = 2
+"""Captured graphs, each with memory of its own for activations: of many steps, and of one."""
 _SHARE = 0.6
 """Of the free memory; the rest is for data, evaluation, diagnosis and what the allocator cannot use."""
 
@@ -46,8 +50,10 @@ def bytes_per_model(config: TrialConfig) -> int:
     """
     layers = [inner for layer in layouts.plan(config.model) for inner in (layer, *layer.branch)]
     train = config.train
-    parameters = _OF_PARAMETERS * sum(map(_parameters, layers))
+    is_graph = config.engine.name == "graph"
+    parameters = (_OF_PARAMETERS + _OF_GRAPH * is_graph) * sum(map(_parameters, layers))
     activations = _OF_ACTIVATIONS * train.batch_size * sum(math.prod(layer.out_shape) for layer in layers)
+    activations *= _GRAPHS if is_graph else 1
     indices = 0 if config.data.batches == "fixed" else 2 * train.steps * train.batch_size
     images = 0 if config.data.batches == "fixed" else train.batch_size * math.prod(layouts.IMAGE_SHAPE)
     return _FLOAT_BYTES * (parameters + activations + images + train.steps) + _INDEX_BYTES * indices

@@ -27,9 +27,8 @@ def unstackable(config: TrialConfig) -> str | None:
         return f"model={config.model.function} is a network of your own, whose layers a stack cannot compute"
     if any(layer.type == "dropout" for layer in config.model.layers):
         return "the masks of a dropout layer are drawn from one generator, in an order that a stack would change"
-    engine = config.engine
-    if engine.name == "compiled" or (engine.name == "graph" and not engine.fallback):
-        return f"engine={engine.name} executes the steps of one model; use engine=auto or engine=eager"
+    if config.engine.name == "compiled":
+        return "engine=compiled compiles the steps of one model; use engine=auto, engine=graph or engine=eager"
     if config.train.autocast != "none":
         return f"train.autocast={config.train.autocast} computes the steps of one model; use train.autocast=none"
     return None

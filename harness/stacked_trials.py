@@ -19,8 +19,10 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from harness import device, measuring, results, rows, torch_state, trial
-from harness.config import SweepPlace, TrialConfig
+from harness.config import TrialConfig
+from harness.engine import equality, stacked_graph
 from harness.engine.stacked import StackedTraining, stacked_batches
+from harness.engine.stacked_graph import Stack
 from harness.errors import TimeBudgetError, UsageError
 from harness.interrupts import uninterrupted
 from harness.looking import own_randomness
@@ -28,6 +30,7 @@ from harness.measuring import Record, Shared
 from harness.models import Network
 from harness.resolution import resolved
 from harness.stack_memory import largest_stack
+from harness.stack_report import Order, StackReport
 from harness.time_limit import time_limit
 from harness.timing import Stopwatch
 from harness.train import WindowEnd, check_budget, check_finite, windows
@@ -36,41 +39,11 @@ from harness.trial_setup import TrialSetup
 from harness.trial_status import is_out_of_memory, record_failure
 from harness.wording import error_text
 
+__all__ = ["Order", "StackReport", "run_stack"]
+
 _LIMIT = "sweep.trial_timeout_s"
-_EAGER = "the steps of a stack are not captured: all its models take one in as many launches as one model does alone"
 _MOST_TEXT = 30_000
 """Letters in a report, which must go through a pipe in one piece."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """A trial that a stack is to run; see :func:`harness.run_trial`."""
-
-    trial_id: str
-    config: TrialConfig
-    place: SweepPlace
-    owner: str
-
-
-@dataclass
-class StackReport:
-    """What became of those trials of a stack that have no row.
-
-    Attributes:
-        refused: trial -> why it cannot be run as it was asked for.
-        broken: trial -> why its rows could not be written.
-        again: the trials that did not end, because the launch failed or held no more of them.
-        most: how many of those may share a launch.
-        reason: why the launch failed; "" if it did not.
-        is_full: whether the device holds no more of such trials than ``most``.
-    """
-
-    refused: dict[str, str] = field(default_factory=dict)
-    broken: dict[str, str] = field(default_factory=dict)
-    again: list[str] = field(default_factory=list)
-    most: int = 1
-    reason: str = ""
-    is_full: bool = False
 
 
 @dataclass(eq=False)
@@ -214,6 +187,7 @@ class _Stack:
         if not self._in_hand:
             return
         self._warm_up()
+        self._make_ready()
         self._each(lambda member: measuring.diagnose(member.record, member.ready))
         device.reset_peak_memory(target)
         energy = device.energy_j(target)
@@ -232,12 +206,13 @@ class _Stack:
         steps, watch = min(train.warmup_steps, train.steps), Stopwatch(target)
         with self._shared(), watch, own_randomness():
             copies = [copy.deepcopy(member.network) for member in self._in_hand]
-            self._launch(self._in_hand, copies, torch.empty(len(copies), train.steps, device=target)).run(range(steps))
+            losses = torch.empty(len(copies), train.steps, device=target)
+            self._stack(self._in_hand, copies, losses).eager().run(range(steps))
         for member in self._in_hand:
             member.record.row["warmup_time_s"] = watch.total_s
 
-    def _launch(self, members: Sequence[_Member], networks: Sequence[Network], losses: torch.Tensor) -> StackedTraining:
-        """What trains the members' networks; ``losses`` (R, steps) fills up."""
+    def _stack(self, members: Sequence[_Member], networks: Sequence[Network], losses: torch.Tensor) -> Stack:
+        """What is trained; ``losses`` (R, steps) fills up."""
         first = members[0].ready
         batches = stacked_batches(
             first.digits.train_images,
@@ -246,10 +221,10 @@ class _Stack:
             self._config.train.batch_size,
         )
         optimizers = [member.record.config.optimizer for member in members]
-        return StackedTraining(networks, first.trained.kernel, optimizers, batches, self._config.train.steps, losses)
+        return Stack(networks, first.trained.kernel, optimizers, batches, losses, self._config.train)
 
-    def _train(self) -> None:
-        """Train in windows, as :func:`harness.train.train` does for one network."""
+    def _make_ready(self) -> None:
+        """Capture the steps where the engine does that, and set them against training alone."""
         # neighbours with equal settings are updated together
         members = sorted(self._in_hand, key=lambda member: repr(member.record.config.optimizer))
         train, target = self._config.train, members[0].record.device
@@ -257,14 +232,38 @@ class _Stack:
         for member, own in zip(members, losses, strict=True):
             member.record.losses = own
             member.record.row["stacked_trials"] = len(members)
-            if member.record.config.engine.name != "eager":
-                member.record.row.update(engine="eager", engine_reason=_EAGER)
+        engine, watch = self._config.engine, Stopwatch(target)
+        with self._shared(), watch:
+            stack = self._stack(members, [member.network for member in members], losses)
+            ready = stacked_graph.prepare(engine, stack)
+        self._training, self._trained = ready.training, members
+        if engine.name != "eager":
+            for member in members:
+                member.record.row.update(engine=ready.name, engine_reason=ready.reason, compile_time_s=watch.total_s)
+        if ready.training.together:
+            self._check(ready.training)
+
+    def _check(self, training: StackedTraining) -> None:
+        """Set the first steps of each model against those that it takes alone; one that differs has failed."""
         with self._shared():
-            self._training = self._launch(members, [member.network for member in members], losses)
-        self._trained = members
+            networks = [member.network for member in self._trained]
+            courses = equality.stacked_courses(self._config, networks, training)
+            training.rewind()
+        for member, course in zip(self._trained, courses, strict=True):
+            record, setup = member.record, member.ready
+            with self._own(member), record.clock("warmup_time_s"):
+                record.row["engine_error"] = equality.difference_of_model(
+                    record.config, setup.trained, setup.batch, course
+                )
+
+    def _train(self) -> None:
+        """Train in windows, as :func:`harness.train.train` does for one network."""
+        if not self._in_hand:
+            return
+        assert self._training is not None
+        watch = Stopwatch(self._trained[0].record.device)
         self._window_ended(range(0), 0.0)
-        watch = Stopwatch(target)
-        for window in windows(train):
+        for window in windows(self._config.train):
             if not self._in_hand:
                 return
             with self._shared(), watch:

@@ -127,7 +127,15 @@ class Batches:
         """Return images and labels of a step."""
         if self.indices is None:
             return self.first
-        chosen = self.indices[step]
+        return self._gathered(self.indices[step])
+
+    def at(self, step_number: torch.Tensor) -> Batch:
+        """Return images and labels of the step that a tensor (1,) on the device counts, with no work of Python."""
+        if self.indices is None:
+            return self.first
+        return self._gathered(self.indices.index_select(0, step_number).squeeze(0))
+
+    def _gathered(self, chosen: torch.Tensor) -> Batch:
         return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
 
 

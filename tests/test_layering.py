@@ -20,7 +20,7 @@ LAYERS = [
     {"measuring"},
     {"trial_setup"},
     {"engine", "stack_memory"},
-    {"rows", "diagnosis", "evaluation", "trial_status"},
+    {"rows", "diagnosis", "evaluation", "trial_status", "stack_report"},
     {"resolution"},
     {"train", "metrics", "kernel_check", "kernel_choice", "engine_choice"},
     {"signals", "fusion"},

@@ -8,6 +8,8 @@ so much, and ``_SLACK`` times that is allowed.
 """
 
 import copy
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +18,7 @@ from torch import nn
 from harness.config import TrialConfig
 from harness.engine.eager import Eager
 from harness.engine.graph import kept
+from harness.engine.stacked import StackedTraining
 from harness.looking import undisturbed
 from harness.random_streams import generator
 from harness.train import Batches, Engine, optimizer_for
@@ -78,14 +81,12 @@ def largest_difference(
     Raises:
         WrongEngineError: it is more than rounding explains.
     """
-    steps = range(min(STEPS, config.train.steps))
+    steps = _compared(config)
     initial = _flat(network)
-    expected = _eager(config, network, batches, steps)
     with undisturbed(network), kept(network):
         engine.run(steps)
         course = Course(_losses(engine.losses, steps), _flat(network) - initial)
-    difference = course.difference(expected)
-    allowed = 0.0 if exact else max(_LEAST_ALLOWED, _SLACK * _noise(config, network, batches, steps, expected))
+    difference, allowed = _against_eager(config, network, batches, course, exact=exact)
     # not difference > allowed, which no NaN is
     if not difference <= allowed:
         raise WrongEngineError(
@@ -93,6 +94,73 @@ def largest_difference(
             f"relatively, {allowed:.3g} is allowed; train with engine=eager and report this"
         )
     return difference
+
+
+def stacked_courses(config: TrialConfig, networks: Sequence[nn.Module], training: StackedTraining) -> list[Course]:
+    """Take the first steps of a stack; the networks, their buffers and random numbers stay as they are.
+
+    Args:
+        config: of one of the trials.
+        networks: what the stack trains.
+        training: at step 0. It has taken the steps afterwards: rewind it.
+
+    Returns:
+        what became of each model.
+    """
+    steps = _compared(config)
+    initial = [_flat(network) for network in networks]
+    with ExitStack() as held:
+        for network in networks:
+            held.enter_context(undisturbed(network))
+            held.enter_context(kept(network))
+        training.run(steps)
+        return [
+            Course(_losses(losses, steps), _flat(network) - before)
+            for losses, network, before in zip(training.losses, networks, initial, strict=True)
+        ]
+
+
+def difference_of_model(config: TrialConfig, network: nn.Module, batches: Batches, course: Course) -> float:
+    """Set the first steps of a model in a stack against eager steps of the model alone.
+
+    Args:
+        config: of its trial.
+        network: the model as it was before those steps; eager trains copies.
+        batches: of each of its steps.
+        course: what the stack's steps did to it.
+
+    Returns:
+        the largest relative difference.
+
+    Raises:
+        WrongEngineError: it is more than rounding explains.
+    """
+    difference, allowed = _against_eager(config, network, batches, course, exact=False)
+    # not difference > allowed, which no NaN is
+    if not difference <= allowed:
+        raise WrongEngineError(
+            f"engine check: {len(course.losses)} steps in a stack differ from eager's of the model alone by "
+            f"{difference:.3g}, relatively, {allowed:.3g} is allowed; train with sweep.stack=off and report this"
+        )
+    return difference
+
+
+def _compared(config: TrialConfig) -> range:
+    return range(min(STEPS, config.train.steps))
+
+
+def _against_eager(
+    config: TrialConfig, network: nn.Module, batches: Batches, course: Course, *, exact: bool
+) -> tuple[float, float]:
+    """The largest difference from eager steps, and what is allowed."""
+    steps = _compared(config)
+    expected = _eager(config, network, batches, steps)
+    difference = course.difference(expected)
+    allowed = 0.0 if exact else _LEAST_ALLOWED
+    # measuring the noise takes as many steps again, and most do not need it
+    if not exact and not difference <= allowed:
+        allowed = max(allowed, _SLACK * _noise(config, network, batches, steps, expected))
+    return difference, allowed
 
 
 def _noise(config: TrialConfig, network: nn.Module, batches: Batches, steps: range, expected: Course) -> float:

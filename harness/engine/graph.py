@@ -10,7 +10,7 @@ The steps of a window are replayed by a graph of several steps and, for what rem
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import nn
 from harness.config import OptimizerConfig, TrainConfig
 from harness.looking import undisturbed
 from harness.optimizers import OPTIMIZERS
-from harness.train import Batch, Batches, optimizer_of
+from harness.train import Batches, optimizer_of
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 """Function -> what replays its operations on the same memory."""
@@ -54,11 +54,80 @@ def rates(config: OptimizerConfig, steps: int) -> list[float]:
     return table
 
 
+class Rate:
+    """The learning rate of each step by one setting, for steps that count themselves on the device.
+
+    Args:
+        config: the setting.
+        steps: length of the training.
+        device: where the steps are taken.
+
+    Attributes:
+        now: a tensor () on the device, the rate of the step that is taken; None: it is constant.
+    """
+
+    def __init__(self, config: OptimizerConfig, steps: int, device: torch.device) -> None:
+        self._rates = rates(config, steps)
+        self._rate_of_step = torch.tensor(self._rates, device=device)
+        self.now = None if config.schedule == "constant" else self._rate_of_step[0].clone()
+
+    def follow(self, step_number: torch.Tensor) -> None:
+        """Fill ``now`` with the rate of the step that a tensor (1,) on the device counts."""
+        if self.now is not None:
+            self.now.copy_(self._rate_of_step.index_select(0, step_number).squeeze(0))
+
+    def at(self, step: int) -> float:
+        """Return the rate of a step; behind the last one, its own."""
+        return self._rates[min(step, len(self._rates) - 1)]
+
+
 def same_arithmetic(config: OptimizerConfig, device: torch.device) -> bool:
     """Whether an update rounds as the eager one does: no tensor stands where that computes in Python's numbers."""
     return config.schedule == "constant" and (
         device.type == "cpu" or OPTIMIZERS[config.name].torch_class in ("SGD", "RMSprop")
     )
+
+
+class Replays:
+    """Captures a step that finds everything by a counter on the device, and replays it over whole windows.
+
+    Args:
+        step: one update, with no argument.
+        train: windows and grid, which say how many steps a graph holds.
+        capture: what captures a function.
+    """
+
+    def __init__(self, step: Callable[[], None], train: TrainConfig, capture: Capture) -> None:
+        self._step, self._capture = step, capture
+        self._warm_up = min(_WARM_UP, train.steps)
+        self._steps_of_graph = min(train.window_steps, train.eval_every, train.steps, _MOST_STEPS)
+        self._graphs: dict[int, Callable[[], None]] = {}
+        self.done = 0
+
+    def prepare(self, network: nn.Module, device: torch.device) -> None:
+        """Capture the graphs; the network whose parameters the steps update is afterwards as it was.
+
+        Raises:
+            Exception: whatever torch raises where an operation of a step cannot be captured.
+        """
+        with undisturbed(network), kept(network), _side_stream(device):
+            self._steps(self._warm_up)
+        with undisturbed(network), kept(network):
+            for steps in {1, self._steps_of_graph}:
+                self._graphs[steps] = self._capture(lambda steps=steps: self._steps(steps))  # type: ignore[misc]
+
+    def run(self, window: range) -> None:
+        """Take these steps, which must follow those before."""
+        assert window.start == self.done, "a graph counts its steps itself"
+        many, single = divmod(len(window), self._steps_of_graph)
+        for steps, times in ((self._steps_of_graph, many), (1, single)):
+            for _ in range(times):
+                self._graphs[steps]()
+        self.done = window.stop
+
+    def _steps(self, steps: int) -> None:
+        for _ in range(steps):
+            self._step()
 
 
 class Graph:
@@ -85,18 +154,12 @@ class Graph:
     ) -> None:
         device = losses.device
         self.losses = losses
-        self._network, self._batches, self._capture = network, batches, capture
-        self._rates = rates(optimizer, train.steps)
-        self._rate_of_step = torch.tensor(self._rates, device=device)
+        self._network, self._batches = network, batches
         self._step_number = torch.zeros(1, dtype=torch.int64, device=device)
         self._right = torch.zeros((), dtype=torch.int64, device=device)
-        self._rate: torch.Tensor | None = None
-        if optimizer.schedule != "constant":
-            self._rate = self._rate_of_step[0].clone()
-        self._optimizer = _capturable(network, optimizer, self._rate, device)
-        self._steps_of_graph = min(train.window_steps, train.eval_every, train.steps, _MOST_STEPS)
-        self._graphs: dict[int, Callable[[], None]] = {}
-        self._done = 0
+        self._rate = Rate(optimizer, train.steps, device)
+        self._optimizer = capturable(network.parameters(), optimizer, self._rate.now, device)
+        self._replays = Replays(self._step, train, capture)
 
     def prepare(self) -> None:
         """Capture the graphs; the network is afterwards as it was.
@@ -104,42 +167,26 @@ class Graph:
         Raises:
             Exception: whatever torch raises where an operation of a step cannot be captured.
         """
-        with undisturbed(self._network), kept(self._network), _side_stream(self.losses.device):
-            for _ in range(min(_WARM_UP, len(self._rates))):
-                self._step()
-        with undisturbed(self._network), kept(self._network):
-            for steps in {1, self._steps_of_graph}:
-                self._graphs[steps] = self._capture(lambda steps=steps: self._steps(steps))  # type: ignore[misc]
+        self._replays.prepare(self._network, self.losses.device)
         self.rewind()
 
     def rewind(self) -> None:
         """Begin at step 0 again with a fresh optimizer; the parameters are the caller's business."""
+        forget(self._optimizer)
         with torch.no_grad():
-            for states in self._optimizer.state.values():
-                for name, value in states.items():
-                    if isinstance(value, torch.Tensor):
-                        value.fill_(_FIRST_STATES.get(name, 0.0))
             self._step_number.zero_()
             self._right.zero_()
             self.losses.fill_(torch.nan)
-            if self._rate is not None:
-                self._rate.copy_(self._rate_of_step[0])
-        # those of a graph lie in its memory, and the next replay writes there
-        self._optimizer.zero_grad(set_to_none=True)
-        self._done = 0
+            self._rate.follow(self._step_number)
+        self._replays.done = 0
 
     def run(self, window: range) -> None:
         """Take these steps, which must follow those before."""
-        assert window.start == self._done, "a graph counts its steps itself"
-        many, single = divmod(len(window), self._steps_of_graph)
-        for steps, times in ((self._steps_of_graph, many), (1, single)):
-            for _ in range(times):
-                self._graphs[steps]()
-        self._done = window.stop
+        self._replays.run(window)
 
     def rate(self) -> float:
         """Return the learning rate of the next update."""
-        return self._rates[min(self._done, len(self._rates) - 1)]
+        return self._rate.at(self._replays.done)
 
     def right(self) -> int:
         """Return how many images the steps since the last call answered right."""
@@ -147,15 +194,10 @@ class Graph:
         self._right.zero_()
         return count
 
-    def _steps(self, steps: int) -> None:
-        for _ in range(steps):
-            self._step()
-
     def _step(self) -> None:
         """One update, as ``harness.engine.eager.plain_step`` takes it, from the device's own counter."""
-        if self._rate is not None:
-            self._rate.copy_(self._rate_of_step.index_select(0, self._step_number).squeeze(0))
-        images_NCHW, labels = self._batch()
+        self._rate.follow(self._step_number)
+        images_NCHW, labels = self._batches.at(self._step_number)
         logits = self._network(images_NCHW)
         loss = F.cross_entropy(logits, labels)
         self._optimizer.zero_grad(set_to_none=True)
@@ -165,17 +207,18 @@ class Graph:
         self._right.add_((logits.detach().argmax(dim=1) == labels).sum())
         self._step_number.add_(1)
 
-    def _batch(self) -> Batch:
-        if self._batches.indices is None:
-            return self._batches.first
-        chosen = self._batches.indices.index_select(0, self._step_number).squeeze(0)
-        return self._batches.images.index_select(0, chosen), self._batches.labels.index_select(0, chosen)
 
-
-def _capturable(
-    network: nn.Module, config: OptimizerConfig, rate: torch.Tensor | None, device: torch.device
+def capturable(
+    parameters: Iterable[nn.Parameter], config: OptimizerConfig, rate: torch.Tensor | None, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimizer whose state and, where it follows a schedule, learning rate lie on the device."""
+    """Return the optimizer whose state and, where it follows a schedule, learning rate lie on the device.
+
+    Args:
+        parameters: what it updates.
+        config: its settings.
+        rate: the learning rate, a tensor () on the device that is filled before each step; None: it is constant.
+        device: that of the parameters.
+    """
     entry = OPTIMIZERS[config.name]
     kind = getattr(torch.optim, entry.torch_class)
     settings: dict[str, Any] = {name: getattr(config, name) for name in entry.settings}
@@ -187,8 +230,19 @@ def _capturable(
         settings["fused"] = True
     if rate is not None:
         settings["lr"] = rate
-    made: torch.optim.Optimizer = kind(list(network.parameters()), **settings)
+    made: torch.optim.Optimizer = kind(list(parameters), **settings)
     return made
+
+
+def forget(optimizer: torch.optim.Optimizer) -> None:
+    """Set an optimizer's state back to its beginning, where it lies, and drop its gradients."""
+    with torch.no_grad():
+        for states in optimizer.state.values():
+            for name, value in states.items():
+                if isinstance(value, torch.Tensor):
+                    value.fill_(_FIRST_STATES.get(name, 0.0))
+    # those of a graph lie in its memory, and the next replay writes there
+    optimizer.zero_grad(set_to_none=True)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ on the same batch, else (R, N, C, H, W) and (R, N).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,21 +15,45 @@ from harness.backends import Kernel
 from harness.config import OptimizerConfig
 from harness.engine.eager import RightAnswers, plain_step
 from harness.engine.stacked_network import StackedNetwork
-from harness.engine.stacked_optimizer import StackedOptimizer
+from harness.engine.stacked_optimizer import Make, StackedOptimizer
 from harness.fusion import Trained
 from harness.models import Network
 from harness.stackable import unstackable
-from harness.train import Batch, batch_source, optimizer_for
+from harness.train import Batch, Batches, batch_source, optimizer_for
 
 __all__ = ["StackedTraining", "stacked_batches", "unstackable"]
 
-Batches = Callable[[int], Batch]
-"""Step -> its batch, shared by the models or one for each."""
+
+@dataclass(frozen=True)
+class OwnBatches:
+    """The batches of each step, one for each model.
+
+    Attributes:
+        images: x_NCHW, all training images, on the device.
+        labels: theirs.
+        indices: int64 (R, steps, N) on the device, which images a model gets in a step.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+    def __call__(self, step: int) -> Batch:
+        """Return images (R, N, C, H, W) and labels (R, N) of a step."""
+        return self._gathered(self.indices[:, step])
+
+    def at(self, step_number: torch.Tensor) -> Batch:
+        """Return those of the step that a tensor (1,) on the device counts, with no work of Python."""
+        return self._gathered(self.indices.index_select(1, step_number).squeeze(1))
+
+    def _gathered(self, chosen_RN: torch.Tensor) -> Batch:
+        images = self.images.index_select(0, chosen_RN.flatten())
+        return images.view(*chosen_RN.shape, *images.shape[1:]), self.labels[chosen_RN]
 
 
 def stacked_batches(
     images_NCHW: torch.Tensor, labels: torch.Tensor, indices: Sequence[torch.Tensor | None], batch_size: int
-) -> Batches:
+) -> Batches | OwnBatches:
     """Return step -> batch for R models: one batch for all where they agree in every step, else one for each.
 
     Args:
@@ -41,14 +67,7 @@ def stacked_batches(
     if first is None or (len(chosen) == len(indices) and all(torch.equal(each, first) for each in chosen)):
         return batch_source(images_NCHW, labels, first, batch_size)
     always = torch.arange(batch_size, device=first.device).expand_as(first)
-    stacked_RSN = torch.stack([always if each is None else each for each in indices])
-
-    def gathered(step: int) -> Batch:
-        chosen_RN = stacked_RSN[:, step]
-        images = images_NCHW.index_select(0, chosen_RN.flatten())
-        return images.view(*chosen_RN.shape, *images.shape[1:]), labels[chosen_RN]
-
-    return gathered
+    return OwnBatches(images_NCHW, labels, torch.stack([always if each is None else each for each in indices]))
 
 
 class StackedTraining:
@@ -69,6 +88,10 @@ class StackedTraining:
         steps: length of the training, which schedules of the learning rate need.
         losses: (R, steps) on the device; each step fills its column.
         together: how the models are computed; None: as the device suggests.
+
+    Attributes:
+        losses: as given.
+        together: whether one network computes all models.
     """
 
     def __init__(  # noqa: PLR0917 - what R trials need, by the order of their making
@@ -76,7 +99,7 @@ class StackedTraining:
         networks: Sequence[Network],
         kernel: Kernel,
         optimizers: Sequence[OptimizerConfig],
-        batches: Batches,
+        batches: Callable[[int], Batch],
         steps: int,
         losses: torch.Tensor,
         *,
@@ -84,20 +107,29 @@ class StackedTraining:
     ) -> None:
         if together is None:
             together = losses.device.type != "cpu"
-        way = Together if together else InTurn
-        self._networks, self._batches, self._losses = list(networks), batches, losses
+        self.losses, self.together = losses, together
+        self._networks, self._batches = list(networks), batches
         self._dropped: set[int] = set()
-        self._way = way(networks, kernel, optimizers, steps)
+        self._new_way = partial(Together if together else InTurn, networks, kernel, optimizers, steps)
+        self._way = self._new_way()
+
+    def rewind(self) -> None:
+        """Begin at step 0 again with fresh optimizers; the parameters are the caller's business."""
+        self._way = self._new_way()
+        self.losses.fill_(torch.nan)
 
     def run(self, window: range) -> None:
         """Take these steps."""
         if len(self._dropped) == len(self._networks):
             return
-        for step in window:
-            self._way.step(self._batches(step), self._losses[:, step], self._dropped)
+        self._take(window)
         for model in self._dropped:
             # computed on, but no longer part of its trial
-            self._losses[model, window.start : window.stop] = torch.nan
+            self.losses[model, window.start : window.stop] = torch.nan
+
+    def _take(self, window: range) -> None:
+        for step in window:
+            self._way.step(self._batches(step), self.losses[:, step], self._dropped)
 
     def rates(self) -> list[float]:
         """Return the learning rate of each model's next update."""
@@ -127,20 +159,32 @@ class Together:
         kernel: see there.
         optimizers: see there.
         steps: see there.
+        make: what makes the optimizers, see :class:`harness.engine.stacked_optimizer.StackedOptimizer`.
+
+    Attributes:
+        network: of all models.
+        optimizers: that of each distinct setting.
     """
 
     def __init__(
-        self, networks: Sequence[Network], kernel: Kernel, optimizers: Sequence[OptimizerConfig], steps: int
+        self,
+        networks: Sequence[Network],
+        kernel: Kernel,
+        optimizers: Sequence[OptimizerConfig],
+        steps: int,
+        *,
+        make: Make | None = None,
     ) -> None:
-        self._network = StackedNetwork(networks, kernel)
-        self._parameters = list(self._network.parameters())
-        self._optimizer = StackedOptimizer(self._parameters, optimizers, steps=steps)
+        self.network = StackedNetwork(networks, kernel)
+        self._parameters = list(self.network.parameters())
+        self._optimizer = StackedOptimizer(self._parameters, optimizers, steps=steps, make=make)
+        self.optimizers = list(self._optimizer.optimizers.values())
         self._right = torch.zeros(len(networks), dtype=torch.int64, device=self._parameters[0].device)
 
     def step(self, batch: Batch, losses: torch.Tensor, _dropped: set[int]) -> None:
         """Update every model, and fill its loss before the update into ``losses`` (R,)."""
         images, labels = batch
-        logits = self._network(images)
+        logits = self.network(images)
         each = mean_losses(logits, labels)
         # the sum, because its gradient by a model's parameters is that of the model's own loss
         self._optimizer.step(torch.autograd.grad(each.sum(), self._parameters))
