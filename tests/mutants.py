@@ -47,7 +47,7 @@ from harness import (
     trial,
 )
 from harness.diagnosis import causes, judging
-from harness.engine import eager, equality, graph, stacked, stacked_optimizer
+from harness.engine import eager, equality, graph, stacked, stacked_graph, stacked_optimizer
 from harness.sweep import stacks
 from harness.train import WindowEnd
 
@@ -397,6 +397,22 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a stack updates by the neighbour's gradients": Mutant(
         stacked_optimizer.StackedOptimizer, "step", _gradients_of_the_neighbour, _stacked
+    ),
+    "a stack trains on with the momentum of warming up": Mutant(
+        stacked_graph,
+        "forget",
+        lambda _optimizer: None,
+        lambda tools: test_stacked.test_static_steps_of_a_stack_are_those_that_it_takes_together(
+            tools["configure"], "random", "constant"
+        ),
+    ),
+    "a stack is never set against training alone": Mutant(
+        equality,
+        "difference_of_model",
+        lambda *_: 0.0,
+        lambda tools: test_stack_sweep.test_steps_of_a_stack_are_set_against_those_of_a_trial_alone(
+            **tools, wrong=True
+        ),
     ),
     "epochs with repeats": Mutant(
         data, "batch_indices", _order_with_repeats, lambda _: test_data.test_epochs_are_permutations_end_to_end(50)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from conftest import Configure
+from test_stack_sweep import orders_of
 
 import harness
 from harness.optimizers import OPTIMIZERS, SCHEDULES
+from harness.stacked_trials import StackReport, run_stack
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,6 +53,21 @@ def test_graph_finds_the_step_of_a_loss_that_is_not_finite(configure: Configure)
 def test_graph_keeps_its_time_budget(configure: Configure) -> None:
     row = harness.run_trial(configure(*LONG, "engine=graph", "train.max_seconds=1e-9")).trial
     assert (row["status"], row["steps_done"]) == ("timeout", 25)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_stack_is_captured(configure: Configure, optimizer: str, schedule: str) -> None:
+    """Each model has passed the check before training, and begins as it does alone."""
+    choices = (*LONG, f"optimizer={optimizer}", f"optimizer.schedule={schedule}")
+    orders = orders_of([configure(*choices, "engine=graph", "sweep.stack=3", f"seed={seed}") for seed in range(3)])
+    assert run_stack(orders) == StackReport(most=3)
+    trials = harness.load(orders[0].config.results.dir).trials.sort_values("seed")
+    assert trials["status"].tolist() == ["ok"] * 3, trials["error_message"].tolist()
+    assert trials["engine"].tolist() == ["graph"] * 3
+    assert trials["engine_error"].notna().all()
+    alone = harness.run_trial(configure(*choices, "engine=eager", "seed=2")).trial
+    assert trials["train_loss_first"].iloc[2] == pytest.approx(alone["train_loss_first"], rel=1e-5)
 
 
 def test_auto_is_graph(configure: Configure) -> None:

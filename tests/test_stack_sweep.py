@@ -14,9 +14,11 @@ from command_processes import started, wait_until
 from conftest import Configure, run_command
 
 import harness
-from harness import TrialConfig, results, stack_memory, stacked_trials
+from harness import TrialConfig, engine_choice, results, stack_memory, stacked_trials
 from harness.config import SweepPlace
+from harness.engine import stacked_graph
 from harness.engine.stacked import StackedTraining
+from harness.engine.stacked_optimizer import StackedOptimizer
 from harness.errors import UsageError
 from harness.initializers import REGISTRY, register
 from harness.resolution import resolved
@@ -158,6 +160,42 @@ def test_a_launch_that_runs_out_of_memory_gives_its_trials_back(
     assert report.reason == "OutOfMemoryError: CUDA out of memory"
     assert not list((folder / ".running").iterdir())
     assert not list((folder / ".spool").iterdir())
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_steps_of_a_stack_are_set_against_those_of_a_trial_alone(
+    configure: Configure,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: bool,  # noqa: FBT001
+) -> None:
+    """The graph engine with capturing replaced by running; one whose updates are wrong fails, before it trains."""
+    monkeypatch.setattr(engine_choice, "check", lambda _config, _target: None)
+    monkeypatch.setattr(stacked_graph, "captured", lambda function: function)
+    right = StackedOptimizer.step
+
+    def step(self: StackedOptimizer, gradients: Sequence[torch.Tensor]) -> None:
+        for gradient in gradients:
+            gradient[1].mul_(1.001 if wrong else 1)
+        right(self, gradients)
+
+    monkeypatch.setattr(StackedOptimizer, "step", step)
+    choices = ("engine=graph", "sweep.stack=3", "model.norm=batch", *SMALL)
+    orders = orders_of([configure(*choices, f"seed={seed}") for seed in range(3)])
+    assert run_stack(orders) == StackReport(most=3)
+    trials = harness.load(orders[0].config.results.dir).trials.set_index("trial_id")
+    assert trials["status"].tolist() == ["ok", "error" if wrong else "ok", "ok"]
+    assert trials["engine"].tolist() == ["graph"] * 3
+    assert (trials["compile_time_s"] > 0).all()
+    assert (trials["engine_error"].drop("t2") < 1e-4).all()
+    if wrong:
+        message = (
+            r"engine check: 3 steps in a stack differ .* by 0\.001\d*, .*; train with sweep\.stack=off and report this"
+        )
+        assert re.fullmatch(message, trials.loc["t2", "error_message"])
+        assert trials.loc["t2", "moved"].tolist() == []
+    else:
+        alone = harness.run_trial(configure("seed=1", "model.norm=batch", *SMALL)).trial
+        assert trials.loc["t2", "test_accuracy_after"] == pytest.approx(alone["test_accuracy_after"], abs=0.01)
 
 
 def test_a_trial_that_hangs_uses_up_its_own_time_alone(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:

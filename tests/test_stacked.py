@@ -15,6 +15,7 @@ from harness.backends import KERNELS
 from harness.config import InitConfig, TrialConfig
 from harness.engine.eager import Eager
 from harness.engine.stacked import StackedTraining, stacked_batches, unstackable
+from harness.engine.stacked_graph import Stack, StackedGraph
 from harness.models import Network
 from harness.optimizers import OPTIMIZERS
 from harness.random_streams import generator
@@ -56,6 +57,15 @@ class Fleet:
         batches = stacked_batches(self.images, self.labels, self.indices, IMAGES)
         settings = [config.optimizer for config in self.configs]
         return StackedTraining(self.networks, KERNEL, settings, batches, self.steps, self.losses, together=together)
+
+    def captured(self) -> StackedGraph:
+        """What trains them by the graph engine, with capturing replaced by running."""
+        batches = stacked_batches(self.images, self.labels, self.indices, IMAGES)
+        settings, train = [config.optimizer for config in self.configs], self.configs[0].train
+        stack = Stack(self.networks, KERNEL, settings, batches, self.losses, train)
+        made = StackedGraph(stack, capture=lambda function: function)
+        made.prepare()
+        return made
 
     def alone(self) -> list[Eager]:
         """What trains each model by itself."""
@@ -208,6 +218,30 @@ def test_each_model_has_its_own_schedule_and_its_own_count_of_right_answers(conf
         assert stacked.rates() == [engine.rate() for engine in alone]
         assert stacked.right() == [engine.right() for engine in alone]
     assert len(set(fleet.losses[:, -1].tolist())) == len(SCHEDULES)
+
+
+@pytest.mark.parametrize(("batches", "schedule"), [("random", "constant"), ("fixed", "cosine")])
+def test_static_steps_of_a_stack_are_those_that_it_takes_together(
+    configure: Configure, batches: str, schedule: str
+) -> None:
+    """The same bits where the rate is constant; what ends keeps what it shows, and the others their addresses."""
+    choices = (f"data.batches={batches}", f"optimizer.schedule={schedule}", "model.norm=batch", "optimizer=momentum")
+    config = small(configure, *choices, "train.window_steps=4", "train.eval_every=9", steps=20)
+    configs = of_seeds(config, ["he", "glorot", "lecun"], [0.01, 0.01, 0.02])
+    plain, static = Fleet(configs, torch.float32), Fleet(configs, torch.float32)
+    before, together, made = static.state(1), plain.stacked(), static.captured()
+    torch.testing.assert_close(static.state(1), before, rtol=0, atol=0, equal_nan=True)
+    addresses = [value.data_ptr() for value in static.networks[1].parameters()]
+    for window in (range(9), range(9, 18), range(18, 20)):
+        for training in (together, made):
+            training.run(window)
+        assert (made.rates(), made.right()) == (together.rates(), together.right())
+        for training in (together, made):
+            training.drop(0)
+    assert addresses == [value.data_ptr() for value in static.networks[1].parameters()]
+    tolerance = {"rtol": 0.0, "atol": 0.0} if schedule == "constant" else {"rtol": 1e-5, "atol": 1e-6}
+    for model in range(3):
+        torch.testing.assert_close(static.state(model), plain.state(model), **tolerance, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

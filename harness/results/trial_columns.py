@@ -277,7 +277,7 @@ TRIALS = [
         "engine_error",
         _REAL,
         "largest relative difference between the engine and eager after the same first steps, of the losses and of "
-        "the parameters' movement; null: eager",
+        "the parameters' movement; of a stack, between the trial in it and alone; null: eager, alone or on a CPU",
         since=6,
     ),
     _result("engine_reason", _TEXT, "why eager trained and not graph, which was planned; null: as planned", since=6),
