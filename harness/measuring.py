@@ -167,12 +167,21 @@ def engine_of(record: Record, setup: TrialSetup) -> Engine:
     with record.clock("compile_time_s"):
         ready = engine.prepare(config, setup.trained, setup.batch, record.losses)
     row.update(engine=ready.name, engine_reason=ready.reason)
-    if isinstance(ready.engine, engine.Rewindable):
+    if not isinstance(ready.engine, engine.Rewindable):
+        return ready.engine
+    try:
         with record.clock("warmup_time_s"):
             row["engine_error"] = equality.largest_difference(
                 config, setup.trained, setup.batch, ready.engine, exact=ready.exact
             )
-        ready.engine.rewind()
+    except equality.WrongEngineError as error:
+        if not (config.engine.fallback and isinstance(setup.network, own_models.OwnNetwork)):
+            raise
+        # its code may draw random numbers (F.dropout), which a graph draws otherwise
+        row.update(engine="eager", engine_reason=error_text(error))
+        record.losses.fill_(torch.nan)
+        return engine.build(config, setup.trained, setup.batch, record.losses)
+    ready.engine.rewind()
     return ready.engine
 
 
@@ -239,7 +248,7 @@ def summarise(record: Record) -> None:
     row.update(rows.convergence(record.curves, train.targets))
     if record.window_ends:
         flops, matmul = row["train_flops_per_image"], row["matmul_flops_per_s"]
-        rates = [end.steps * train.batch_size / end.seconds for end in record.window_ends if end.steps]
+        rates = [end.steps * train.batch_size * end.share / end.seconds for end in record.window_ends if end.steps]
         row.update(
             timing.throughput(
                 rates, batch_size=train.batch_size, train_flops_per_image=flops, matmul_flops_per_s=matmul

@@ -36,7 +36,11 @@ def largest_stack(config: TrialConfig, target: torch.device) -> int:
         return asked
     if target.type == "cpu":
         return 1
-    free, _ = torch.cuda.mem_get_info(target)
+    try:
+        free, _ = torch.cuda.mem_get_info(target)
+    except RuntimeError:
+        # a device that does not answer is the error of each trial, which records it
+        return 1
     # what torch keeps of freed tensors is free too
     free += torch.cuda.memory_reserved(target) - torch.cuda.memory_allocated(target)
     return max(1, min(MOST_BY_ITSELF, int(_SHARE * free / bytes_per_model(config))))

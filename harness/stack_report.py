@@ -25,7 +25,7 @@ class StackReport:
         again: the trials that did not end, because the launch failed or held no more of them.
         most: how many of those may share a launch.
         reason: why the launch failed; "" if it did not.
-        is_full: whether the device holds no more of such trials than ``most``.
+        holds: how many of such trials the device holds, where it is too few for all; None: that is not known.
     """
 
     refused: dict[str, str] = field(default_factory=dict)
@@ -33,4 +33,4 @@ class StackReport:
     again: list[str] = field(default_factory=list)
     most: int = 1
     reason: str = ""
-    is_full: bool = False
+    holds: int | None = None

@@ -53,6 +53,7 @@ class _Member:
     record: Record
     running: results.Running
     spent_s: float = 0.0
+    trained_s: float = 0.0
     setup: TrialSetup | None = None
     initial: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -139,7 +140,7 @@ class _Stack:
         if not known:
             return
         self.report.most = most = largest_stack(known[0][1].config, known[0][1].device)
-        self.report.is_full = most < len(known)
+        self.report.holds = most if most < len(known) else None
         taken = known[:most] if most > 1 else []
         self.report.again = [order.trial_id for order, *_ in known[len(taken) :]]
         for order, record, folder in taken:
@@ -156,6 +157,9 @@ class _Stack:
         except UsageError as error:
             self.report.refused[order.trial_id] = self._short(error_text(error))
             return None
+        except Exception as error:  # noqa: BLE001 - a module of the user's own may raise anything, which costs no other
+            self.report.broken[order.trial_id] = self._short(f"{type(error).__name__}: {error_text(error)}")
+            return None
         here = replace(config, data=replace(config.data, root=root))
         row = rows.planned(config, order.trial_id, order.place)
         return order, Record(here, device.resolve(config.device), row), folder
@@ -168,7 +172,7 @@ class _Stack:
         """Write to the disk for one trial; what fails costs no other one."""
         try:
             yield
-        except (OSError, UsageError, results.UnlockableError) as error:
+        except Exception as error:  # noqa: BLE001 - a full disk, a lock that another process holds, and the like
             self.report.broken[trial_id] = self._short(f"{type(error).__name__}: {error_text(error)}")
 
     def _return(self) -> None:
@@ -197,8 +201,10 @@ class _Stack:
     def _prepare(self, member: _Member) -> None:
         first = next((own for own in self._in_hand if own.setup is not None), None)
         shared = Shared(first.ready.digits, first.record.row["matmul_flops_per_s"]) if first else None
-        member.setup = measuring.set_up(member.record, shared)
-        member.initial = measuring.initialise(member.record, member.setup)
+        # an initializer of the user's own may set what holds for the process, which must not reach the next trial
+        with torch_state.set_for(member.record.config.device):
+            member.setup = measuring.set_up(member.record, shared)
+            member.initial = measuring.initialise(member.record, member.setup)
 
     def _warm_up(self) -> None:
         """Steps of the whole launch on copies."""
@@ -262,17 +268,19 @@ class _Stack:
             return
         assert self._training is not None
         watch = Stopwatch(self._trained[0].record.device)
-        self._window_ended(range(0), 0.0)
+        self._window_ended(range(0), 0.0, len(self._trained))
         for window in windows(self._config.train):
             if not self._in_hand:
                 return
+            # together, all are computed to the end; in turn, what has ended leaves the others more of the machine
+            computed = len(self._trained) if self._training.together else len(self._in_hand)
             with self._shared(), watch:
                 self._training.run(window)
-            self._window_ended(window, watch.laps_s[-1])
+            self._window_ended(window, watch.laps_s[-1], computed)
             self._on_progress(window.stop, watch.total_s)
 
-    def _window_ended(self, window: range, seconds: float) -> None:
-        """Record the end of a window for each trial, and look at it if that is due."""
+    def _window_ended(self, window: range, seconds: float, computed: int) -> None:
+        """Record the end of a window, in which so many models were computed, and look at each trial if that is due."""
         assert self._training is not None
         with self._shared():
             rates, right = self._training.rates(), self._training.right()
@@ -283,10 +291,11 @@ class _Stack:
                 continue
             with self._own(member):
                 check_finite(member.record.losses, window)
-                end = WindowEnd(window.stop, len(window), seconds, on_grid, rates[place], right[place])
+                share = computed / len(self._trained)
+                end = WindowEnd(window.stop, len(window), seconds, on_grid, rates[place], right[place], share)
                 measuring.window_ended(member.record, member.ready, member.initial, end)
-                share_s = member.record.row["train_time_s"] / len(self._trained)
-                check_budget(member.record.config.train, share_s, window.stop)
+                member.trained_s += seconds / computed
+                check_budget(member.record.config.train, member.trained_s, window.stop)
 
     def _finish(self, energy_j: float | None) -> None:
         """End the trials that were trained to their end."""
@@ -365,7 +374,8 @@ class _Stack:
             report.most = min(report.most, most)
             if error is not None:
                 report.reason = self._short(f"{type(error).__name__}: {error_text(error)}")
-                report.is_full = is_out_of_memory(error)
+                if is_out_of_memory(error):
+                    report.holds = min(most, report.holds or most)
             for member in list(self._in_hand):
                 with self._recording(member.trial_id):
                     member.running.withdraw()

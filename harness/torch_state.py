@@ -46,6 +46,9 @@ def set_for(config: DeviceConfig) -> Iterator[None]:
         _put([(put, value) for _, put, value in settings])
         after.enter_context(torch.inference_mode(mode=False))
         after.enter_context(torch.enable_grad())
+        if config.name == "cuda" and torch.cuda.is_available():
+            # streams and graphs are made on the current device
+            after.enter_context(torch.cuda.device(config.index))
         if torch.get_default_device().type != "cpu":
             # a default device works through the mode that this disables; entered only then, because it takes time
             after.enter_context(torch._C.DisableTorchFunction())  # noqa: SLF001 - documented in torch's notes

@@ -92,6 +92,7 @@ class WindowEnd:
         evaluate: whether ``step`` is on the evaluation grid.
         lr: learning rate of the next update; behind the last one, its own.
         right: how many images of the window's batches the network answered right, each before its update.
+        share: of the trial's stack, how much was computed in these seconds; less than 1 once some of it have ended.
     """
 
     step: int
@@ -100,6 +101,7 @@ class WindowEnd:
     evaluate: bool
     lr: float = math.nan
     right: int = 0
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from harness import engine, fusion, trial_setup
 from harness.config import TrialConfig
 from harness.engine import equality
 from harness.engine.eager import Eager
-from harness.engine.graph import Graph, rates
+from harness.engine.graph import Graph, kept, rates
 from harness.errors import DivergedError, TimeBudgetError, UsageError
 from harness.optimizers import OPTIMIZERS, SCHEDULES
 from harness.resolution import resolved
@@ -133,6 +133,37 @@ def test_the_check_finds_an_engine_that_trains_otherwise(configure: Configure) -
         refused = str(error)
     assert "train with engine=eager" in refused
     assert all(torch.equal(a, b) for a, b in zip(before, setup.trained.parameters(), strict=True))
+
+
+def test_the_check_replays_every_graph(configure: Configure) -> None:
+    """A graph of several steps that does nothing is found, though that of one step is right."""
+    config = configure(*SMALL, "train.window_steps=4")
+    setup = filled(config)
+
+    def broken(function: Callable[..., None]) -> Callable[[], None]:
+        return function if function.__defaults__ == (1,) else lambda: None
+
+    losses = torch.full((config.train.steps,), torch.nan)
+    made = Graph(setup.trained, config.optimizer, setup.batch, losses, config.train, capture=broken)
+    made.prepare()
+    with pytest.raises(equality.WrongEngineError, match="4 steps of engine"):
+        equality.largest_difference(config, setup.trained, setup.batch, made, exact=True)
+
+
+def test_no_noise_hides_an_engine_that_updates_nothing(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configure(*SMALL, "optimizer.lr=1e-6")
+    setup = filled(config)
+    monkeypatch.setattr(equality, "_noise", lambda *_: float("inf"))
+
+    class Idle(Eager):
+        def run(self, window: range) -> None:
+            with kept(setup.trained):
+                super().run(window)
+
+    optimizer = optimizer_for(setup.trained, config.optimizer)
+    wrong = Idle(setup.trained, optimizer, setup.batch, torch.full((6,), torch.nan))
+    with pytest.raises(equality.WrongEngineError, match=r"0\.5 is allowed"):
+        equality.largest_difference(config, setup.trained, setup.batch, wrong, exact=False)
 
 
 def test_steps_that_cannot_be_captured_fall_back_where_that_is_asked_for(

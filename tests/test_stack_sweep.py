@@ -156,7 +156,7 @@ def test_a_launch_that_runs_out_of_memory_gives_its_trials_back(
     report = run_stack(orders)
     # one was left out from the beginning
     assert report.again == ["t5", "t1", "t2", "t3", "t4"]
-    assert (report.most, report.is_full) == (2, True)
+    assert (report.most, report.holds) == (2, 2)
     assert report.reason == "OutOfMemoryError: CUDA out of memory"
     assert not list((folder / ".running").iterdir())
     assert not list((folder / ".spool").iterdir())

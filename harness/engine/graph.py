@@ -39,7 +39,8 @@ _FIRST_STATES = {"mu_product": 1.0}
 def captured(function: Callable[[], None]) -> Callable[[], None]:
     """Capture a function in a CUDA graph with a memory pool of its own."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # a stream of the current device; torch's own default for captures stays on the device that captured first
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):  # type: ignore[no-untyped-call]
         function()
     return graph.replay
 
@@ -116,6 +117,11 @@ class Replays:
             for steps in {1, self._steps_of_graph}:
                 self._graphs[steps] = self._capture(lambda steps=steps: self._steps(steps))  # type: ignore[misc]
 
+    @property
+    def steps_to_try(self) -> int:
+        """Steps that replay each graph at least once."""
+        return self._steps_of_graph + 1
+
     def run(self, window: range) -> None:
         """Take these steps, which must follow those before."""
         assert window.start == self.done, "a graph counts its steps itself"
@@ -169,6 +175,11 @@ class Graph:
         """
         self._replays.prepare(self._network, self.losses.device)
         self.rewind()
+
+    @property
+    def steps_to_try(self) -> int:
+        """See :class:`Replays`."""
+        return self._replays.steps_to_try
 
     def rewind(self) -> None:
         """Begin at step 0 again with a fresh optimizer; the parameters are the caller's business."""

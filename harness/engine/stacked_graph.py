@@ -76,6 +76,11 @@ class StackedGraph(StackedTraining):
         self._replays.prepare(self._together.network, self.losses.device)
         self.rewind()
 
+    @property
+    def steps_to_try(self) -> int:
+        """See :class:`harness.engine.graph.Replays`."""
+        return self._replays.steps_to_try
+
     def rewind(self) -> None:
         """Begin at step 0 again with fresh optimizers; the parameters are the caller's business."""
         for optimizer in self._together.optimizers:

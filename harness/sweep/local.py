@@ -253,8 +253,8 @@ class LocalSweep:
         report, death = ended.report, ended.death
         most = report.most if report is not None else (len(stack.trials) + 1) // 2
         reason = report.reason if report is not None else death and death.error_message
-        if report is not None and report.is_full:
-            self.stacks.limit(stack.config, most)
+        if report is not None and report.holds is not None:
+            self.stacks.limit(stack.config, report.holds)
         if reason:
             company = "alone" if most == 1 else f"in stacks of up to {most}"
             left = f"{counted(len(again), 'trial')} of it run again {company}"
