@@ -35,6 +35,7 @@ def planned(config: TrialConfig, trial_id: str, place: SweepPlace | None = None)
         "sweep_index": place and place.index,
         "simultaneous_trials": place.simultaneous_trials if place else 1,
         "stacked_trials": 1,
+        "memory_kept": False,
         "targets": list(config.train.targets),
     }
 

@@ -15,7 +15,11 @@ from harness.explain import main as explain
 from harness.report.command import main as report
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if "__main__" in path.read_text())
+STARTED_BY_SCRIPTS = {"peer_process"}
+"""What bench_peers starts, in an environment that may lack the harness; nobody types its options."""
+SCRIPTS = sorted(
+    {path.stem for path in (ROOT / "scripts").glob("*.py") if "__main__" in path.read_text()} - STARTED_BY_SCRIPTS
+)
 COMMANDS = {
     "python -m harness.compare": compare,
     "python -m harness.compare promote": lambda typed: compare(["promote", *typed]),

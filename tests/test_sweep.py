@@ -252,7 +252,7 @@ WRONG = {
     "jobs without a launcher": ("sweep.trials_per_job=3", "sweep.trials_per_job=3: has no effect without jobs; add"),
     "memory kept and not": (
         "device.keep_memory=true,false",
-        "device.keep_memory=true,false: differs among the trials of one sweep; give",
+        "device.keep_memory=True,False: differs among the trials of one sweep; give",
     ),
     "two numbers of workers": ("sweep.workers=1,2", "sweep.workers=1,2: differs among the trials of one sweep; give"),
     "word for a switch": ("sweep.resume=maybe", "sweep.resume: Value 'maybe'"),
