@@ -19,7 +19,7 @@ _OF_GRAPH = 2
 _GRAPHS = 2
 """Captured graphs, each with memory of its own for activations: of many steps, and of one."""
 _SHARE = 0.6
-"""Of the free memory; the rest is for data, evaluation, diagnosis and what the allocator cannot use."""
+"""A launch may take this share of the free memory; the rest is for data, evaluation, diagnosis and the allocator."""
 
 
 def largest_stack(config: TrialConfig, target: torch.device) -> int:

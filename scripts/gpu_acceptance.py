@@ -85,7 +85,7 @@ class AcceptancePlan:
 
     @property
     def engines_limit_s(self) -> int:
-        """Of each command of engines and stacks; a dry run has no ten minutes to keep."""
+        """Each command of engines and stacks may take so long; a dry run has no ten minutes to keep."""
         return 600 if self.is_dry else ENGINES_LIMIT_S
 
     @property

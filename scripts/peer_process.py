@@ -32,7 +32,7 @@ SHAPES = (
     (32, 1, 3, 3), (32,), (32, 32, 3, 3), (32,), (32, 32, 3, 3), (32,), (32, 32, 3, 3), (32,),
     (128, 32 * 14 * 14), (128,), (10, 128), (10,),
 )  # fmt: skip
-"""Of the article network's tensors in their order: filters (K, C, r, s), dense weights (out, in), biases (out,)."""
+"""Shapes of the article network's tensors in order: filters (K, C, r, s), dense weights (out, in), biases (out,)."""
 TRIAL_BATCH, TRIAL_LR = 50, 1e-4
 
 

@@ -89,13 +89,8 @@ def largest_difference(
         engine.run(steps)
         course = Course(_losses(engine.losses, steps), _flat(network) - initial)
     difference, allowed = _against_eager(config, network, batches, course, exact=exact)
-    # not difference > allowed, which no NaN is
-    if not difference <= allowed:
-        raise WrongEngineError(
-            f"engine check: {len(steps)} steps of engine={config.engine.name} differ from eager's by {difference:.3g}, "
-            f"relatively, {allowed:.3g} is allowed; train with engine=eager and report this"
-        )
-    return difference
+    how = f"of engine={config.engine.name} differ from eager's"
+    return _accepted(difference, allowed, f"{len(steps)} steps {how}", "engine=eager")
 
 
 def stacked_courses(config: TrialConfig, networks: Sequence[nn.Module], training: StackedTraining) -> list[Course]:
@@ -138,11 +133,17 @@ def difference_of_model(config: TrialConfig, network: nn.Module, batches: Batche
         WrongEngineError: it is more than rounding explains.
     """
     difference, allowed = _against_eager(config, network, batches, course, exact=False)
+    how = "in a stack differ from eager's of the model alone"
+    return _accepted(difference, allowed, f"{len(course.losses)} steps {how}", "sweep.stack=off")
+
+
+def _accepted(difference: float, allowed: float, problem: str, fix: str) -> float:
+    """Return the difference, or refuse it where it is more than is allowed."""
     # not difference > allowed, which no NaN is
     if not difference <= allowed:
         raise WrongEngineError(
-            f"engine check: {len(course.losses)} steps in a stack differ from eager's of the model alone by "
-            f"{difference:.3g}, relatively, {allowed:.3g} is allowed; train with sweep.stack=off and report this"
+            f"engine check: {problem} by {difference:.3g}, relatively, {allowed:.3g} is allowed; "
+            f"train with {fix} and report this"
         )
     return difference
 
