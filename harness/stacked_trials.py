@@ -254,12 +254,11 @@ class _Stack:
         with self._shared():
             networks = [member.network for member in self._trained]
             courses = equality.stacked_courses(self._config, networks, training)
-            training.rewind()
-        for member, course in zip(self._trained, courses, strict=True):
+        for member, own in zip(self._trained, courses, strict=True):
             record, setup = member.record, member.ready
             with self._own(member), record.clock("warmup_time_s"):
                 record.row["engine_error"] = equality.difference_of_model(
-                    record.config, setup.trained, setup.batch, course
+                    record.config, setup.trained, setup.batch, own
                 )
 
     def _train(self) -> None:

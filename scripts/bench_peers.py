@@ -51,6 +51,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--stack", type=positive, metavar="R", help="models trained together (default: 4; cuda: 64)")
     parser.add_argument("--threads", type=positive, metavar="T", help="of each peer (default: all usable cores)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    parser.add_argument(
+        "--patience", type=positive, metavar="S", default=240, help="seconds for one answer; some compile for minutes"
+    )
     parser.add_argument("--python", metavar="PATH", default=sys.executable, help="interpreter that has JAX, TensorFlow")
     parser.add_argument("--json", type=file_to_write, metavar="FILE", help="write every round's figures")
     parser.add_argument("--page", action="store_true", help=f"write the tables into {PAGE.parent.name}/{PAGE.name}")
@@ -93,7 +96,7 @@ def setting(options: argparse.Namespace, scratch: Path) -> Setting:
     if threads > len(cores):
         raise UsageError(f"--threads {threads}: {len(cores)} cores can be used; give at most so many")
     stack = options.stack or (2 if options.quick else EXTRA_STACK[options.device])
-    return Setting(options.device, threads, options.python, stack, scratch)
+    return Setting(options.device, threads, options.python, stack, scratch, options.patience)
 
 
 def header(options: argparse.Namespace, where: Setting, effort: PeersWorkload) -> str:

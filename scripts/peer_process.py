@@ -83,7 +83,9 @@ PEERS = {
     "eager": ("peers_ours", "Single"),
     "ours_compiled": ("peers_ours", "Single"),
     "graph": ("peers_ours", "Single"),
+    "graph_fused": ("peers_ours", "Single"),
     "stacked": ("peers_ours", "Stacked"),
+    "stacked_fused": ("peers_ours", "Stacked"),
 }
 """Name -> module and class; each is made with (name, threads, device)."""
 

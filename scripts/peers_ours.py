@@ -7,7 +7,8 @@ from peer_process import PeerTask
 
 import harness
 from harness import TrialConfig, device, engine, fusion, kernel_choice, models, torch_state
-from harness.engine.stacked import StackedTraining, stacked_batches
+from harness.engine import stacked_graph
+from harness.engine.stacked import stacked_batches
 from harness.train import batch_source
 
 MOST_STEPS = 2**18
@@ -17,7 +18,7 @@ class Single:
     """One network by an engine, under the flags of a trial; a round is one timing window."""
 
     def __init__(self, name: str, threads: int, device_name: str) -> None:
-        self._choices = [f"device={device_name}", f"device.threads={threads}", *self.engine_choices(name)]
+        self._choices = [f"device={device_name}", f"device.threads={threads}", *self.choices(name, device_name)]
         self.config = self._configured(50, 1e-4)
         self.device = device.resolve(self.config.device)
         # as the command and its workers do
@@ -27,9 +28,10 @@ class Single:
         self.versions = f"torch {torch.__version__}, initbench {harness.__version__}"
 
     @staticmethod
-    def engine_choices(name: str) -> list[str]:
-        """Return the overrides that choose the engine of this name."""
-        return [f"engine={name.removeprefix('ours_')}"]
+    def choices(name: str, _device_name: str) -> list[str]:
+        """Return the overrides that choose the engine and the kernel of this name."""
+        engine_name, _, fused = name.removeprefix("ours_").partition("_")
+        return [f"engine={engine_name}", *(["kernel=triton_fused"] if fused else [])]
 
     def _configured(self, batch_size: int, lr: float) -> TrialConfig:
         train = [f"train.batch_size={batch_size}", f"train.steps={MOST_STEPS}", f"optimizer.lr={lr!r}"]
@@ -90,18 +92,18 @@ class Stacked(Single):
     """R networks in one stack."""
 
     @staticmethod
-    def engine_choices(_name: str) -> list[str]:
-        """Return none: a stack is no engine."""
-        return []
+    def choices(name: str, device_name: str) -> list[str]:
+        """Return the overrides that choose the engine of this device and the kernel of this name."""
+        return Single.choices(name.replace("stacked", "eager" if device_name == "cpu" else "graph"), device_name)
 
     def _begin(self, task: PeerTask, images_NCHW: torch.Tensor, labels: torch.Tensor) -> None:
         count = len(task.weights[0])
         networks = [self.filled(task, model) for model in range(count)]
-        optimizers = [self.config.optimizer] * count
         batches = stacked_batches(images_NCHW, labels, [None] * count, len(labels))
         self._losses = torch.full((count, MOST_STEPS), torch.nan, device=self.device)
-        kernel = kernel_choice.kernel_of(self.config)
-        self._stack = StackedTraining(networks, kernel, optimizers, batches, MOST_STEPS, self._losses)
+        kernel, optimizers = kernel_choice.kernel_of(self.config), [self.config.optimizer] * count
+        stack = stacked_graph.Stack(networks, kernel, optimizers, batches, self._losses, self.config.train)
+        self._stack = stacked_graph.prepare(self.config.engine, stack).training
 
     def _take(self, window: range) -> None:
         self._stack.run(window)

@@ -8,6 +8,7 @@ from harness.markdown import aligned_table
 from harness.timing import quartiles
 
 PLAIN, EAGER, GRAPH, STACKED = "PyTorch, plain", "ours, engine=eager", "ours, engine=graph", "ours, stacked"
+STACKED_FUSED = "ours, stacked, kernel=triton_fused"
 VMAP, JAX_VMAP = "PyTorch, torch.func.vmap", "JAX, jit of vmap"
 WORKERS, PLAIN_LOOP, KERAS_LOOP = "ours, sweep.workers", "PyTorch, one script after another", "Keras, likewise"
 MOST_TRIAL_S = 0.1
@@ -124,12 +125,14 @@ def _on_cpu(found: PeersReport) -> Iterator[PeerAim]:
 
 
 def _on_cuda(found: PeersReport) -> Iterator[PeerAim]:
-    rates = {name: found.rates(50, name) for name in (EAGER, GRAPH, STACKED, VMAP, JAX_VMAP)}
+    rates = {name: found.rates(50, name) for name in (EAGER, GRAPH, STACKED, STACKED_FUSED, VMAP, JAX_VMAP)}
     yield PeerAim("engine=graph to engine=eager, batch 50", 3, ratios(rates[GRAPH], rates[EAGER]))
-    for name, least in ((EAGER, 20), (VMAP, 4), (JAX_VMAP, 1.5)):
-        yield PeerAim(f"{found.stack} stacked models to {name}, batch 50", least, ratios(rates[STACKED], rates[name]))
-    shares = [MOST_TRIAL_S * rate / TRIAL_IMAGES for rate in rates[STACKED]]
-    yield PeerAim(f"1,000 steps of batch 50 in {MOST_TRIAL_S:g} s, stacked: how many", 1, shares)
+    for stacked in (STACKED, STACKED_FUSED):
+        which = f"{found.stack} models by {stacked}"
+        for name, least in ((EAGER, 20), (VMAP, 4), (JAX_VMAP, 1.5)):
+            yield PeerAim(f"{which} to {name}, batch 50", least, ratios(rates[stacked], rates[name]))
+        shares = [MOST_TRIAL_S * rate / TRIAL_IMAGES for rate in rates[stacked]]
+        yield PeerAim(f"1,000 steps of batch 50 in {MOST_TRIAL_S:g} s, {which}: how many", 1, shares)
 
 
 def spread(values: Sequence[float], *, digits: int) -> str:

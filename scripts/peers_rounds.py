@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from harness import data, initializers, models
 SCRIPTS = Path(__file__).parent
 RAW = ("experiment=article", "device=cpu")
 # a round is a multiple of so many steps
-_CALIBRATION_STEPS = 3
+CALIBRATION_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Setting:
         python: interpreter for the peers of other frameworks.
         stack: models that are trained together, where a peer trains many.
         scratch: folder for tasks and logs.
+        patience_s: a peer that has not answered after so many seconds is killed and has no speed.
     """
 
     device: str
@@ -62,6 +64,7 @@ class Setting:
     python: str
     stack: int
     scratch: Path
+    patience_s: int
 
 
 STEP_ARMS = {
@@ -74,10 +77,14 @@ STEP_ARMS = {
     "eager": "ours, engine=eager",
     "ours_compiled": "ours, engine=compiled",
     "graph": "ours, engine=graph",
+    "graph_fused": "ours, engine=graph, kernel=triton_fused",
     "stacked": "ours, stacked",
+    "stacked_fused": "ours, stacked, kernel=triton_fused",
 }
 """Peer -> its name in the tables."""
-MANY = ("vmap", "jax_vmap", "stacked")
+MANY = ("vmap", "jax_vmap", "stacked", "stacked_fused")
+CHOOSE_BY_TIMING = ("jax", "jax_vmap")
+ON_GPU_ALONE = ("graph", "graph_fused", "stacked_fused")
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -85,6 +92,8 @@ def environment(threads: int) -> dict[str, str]:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen={str(threads > 1).lower()}"
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "1"}
+    # all peers share the device: none may take most of its memory when it starts
+    quiet |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
     return {**os.environ, **counts, **quiet, "OMP_WAIT_POLICY": "passive", "XLA_FLAGS": flags.strip()}
 
 
@@ -94,30 +103,44 @@ def interpreter(name: str, where: Setting) -> str:
 
 
 class PeerProcess:
-    """A peer that answers; ``missing`` says why it does not."""
+    """A peer that is started; ``missing`` says why it does not answer, and is known once it was greeted."""
 
     def __init__(self, name: str, where: Setting) -> None:
         self.name, self._log = name, where.scratch / f"{name}.log"
+        self._patience_s, self._end = where.patience_s, "ended"
         line = [interpreter(name, where), str(SCRIPTS / "peer_process.py"), name, "--threads", str(where.threads)]
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [*line, "--device", where.device], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env=environment(where.threads), cwd=where.scratch,
             )  # fmt: skip
+        self.missing: str | None = None
+        self.versions = ""
+
+    def greet(self) -> None:
+        """Wait until it has imported its framework."""
         said = self._read()
-        self.missing: str | None = said.get("missing") or said.get("died")
-        self.versions: str = said.get("versions", "")
+        self.missing = said.get("missing") or said.get("died")
+        self.versions = said.get("versions", "")
 
     def ask(self, **asked: object) -> dict[str, Any]:
-        """Ask, and wait for the answer.
+        """Ask, and wait for the answer; raises as :meth:`answer` does."""
+        self.send(**asked)
+        return self.answer()
 
-        Raises:
-            RuntimeError: the process has died; the message is the last line that it printed.
-        """
+    def send(self, **asked: object) -> None:
+        """Ask, and do not wait."""
         pipe: IO[str] = self._process.stdin  # type: ignore[assignment]
         with suppress(BrokenPipeError):
             pipe.write(json.dumps(asked) + "\n")
             pipe.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """Wait for the next answer, as long as the setting allows.
+
+        Raises:
+            RuntimeError: the process has died, or was killed because it did not answer; the message says so.
+        """
         said = self._read()
         if "died" in said:
             raise RuntimeError(said["died"])
@@ -125,12 +148,21 @@ class PeerProcess:
 
     def _read(self) -> dict[str, Any]:
         pipe: IO[str] = self._process.stdout  # type: ignore[assignment]
-        line = pipe.readline()
+        patience = threading.Timer(self._patience_s, self._give_up)
+        patience.start()
+        try:
+            line = pipe.readline()
+        finally:
+            patience.cancel()
         if not line:
             last = [text for text in self._log.read_text(errors="replace").splitlines() if text.strip()][-1:]
-            return {"died": f"its process ended: {' '.join(last) or 'without a word'}"}
+            return {"died": f"its process {self._end}: {' '.join(last) or 'without a word'}"}
         said: dict[str, Any] = json.loads(line)
         return said
+
+    def _give_up(self) -> None:
+        self._end = f"did not answer for {self._patience_s} s (--patience)"
+        self._process.kill()
 
     def __enter__(self) -> Self:
         return self
@@ -178,9 +210,11 @@ def difference(theirs: Sequence[Sequence[float]], wanted: Sequence[Sequence[floa
 
 def start(arms: Sequence[str], where: Setting, found: PeersReport, open_ones: ExitStack) -> dict[str, PeerProcess]:
     """Start the peers that can be; the others are named in the report."""
+    # all import at once
+    started = [open_ones.enter_context(PeerProcess(name, where)) for name in arms]
     peers = {}
-    for name in arms:
-        peer = open_ones.enter_context(PeerProcess(name, where))
+    for name, peer in zip(arms, started, strict=True):
+        peer.greet()
         if peer.missing is not None:
             found.not_measured[STEP_ARMS[name]] = peer.missing
         else:
@@ -192,8 +226,7 @@ def start(arms: Sequence[str], where: Setting, found: PeersReport, open_ones: Ex
 def measure_steps(found: PeersReport, where: Setting, effort: PeersWorkload, arms: Sequence[str]) -> None:
     """Gate and time all peers at each batch size."""
     with ExitStack() as open_ones:
-        # these offer nothing on a processor
-        wanted = [name for name in arms if name != "graph" or where.device == "cuda"]
+        wanted = [name for name in arms if name not in ON_GPU_ALONE or where.device == "cuda"]
         peers = start(wanted, where, found, open_ones)
         for batch_size in effort.batches:
             say(f"batch {batch_size}: losses of {', '.join(peers)}")
@@ -205,27 +238,50 @@ def gated(
     peers: Mapping[str, PeerProcess], batch_size: int, where: Setting, found: PeersReport
 ) -> dict[str, PeerProcess]:
     """Return the peers whose losses are plain PyTorch's; what is wrong with the others goes into the report."""
-    counts = {name: where.stack if name in MANY else 1 for name in peers}
-    path = str(where.scratch / "gate.npz")
     gate_task = task(batch_size, where.stack, *GATE_OVERRIDES)
-    wanted = []
+    wanted, path = [], str(where.scratch / "model.npz")
     for model in range(where.stack):
         write_task(path, only(gate_task, slice(model, model + 1)))
         peers["plain"].ask(load=path)
         wanted += peers["plain"].ask(losses=GATE_STEPS)["losses"]
     right = {}
-    for name, peer in peers.items():
-        write_task(path, only(gate_task, slice(0, counts[name])))
-        try:
-            peer.ask(load=path)
-            fault = difference(peer.ask(losses=GATE_STEPS)["losses"], wanted)
-        except RuntimeError as error:
-            fault = str(error)
-        if fault is None:
-            right[name] = peer
+    for name, found_losses in prepared(peers, gate_task, where, {"losses": GATE_STEPS}):
+        theirs = found_losses if isinstance(found_losses, str) else difference(found_losses["losses"], wanted)
+        if theirs is None:
+            right[name] = peers[name]
         else:
-            found.faults[f"batch {batch_size}: {STEP_ARMS[name]}"] = fault
+            found.faults[f"batch {batch_size}: {STEP_ARMS[name]}"] = theirs
     return right
+
+
+def prepared(
+    peers: Mapping[str, PeerProcess], whole: PeerTask, where: Setting, asked: Mapping[str, object]
+) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Let each peer load its part of a task and answer a question: yields its name, and the answer or what failed.
+
+    Nothing is timed here, and most of it is compiling. So all do it at once, but for those that choose their kernels by
+    timing them.
+    """
+    paths = {count: str(where.scratch / f"{count}-models.npz") for count in (1, where.stack)}
+    for count, path in paths.items():
+        write_task(path, only(whole, slice(0, count)))
+    together = [name for name in peers if name not in CHOOSE_BY_TIMING]
+    for names in (together, *([name] for name in peers if name not in together)):
+        for name in names:
+            peers[name].send(load=paths[models_of(name, where)])
+            peers[name].send(**asked)
+        for name in names:
+            say(f"waiting for {name}")
+            try:
+                peers[name].answer()
+                yield name, peers[name].answer()
+            except RuntimeError as error:
+                yield name, str(error)
+
+
+def models_of(name: str, where: Setting) -> int:
+    """Return how many models a peer trains."""
+    return where.stack if name in MANY else 1
 
 
 def only(whole: PeerTask, chosen: slice) -> PeerTask:
@@ -237,18 +293,18 @@ def rounds_of(
     peers: Mapping[str, PeerProcess], batch_size: int, where: Setting, effort: PeersWorkload, found: PeersReport
 ) -> None:
     """Time the peers in turns, with the matmul rate measured before each round."""
-    path, timed = str(where.scratch / "timed.npz"), task(batch_size, where.stack)
-    steps = {}
-    arms = {}
-    for name, peer in peers.items():
-        count = where.stack if name in MANY else 1
-        write_task(path, only(timed, slice(0, count)))
-        peer.ask(load=path)
-        steps[name] = calibrated(peer, effort.round_s)
-        arms[name] = StepArm(batch_size, STEP_ARMS[name], count, steps[name])
+    steps, arms = {}, {}
+    # the first call compiles
+    warm = dict(prepared(peers, task(batch_size, where.stack), where, {"run": CALIBRATION_STEPS}))
+    for name, first in warm.items():
+        if isinstance(first, str):
+            found.faults[f"batch {batch_size}: {STEP_ARMS[name]}"] = first
+            continue
+        steps[name] = calibrated(peers[name], effort.round_s)
+        arms[name] = StepArm(batch_size, STEP_ARMS[name], models_of(name, where), steps[name])
         found.steps.append(arms[name])
     flops = models.flops_per_image(harness.load_config(list(RAW)).model)[1]
-    order = list(peers)
+    order = list(arms)
     for index in range(effort.rounds):
         say(f"batch {batch_size}: round {index + 1} of {effort.rounds}")
         matmul = peers["plain"].ask(matmul=True)["flops_per_s"]
@@ -261,10 +317,9 @@ def rounds_of(
 
 
 def calibrated(peer: PeerProcess, round_s: float) -> int:
-    """Return how many steps a peer takes in about so many seconds; the first call compiles and is not counted."""
-    peer.ask(run=_CALIBRATION_STEPS)
-    seconds = float(peer.ask(run=_CALIBRATION_STEPS)["seconds"])
-    steps = max(1, round(round_s * _CALIBRATION_STEPS / seconds))
+    """Return how many steps a peer takes in about so many seconds."""
+    seconds = float(peer.ask(run=CALIBRATION_STEPS)["seconds"])
+    steps = max(1, round(round_s * CALIBRATION_STEPS / seconds))
     # an engine that records windows records one of this length
     peer.ask(run=steps)
     return steps
@@ -274,3 +329,5 @@ def say(text: str) -> None:
     """Show what is being measured."""
     if sys.stderr.isatty():
         print(f"\033[K{text}", end="\r", file=sys.stderr, flush=True)
+    else:
+        print(text, file=sys.stderr, flush=True)

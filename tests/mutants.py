@@ -305,8 +305,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "every engine is eager's equal": Mutant(
         equality.Course,
-        "difference",
-        lambda _self, _other: 0.0,
+        "differences",
+        lambda self, _other: (torch.zeros(len(self.losses)), torch.zeros(())),
         _with_config(test_engines.test_the_check_finds_an_engine_that_trains_otherwise),
     ),
     "last window dropped": Mutant(train, "windows", _windows_without_the_last, _plain_loop),

@@ -1,6 +1,7 @@
 """The tests of the tests: every wrong version in ``mutants.py`` and beside it is noticed by the test that guards it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from analysis_mutants import ANALYSIS_MUTANTS
@@ -31,13 +32,15 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.mark.parametrize("name", ALL)
 def test_mutant_is_caught(
-    name: str, configure: Configure, monkeypatch: pytest.MonkeyPatch, patch: pytest.MonkeyPatch
+    name: str, configure: Configure, monkeypatch: pytest.MonkeyPatch, patch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     mutant, tools = ALL[name], {"configure": configure, "monkeypatch": monkeypatch}
+    # rows of the right version would stand for those that the wrong one must write
+    elsewhere = {"configure": lambda *choices: configure(f"results.dir={tmp_path / 'wrong'}", *choices)}
     if mutant.oracle not in PASSED:
         mutant.oracle(tools)
         monkeypatch.undo()
         PASSED.add(mutant.oracle)
     _replace(mutant, patch)
     with pytest.raises(AssertionError):
-        mutant.oracle(tools)
+        mutant.oracle(tools | elsewhere)

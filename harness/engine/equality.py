@@ -1,16 +1,23 @@
 """Does an engine train as eager does? Asked before anything is timed, by some steps from the same weights.
 
-Two things are compared: the losses of these steps, and how far the parameters moved, all of them as one vector. Where
-the arithmetic is the same, the two must be equal bit for bit. Where it is not, rounding differs, and how much that
-matters depends on the network, its data and its optimizer (Adam turns a gradient of rounding noise into a whole
-step). So it is measured: eager steps from weights that are moved by a rounding error each differ from eager steps by
-so much, and ``_SLACK`` times that is allowed, up to ``_MOST_ALLOWED``.
+Two things are compared: each loss of these steps, and how far the parameters moved, all of them as one vector. Where
+the arithmetic is the same, they must be equal bit for bit. Where it is not, rounding differs, and how much that matters
+depends on the network, its data and its optimizer: Adam turns a gradient of rounding noise into a whole step, and a
+relu that one order of summation opens and the other leaves shut moves a loss by a thousand roundings. So it is measured
+what rounding does here: eager steps from weights that are moved by some roundings each differ from eager steps by so
+much, up to each step, and a multiple of the most of several draws is allowed.
+
+The first ``STEPS`` are always compared, and at most ``_MOST_ALLOWED`` is allowed. Longer runs, which it takes to replay
+every captured graph, are compared up to the step at which more than that would be: from there on two roundings of the
+same training have come apart, and their difference says nothing.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -26,11 +33,29 @@ from harness.train import Batches, Engine, optimizer_for
 STEPS = 3
 """How many steps are compared, if the training has so many and the engine has no longer piece to be tried."""
 
-_SLACK = 16.0
+_SLACK, _SLACK_OF_LONGER = 10.0, 100.0
+"""The effect of rounding has a heavy tail, and the more so the longer it grows; a wrong graph shows in its first steps,
+where it is small."""
 _LEAST_ALLOWED = 1e-4
 _MOST_ALLOWED = 0.5
 """An engine that updates nothing differs by 1, so that however noisy the arithmetic is, no such engine passes."""
 _ROUNDING = {None: 2.0**-24, torch.bfloat16: 2.0**-9}
+_MOVED_BY = 8
+"""Roundings by which each weight is moved to measure their effect."""
+_DRAWS = 4
+"""Most measurements: a relu at its threshold shows in some of them only."""
+
+
+@runtime_checkable
+class _Replaying(Protocol):
+    """An engine of captured graphs."""
+
+    @property
+    def steps_to_try(self) -> int:
+        """Steps that replay each graph at least once."""
+
+    def rewind(self) -> None:
+        """Begin at step 0 again."""
 
 
 class WrongEngineError(Exception):
@@ -49,20 +74,19 @@ class Course:
     losses: torch.Tensor
     movement: torch.Tensor
 
-    def difference(self, other: "Course") -> float:
-        """Return the largest relative difference from another course: of a loss, or of the whole movement.
+    def differences(self, other: "Course") -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the relative differences from another course: (steps,) of the losses, and () of the movement.
 
-        Both may stop being finite, at the same step; then what comes before counts.
+        Losses that are not finite in both are no difference, and no movement is compared then.
         """
         ours, theirs = self.losses, other.losses
-        finite = torch.isfinite(ours)
-        if not torch.equal(finite, torch.isfinite(theirs)):
-            return float("inf")
-        of_losses = ((ours - theirs)[finite].abs() / theirs[finite].abs().clamp(min=1e-30)).max() if finite.any() else 0
-        if not finite.all() or not self.movement.isfinite().all() or not other.movement.isfinite().all():
-            return float(of_losses)
+        finite, both = torch.isfinite(ours), torch.isfinite(ours) & torch.isfinite(theirs)
+        of_losses = torch.where(finite == torch.isfinite(theirs), 0.0, torch.inf).to(ours)
+        of_losses[both] = ((ours - theirs).abs() / theirs.abs().clamp(min=1e-30))[both]
+        if not both.all() or not self.movement.isfinite().all() or not other.movement.isfinite().all():
+            return of_losses, torch.zeros(())
         apart = torch.linalg.vector_norm(self.movement - other.movement)
-        return max(float(of_losses), float(apart / torch.linalg.vector_norm(other.movement).clamp(min=1e-30)))
+        return of_losses, (apart / torch.linalg.vector_norm(other.movement).clamp(min=1e-30)).cpu()
 
 
 def largest_difference(
@@ -83,48 +107,54 @@ def largest_difference(
     Raises:
         WrongEngineError: it is more than rounding explains.
     """
-    steps = _compared(config, engine)
-    initial = _flat(network)
-    with undisturbed(network), kept(network):
-        engine.run(steps)
-        course = Course(_losses(engine.losses, steps), _flat(network) - initial)
-    difference, allowed = _against_eager(config, network, batches, course, exact=exact)
+    initial, courses = _flat(network), []
+    lengths = _lengths(config, engine)
+    for length in lengths:
+        with undisturbed(network), kept(network):
+            engine.run(range(length))
+            courses.append(Course(_losses(engine.losses, length), _flat(network) - initial))
+        if length != lengths[-1]:
+            assert isinstance(engine, _Replaying)
+            engine.rewind()
     how = f"of engine={config.engine.name} differ from eager's"
-    return _accepted(difference, allowed, f"{len(steps)} steps {how}", "engine=eager")
+    return _accepted(config, network, batches, courses, how=how, fix="engine=eager", exact=exact)
 
 
-def stacked_courses(config: TrialConfig, networks: Sequence[nn.Module], training: StackedTraining) -> list[Course]:
+def stacked_courses(
+    config: TrialConfig, networks: Sequence[nn.Module], training: StackedTraining
+) -> list[list[Course]]:
     """Take the first steps of a stack; the networks, their buffers and random numbers stay as they are.
 
     Args:
         config: of one of the trials.
         networks: what the stack trains.
-        training: at step 0. It has taken the steps afterwards: rewind it.
+        training: at step 0, and rewound to it afterwards.
 
     Returns:
-        what became of each model.
+        what became of each model, in runs of different lengths.
     """
-    steps = _compared(config, training)
     initial = [_flat(network) for network in networks]
-    with ExitStack() as held:
-        for network in networks:
-            held.enter_context(undisturbed(network))
-            held.enter_context(kept(network))
-        training.run(steps)
-        return [
-            Course(_losses(losses, steps), _flat(network) - before)
-            for losses, network, before in zip(training.losses, networks, initial, strict=True)
-        ]
+    courses: list[list[Course]] = [[] for _ in networks]
+    for length in _lengths(config, training):
+        with ExitStack() as held:
+            for network in networks:
+                held.enter_context(undisturbed(network))
+                held.enter_context(kept(network))
+            training.run(range(length))
+            for own, losses, network, before in zip(courses, training.losses, networks, initial, strict=True):
+                own.append(Course(_losses(losses, length), _flat(network) - before))
+        training.rewind()
+    return courses
 
 
-def difference_of_model(config: TrialConfig, network: nn.Module, batches: Batches, course: Course) -> float:
+def difference_of_model(config: TrialConfig, network: nn.Module, batches: Batches, courses: Sequence[Course]) -> float:
     """Set the first steps of a model in a stack against eager steps of the model alone.
 
     Args:
         config: of its trial.
         network: the model as it was before those steps; eager trains copies.
         batches: of each of its steps.
-        course: what the stack's steps did to it.
+        courses: what the stack's steps did to it, see :func:`stacked_courses`.
 
     Returns:
         the largest relative difference.
@@ -132,65 +162,97 @@ def difference_of_model(config: TrialConfig, network: nn.Module, batches: Batche
     Raises:
         WrongEngineError: it is more than rounding explains.
     """
-    difference, allowed = _against_eager(config, network, batches, course, exact=False)
     how = "in a stack differ from eager's of the model alone"
-    return _accepted(difference, allowed, f"{len(course.losses)} steps {how}", "sweep.stack=off")
+    return _accepted(config, network, batches, courses, how=how, fix="sweep.stack=off", exact=False)
 
 
-def _accepted(difference: float, allowed: float, problem: str, fix: str) -> float:
-    """Return the difference, or refuse it where it is more than is allowed."""
+def _lengths(config: TrialConfig, engine: object) -> list[int]:
+    """Steps of the runs that are compared: STEPS, and as many as it takes to replay every graph that was captured."""
+    most = engine.steps_to_try if isinstance(engine, _Replaying) else STEPS
+    return sorted({min(length, config.train.steps) for length in (STEPS, max(STEPS, most))})
+
+
+def _accepted(
+    config: TrialConfig, network: nn.Module, batches: Batches, courses: Sequence[Course], *, how: str, fix: str,
+    exact: bool,
+) -> float:  # fmt: skip
+    """Return the largest difference from eager steps, or refuse it where it is more than is allowed."""
+    lengths = [len(course.losses) for course in courses]
+    expected = _eager(config, network, batches, lengths)
+    found = [_joined(course.differences(wanted)) for course, wanted in zip(courses, expected, strict=True)]
+    allowed = [torch.full_like(each, 0.0 if exact else _LEAST_ALLOWED) for each in found]
+    # measuring takes as many steps again, and most do not need it
+    if not exact and not _all_within(found, allowed):
+        for noise in _noise(config, network, batches, expected):
+            allowed = [
+                torch.maximum(bound, slack * each)
+                for bound, each, slack in zip(allowed, noise, (_SLACK, _SLACK_OF_LONGER), strict=False)
+            ]
+            allowed[0] = allowed[0].clamp(max=_MOST_ALLOWED)
+            if _all_within(found, allowed):
+                break
+    compared = [each[bound <= _MOST_ALLOWED] for each, bound in zip(found, allowed, strict=True)]
+    for length, each, bound in zip(lengths, found, allowed, strict=True):
+        if not _all_within([each], [bound]):
+            worst = int((each / bound.clamp(min=1e-30)).argmax())
+            raise WrongEngineError(
+                f"engine check: {length} steps {how} by {float(each[worst]):.3g}, relatively, "
+                f"{float(bound[worst]):.3g} is allowed; train with {fix} and report this"
+            )
+    return max(float(each.max()) for each in compared if len(each))
+
+
+def _all_within(found: Sequence[torch.Tensor], allowed: Sequence[torch.Tensor]) -> bool:
+    """Whether no difference is more than is allowed, where it can be told."""
     # not difference > allowed, which no NaN is
-    if not difference <= allowed:
-        raise WrongEngineError(
-            f"engine check: {problem} by {difference:.3g}, relatively, {allowed:.3g} is allowed; "
-            f"train with {fix} and report this"
-        )
-    return difference
+    return all(
+        bool(((each <= bound) | (bound > _MOST_ALLOWED)).all()) for each, bound in zip(found, allowed, strict=True)
+    )
 
 
-def _compared(config: TrialConfig, engine: object) -> range:
-    """The steps that are compared: as many as it takes to run every graph that was captured, and at least STEPS."""
-    return range(min(max(STEPS, getattr(engine, "steps_to_try", 0)), config.train.steps))
+def _joined(differences: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """(steps + 1,), of the losses and then of the movement."""
+    of_losses, of_movement = differences
+    return torch.cat([of_losses, of_movement.reshape(1).to(of_losses)])
 
 
-def _against_eager(
-    config: TrialConfig, network: nn.Module, batches: Batches, course: Course, *, exact: bool
-) -> tuple[float, float]:
-    """The largest difference from eager steps, and what is allowed."""
-    steps = range(len(course.losses))
-    expected = _eager(config, network, batches, steps)
-    difference = course.difference(expected)
-    allowed = 0.0 if exact else _LEAST_ALLOWED
-    # measuring the noise takes as many steps again, and most do not need it
-    if not exact and not difference <= allowed:
-        noise = _noise(config, network, batches, steps, expected)
-        allowed = min(max(allowed, _SLACK * noise), _MOST_ALLOWED)
-    return difference, allowed
+def _noise(
+    config: TrialConfig, network: nn.Module, batches: Batches, expected: Sequence[Course]
+) -> Iterator[list[torch.Tensor]]:
+    """How far eager steps differ from ``expected`` if each weight is moved by some roundings, in several draws."""
+    random = generator(config.seed, "engine_check")
+    unit = _MOVED_BY * _ROUNDING[getattr(network, "autocast", None)]
+    for _ in range(_DRAWS):
+        moved = copy.deepcopy(network)
+        with torch.no_grad():
+            for value in moved.parameters():
+                signs = torch.randint(2, value.shape, generator=random).to(value) * 2 - 1
+                value.mul_(1 + unit * signs)
+        courses = _eager(config, moved, batches, [len(course.losses) for course in expected])
+        yield [
+            # once two roundings have come apart they stay so, though a loss may agree by chance
+            _joined((of_losses.cummax(0).values, of_movement))
+            for of_losses, of_movement in (
+                course.differences(wanted) for course, wanted in zip(courses, expected, strict=True)
+            )
+        ]
 
 
-def _noise(config: TrialConfig, network: nn.Module, batches: Batches, steps: range, expected: Course) -> float:
-    """How far eager steps differ from ``expected`` if each weight is moved by a rounding error."""
-    moved, random = copy.deepcopy(network), generator(config.seed, "engine_check")
-    unit = 2 * _ROUNDING[getattr(network, "autocast", None)]
-    with torch.no_grad():
-        for value in moved.parameters():
-            signs = torch.randint(2, value.shape, generator=random).to(value) * 2 - 1
-            value.mul_(1 + unit * signs)
-    return _eager(config, moved, batches, steps).difference(expected)
-
-
-def _eager(config: TrialConfig, network: nn.Module, batches: Batches, steps: range) -> Course:
-    """Eager steps of a copy."""
-    trained = copy.deepcopy(network)
-    scratch = torch.full((len(steps),), torch.nan, device=next(trained.parameters()).device)
-    optimizer = optimizer_for(trained, config.optimizer, steps=config.train.steps)
+def _eager(config: TrialConfig, network: nn.Module, batches: Batches, lengths: Sequence[int]) -> list[Course]:
+    """Eager steps of a copy, in one run: what it had done after each of these lengths."""
+    trained, initial = copy.deepcopy(network), _flat(network)
+    scratch = torch.full((lengths[-1],), torch.nan, device=next(trained.parameters()).device)
+    eager = Eager(trained, optimizer_for(trained, config.optimizer, steps=config.train.steps), batches, scratch)
+    courses = []
     with undisturbed(trained):
-        Eager(trained, optimizer, batches, scratch).run(steps)
-        return Course(_losses(scratch, steps), _flat(trained) - _flat(network))
+        for start, length in pairwise((0, *lengths)):
+            eager.run(range(start, length))
+            courses.append(Course(_losses(scratch, length), _flat(trained) - initial))
+    return courses
 
 
-def _losses(losses: torch.Tensor, steps: range) -> torch.Tensor:
-    return losses[: steps.stop].detach().double().cpu()
+def _losses(losses: torch.Tensor, steps: int) -> torch.Tensor:
+    return losses[:steps].detach().double().cpu()
 
 
 def _flat(network: nn.Module) -> torch.Tensor:

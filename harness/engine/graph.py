@@ -12,6 +12,7 @@ The steps of a window are replayed by a graph of several steps and, for what rem
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,6 +48,8 @@ def captured(function: Callable[[], None]) -> Callable[[], None]:
 
 def rates(config: OptimizerConfig, steps: int) -> list[float]:
     """Return the learning rate of each step, by torch's own scheduler on an optimizer of nothing."""
+    if config.schedule == "constant":
+        return [config.lr] * steps
     nothing = optimizer_of([nn.Parameter(torch.zeros(1))], config, steps=steps)
     table = []
     for _ in range(steps):
@@ -93,29 +96,36 @@ class Replays:
     """Captures a step that finds everything by a counter on the device, and replays it over whole windows.
 
     Args:
-        step: one update, with no argument.
         train: windows and grid, which say how many steps a graph holds.
         capture: what captures a function.
     """
 
-    def __init__(self, step: Callable[[], None], train: TrainConfig, capture: Capture) -> None:
-        self._step, self._capture = step, capture
+    def __init__(self, train: TrainConfig, capture: Capture) -> None:
+        self._capture = capture
         self._warm_up = min(_WARM_UP, train.steps)
         self._steps_of_graph = min(train.window_steps, train.eval_every, train.steps, _MOST_STEPS)
         self._graphs: dict[int, Callable[[], None]] = {}
         self.done = 0
 
-    def prepare(self, network: nn.Module, device: torch.device) -> None:
+    def prepare(self, step: Callable[[], None], network: nn.Module, device: torch.device) -> None:
         """Capture the graphs; the network whose parameters the steps update is afterwards as it was.
+
+        The step is not kept: an engine that owned its replays and was owned by them would hold the device's memory
+        until the garbage collector runs.
+
+        Args:
+            step: one update, with no argument.
+            network: what it updates.
+            device: where.
 
         Raises:
             Exception: whatever torch raises where an operation of a step cannot be captured.
         """
         with undisturbed(network), kept(network), _side_stream(device):
-            self._steps(self._warm_up)
+            _repeat(step, self._warm_up)
         with undisturbed(network), kept(network):
             for steps in {1, self._steps_of_graph}:
-                self._graphs[steps] = self._capture(lambda steps=steps: self._steps(steps))  # type: ignore[misc]
+                self._graphs[steps] = self._capture(partial(_repeat, step, steps))
 
     @property
     def steps_to_try(self) -> int:
@@ -131,9 +141,10 @@ class Replays:
                 self._graphs[steps]()
         self.done = window.stop
 
-    def _steps(self, steps: int) -> None:
-        for _ in range(steps):
-            self._step()
+
+def _repeat(step: Callable[[], None], steps: int) -> None:
+    for _ in range(steps):
+        step()
 
 
 class Graph:
@@ -165,7 +176,7 @@ class Graph:
         self._right = torch.zeros((), dtype=torch.int64, device=device)
         self._rate = Rate(optimizer, train.steps, device)
         self._optimizer = capturable(network.parameters(), optimizer, self._rate.now, device)
-        self._replays = Replays(self._step, train, capture)
+        self._replays = Replays(train, capture)
 
     def prepare(self) -> None:
         """Capture the graphs; the network is afterwards as it was.
@@ -173,7 +184,7 @@ class Graph:
         Raises:
             Exception: whatever torch raises where an operation of a step cannot be captured.
         """
-        self._replays.prepare(self._network, self.losses.device)
+        self._replays.prepare(self._step, self._network, self.losses.device)
         self.rewind()
 
     @property

@@ -65,7 +65,7 @@ class StackedGraph(StackedTraining):
         self._way = self._together
         self._step_number = torch.zeros(1, dtype=torch.int64, device=device)
         self._losses_of_step = torch.empty(len(self._networks), dtype=self.losses.dtype, device=device)
-        self._replays = Replays(self._step, stack.train, capture)
+        self._replays = Replays(stack.train, capture)
 
     def prepare(self) -> None:
         """Capture the graphs; the networks are afterwards as they were.
@@ -73,7 +73,7 @@ class StackedGraph(StackedTraining):
         Raises:
             Exception: whatever torch raises where an operation of a step cannot be captured.
         """
-        self._replays.prepare(self._together.network, self.losses.device)
+        self._replays.prepare(self._step, self._together.network, self.losses.device)
         self.rewind()
 
     @property
