@@ -1,6 +1,7 @@
 """The compiled engine: ``torch.compile`` of the network and its loss, forward and backward; the update is eager."""
 
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,9 @@ class Compiled:
         torch.compiler.reset()
         # where a CUDA toolkit is installed and no GPU is there, this module says so in the midst of a sweep's lines
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-        with undisturbed(self._network):
+        with undisturbed(self._network), warnings.catch_warnings():
+            # full float32 is what device.tf32=false asks for
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores .* available but not enabled")
             loss, _ = self._loss_and_logits(*self._batches(0))
             loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.zero_grad(set_to_none=True)

@@ -102,6 +102,11 @@ def _normalised(norm: nn.Module, x: torch.Tensor, models: int) -> torch.Tensor:
     """By each model's own scale and shift; in-place updates of running statistics reach the stacked buffers."""
     tensors = {**dict(norm.named_parameters()), **dict(norm.named_buffers())}
     each = x.expand(models, *x.shape) if x.dim() == _SHARED_AXES else x
+    if isinstance(norm, nn.GroupNorm):
+        # torch 2.11 cannot map it over the models where images lie channels last
+        flat = F.group_norm(each.flatten(0, 1), norm.num_groups, eps=norm.eps).view(each.shape)
+        scale, shift = (value.view(models, 1, -1, *[1] * (x.dim() - 3)) for value in (norm.weight, norm.bias))
+        return flat * scale + shift
     y: torch.Tensor = vmap(functools.partial(functional_call, norm))(tensors, each)
     return y
 
