@@ -1,5 +1,7 @@
 """The ways in which what a user asked for can fail."""
 
+import traceback
+
 
 class UsageError(Exception):
     """The command or its configuration is wrong: one line saying what was given, what is allowed, what to do."""
@@ -23,3 +25,15 @@ class DivergedError(Exception):
 
 class TimeBudgetError(Exception):
     """Training took longer than ``train.max_seconds``, or the trial longer than ``sweep.trial_timeout_s``."""
+
+
+def let_go(error: BaseException) -> None:
+    """Empty the frames that an error came through: they hold tensors, on a GPU most of its memory.
+
+    From Python 3.12 on, an error that was raised within several ``with`` blocks of generators refers to itself, so that
+    it would live until the garbage collector runs, which nothing on a GPU makes it do.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__

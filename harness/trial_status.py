@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import DivergedError, TimeBudgetError
+from harness.errors import DivergedError, TimeBudgetError, let_go
 from harness.time_limit import time_limit
 from harness.wording import error_text
 
@@ -35,8 +35,9 @@ def record_failure(row: dict[str, Any], error: BaseException) -> None:
 
     Args:
         row: the trial's row of ``trials``, which gets the columns of its end.
-        error: what ended it.
+        error: what ended it; afterwards it no longer holds what was computed when it was raised.
     """
+    let_go(error)
     if isinstance(error, KeyboardInterrupt):
         _set_error(row, "killed", InterruptedError("interrupted (Ctrl-C or a termination signal)"))
     elif isinstance(error, DivergedError):

@@ -2,6 +2,7 @@
 
 import json
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from conftest import Configure
 import harness
 from harness import data, measuring, metrics, results, timing, trial_setup
 from harness.compose import CONF_DIR
+from harness.engine import eager
 from harness.results import COLUMNS
 from harness.trial import TrialResult, run_trial
 
@@ -260,3 +262,20 @@ def test_held_out_images_are_scored_and_never_trained_on(configure: Configure) -
     assert curves["batch_accuracy"][1] == pytest.approx(sum(batch.accuracy for batch in batches) / 3, abs=0.03)
     assert curves[["batch_loss", "batch_accuracy"]].isna()[:1].all().all()
     assert curves["lr"].tolist() == [1e-6] * 3
+
+
+def test_a_failed_trial_holds_nothing_that_it_computed(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even while its error lives, as one that refers to itself does: on a GPU the next trial needs that memory."""
+    errors: list[Exception] = []
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def run_out_of_memory(*_: object) -> None:
+        activations = torch.zeros(8)
+        held.append(weakref.ref(activations))
+        errors.append(torch.OutOfMemoryError("CUDA out of memory"))
+        raise errors[0]
+
+    monkeypatch.setattr(eager, "plain_step", run_out_of_memory)
+    assert harness.run_trial(configure("model=mlp")).trial["status"] == "oom"
+    assert errors[0].__traceback__ is not None
+    assert [reference() for reference in held] == [None]

@@ -12,7 +12,7 @@ from harness.engine import graph
 from harness.engine.compiled import Compiled
 from harness.engine.eager import Eager
 from harness.engine.graph import Graph
-from harness.errors import TimeBudgetError
+from harness.errors import TimeBudgetError, let_go
 from harness.train import Batches, Engine, optimizer_for
 from harness.wording import error_text
 
@@ -90,6 +90,8 @@ def _graph_or_eager(config: TrialConfig, network: nn.Module, batches: Batches, l
     except Exception as error:
         if not config.engine.fallback:
             raise
+        # what failed holds graphs and their memory
+        let_go(error)
         losses.fill_(torch.nan)
         return Prepared(build(config, network, batches, losses), "eager", reason=error_text(error))
     exact = config.device.deterministic and graph.same_arithmetic(config.optimizer, losses.device)

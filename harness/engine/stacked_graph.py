@@ -14,7 +14,7 @@ from harness.backends import Kernel
 from harness.config import EngineConfig, OptimizerConfig, TrainConfig
 from harness.engine.graph import Capture, Rate, Replays, capturable, captured, forget
 from harness.engine.stacked import OwnBatches, StackedTraining, Together
-from harness.errors import TimeBudgetError
+from harness.errors import TimeBudgetError, let_go
 from harness.models import Network
 from harness.train import Batches
 from harness.wording import error_text
@@ -147,8 +147,9 @@ def prepare(config: EngineConfig, stack: Stack) -> PreparedStack:
         if not config.fallback:
             raise
         reason = error_text(error)
+        # what failed holds graphs and their memory
+        let_go(error)
     else:
         return PreparedStack(made, "graph")
     stack.losses.fill_(torch.nan)
-    # outside of the block above, so that nothing of what failed is held any more
     return PreparedStack(stack.eager(), "eager", reason)
