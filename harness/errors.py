@@ -33,7 +33,13 @@ def let_go(error: BaseException) -> None:
     From Python 3.12 on, an error that was raised within several ``with`` blocks of generators refers to itself, so that
     it would live until the garbage collector runs, which nothing on a GPU makes it do.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen = seen.__cause__ or seen.__context__
+    waiting: list[BaseException | None] = [error]
+    emptied: set[int] = set()
+    while waiting:
+        found = waiting.pop()
+        # an error may be its own cause
+        if found is None or id(found) in emptied:
+            continue
+        emptied.add(id(found))
+        traceback.clear_frames(found.__traceback__)
+        waiting += [found.__cause__, found.__context__]

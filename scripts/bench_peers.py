@@ -25,8 +25,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from peers_page import PAGE, write_page
+from peers_processes import Setting
 from peers_report import PeersReport, aims, tables
-from peers_rounds import STEP_ARMS, PeersWorkload, Setting, measure_steps
+from peers_rounds import STEP_ARMS, PeersWorkload, measure_steps
 from peers_trials import measure_trials
 
 from harness.arguments import file_to_write, one_line_errors, positive, script_parser
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     judged = aims(found, where.device)
     print(f"{found.header}\n\n{tables(found, judged)}")
     for name, fault in found.faults.items():
-        print(f"wrong losses, no speed: {name}: {fault}", file=sys.stderr)
+        print(f"no speed: {name}: {fault}", file=sys.stderr)
     if options.json:
         options.json.write_text(json.dumps(found.as_json(judged), indent=1) + "\n")
     if options.page:

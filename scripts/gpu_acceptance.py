@@ -12,12 +12,14 @@ TRITON_INTERPRET=1 by the kernels too, a few steps of two images, for their inte
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROOT = Path(__file__).parent.parent
-TESTS_LIMIT_S, SWEEP_LIMIT_S, VALIDATE_LIMIT_S, ENGINES_LIMIT_S = 240, 75, 30, 45
+TOTAL_LIMIT_S, TESTS_LIMIT_S, SWEEP_LIMIT_S, VALIDATE_LIMIT_S, ENGINES_LIMIT_S = 600, 300, 75, 30, 75
 INITS = ("zero", "glorot")
 TRITON = tuple(name for name, backend in KERNELS.items() if not backend.is_torch)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -66,12 +68,18 @@ class AcceptancePlan:
         kernels: of Triton, that train there.
         steps: of each trial.
         batch_size: images of a step.
+        until_s: when all must have ended, by ``time.monotonic``.
     """
 
     device: str
     kernels: tuple[str, ...]
     steps: int
     batch_size: int
+    until_s: float = field(default=math.inf, compare=False)
+
+    def within(self, limit_s: float) -> float:
+        """Return how long a command may take: its own limit, or what is left of the ten minutes."""
+        return min(limit_s, max(1.0, self.until_s - time.monotonic()))
 
     @property
     def is_dry(self) -> bool:
@@ -79,14 +87,14 @@ class AcceptancePlan:
         return self.device == "cpu"
 
     @property
-    def sweep_limit_s(self) -> int:
+    def sweep_limit_s(self) -> float:
         """Of each of the two sweeps."""
-        return 600 if self.is_dry and self.kernels else SWEEP_LIMIT_S
+        return 600 if self.is_dry and self.kernels else self.within(SWEEP_LIMIT_S)
 
     @property
-    def engines_limit_s(self) -> int:
+    def engines_limit_s(self) -> float:
         """Each command of engines and stacks may take so long; a dry run has no ten minutes to keep."""
-        return 600 if self.is_dry else ENGINES_LIMIT_S
+        return 600 if self.is_dry else self.within(ENGINES_LIMIT_S)
 
     @property
     def expected(self) -> dict[tuple[str, str], int]:
@@ -111,7 +119,7 @@ class AcceptanceTrials:
                 yield f"{init} by {kernel} on {'cpu' if place else row['device']}", row
 
 
-def python(*arguments: str, folder: Path, limit_s: int, **variables: str) -> "subprocess.CompletedProcess[str]":
+def python(*arguments: str, folder: Path, limit_s: float, **variables: str) -> "subprocess.CompletedProcess[str]":
     """Python with these arguments and further environment variables; exit code 124 if it does not end in time."""
     line, environment = [sys.executable, *arguments], {**os.environ, **variables}
     try:
@@ -119,7 +127,7 @@ def python(*arguments: str, folder: Path, limit_s: int, **variables: str) -> "su
             line, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit_s, check=False
         )
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(line, 124, "", f"not finished after {limit_s} s")
+        return subprocess.CompletedProcess(line, 124, "", f"not finished after {limit_s:.0f} s")
 
 
 def show_output(done: "subprocess.CompletedProcess[str]") -> None:
@@ -340,7 +348,8 @@ def plan_of(device: str, steps: int | None) -> AcceptancePlan:
     """By the device; of the interpreter two images and two steps are enough to show that all runs."""
     if device == "cpu" and INTERPRETED:
         return AcceptancePlan(device, TRITON, steps or 2, batch_size=2)
-    return AcceptancePlan(device, TRITON if device == "cuda" else (), steps or 1000, batch_size=50)
+    until_s = time.monotonic() + TOTAL_LIMIT_S if device == "cuda" else math.inf
+    return AcceptancePlan(device, TRITON if device == "cuda" else (), steps or 1000, batch_size=50, until_s=until_s)
 
 
 def _new_folder(text: str) -> Path:

@@ -150,7 +150,7 @@ def tables(found: PeersReport, judged: Sequence[PeerAim]) -> str:
     if found.trials:
         parts.append(_trials_table(found))
     parts += [f"- not measured: {name}: {reason}" for name, reason in found.not_measured.items()]
-    parts += [f"- wrong losses, no speed: {name}: {fault}" for name, fault in found.faults.items()]
+    parts += [f"- no speed: {name}: {fault}" for name, fault in found.faults.items()]
     met = {True: "met", False: "MISSED", None: "not measured"}
     lines = [(aim.name, spread(aim.ratios, digits=2), f"at least {aim.least:g}", met[aim.met]) for aim in judged]
     parts.append(aligned_table(("aim, as a ratio", "reached", "wanted", "result"), lines))

@@ -1,28 +1,25 @@
 """The rounds of bench_peers.py: each peer in a process of its own, gated by its losses, then timed in turns."""
 
-import json
-import os
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from overhead_arms import CPU, GATE_OVERRIDES, GATE_RTOL, GATE_STEPS
-from peer_process import PEERS, PeerTask, write_task
+from overhead_arms import CPU, GATE_OVERRIDES, GATE_RTOL
+from peer_process import PeerTask, write_task
+from peers_processes import PeerError, PeerProcess, Setting
 from peers_report import PeersReport, StepArm
 
 import harness
 from harness import data, initializers, models
 
-SCRIPTS = Path(__file__).parent
 RAW = ("experiment=article", "device=cpu")
-MOVED_BY, NOISE_SLACK = np.float32(2**-21), 10
+GATE_STEPS = 30
+"""More than a captured graph has, so that one of many steps is replayed too."""
+MOVED_BY, NOISE_DRAWS, NOISE_SLACK = np.float32(2**-21), 2, 10
 """Each weight is moved by eight roundings to measure the effect of rounding, of which so many times is allowed."""
 # a round is a multiple of so many steps
 CALIBRATION_STEPS = 3
@@ -49,27 +46,6 @@ class PeersWorkload:
     trial_rounds: int
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What all peers share.
-
-    Attributes:
-        device: cpu or cuda.
-        threads: of each peer, on as many cores, in part steps.
-        python: interpreter for the peers of other frameworks.
-        stack: models that are trained together, where a peer trains many.
-        scratch: folder for tasks and logs.
-        patience_s: a peer that has not answered after so many seconds is killed and has no speed.
-    """
-
-    device: str
-    threads: int
-    python: str
-    stack: int
-    scratch: Path
-    patience_s: int
-
-
 STEP_ARMS = {
     "plain": "PyTorch, plain",
     "compiled": "PyTorch, torch.compile",
@@ -86,100 +62,8 @@ STEP_ARMS = {
 }
 """Peer -> its name in the tables."""
 MANY = ("vmap", "jax_vmap", "stacked", "stacked_fused")
-CHOOSE_BY_TIMING = ("jax", "jax_vmap")
+CHOOSE_BY_TIMING = ("jax", "jax_vmap", "keras")
 ON_GPU_ALONE = ("graph", "graph_fused", "stacked_fused")
-
-
-def environment(threads: int) -> dict[str, str]:
-    """Return variables by which every framework takes so many threads, none of which waits by spinning."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen={str(threads > 1).lower()}"
-    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "1"}
-    # all peers share the device: none may take most of its memory when it starts
-    quiet |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-    return {**os.environ, **counts, **quiet, "OMP_WAIT_POLICY": "passive", "XLA_FLAGS": flags.strip()}
-
-
-def interpreter(name: str, where: Setting) -> str:
-    """Return which Python runs a peer."""
-    return where.python if PEERS[name][0] in ("peers_jax", "peers_keras") else sys.executable
-
-
-class PeerProcess:
-    """A peer that is started; ``missing`` says why it does not answer, and is known once it was greeted."""
-
-    def __init__(self, name: str, where: Setting) -> None:
-        self.name, self._log = name, where.scratch / f"{name}.log"
-        self._patience_s, self._end = where.patience_s, "ended"
-        line = [interpreter(name, where), str(SCRIPTS / "peer_process.py"), name, "--threads", str(where.threads)]
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [*line, "--device", where.device], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                env=environment(where.threads), cwd=where.scratch,
-            )  # fmt: skip
-        self.missing: str | None = None
-        self.versions = ""
-
-    def greet(self) -> None:
-        """Wait until it has imported its framework."""
-        said = self._read()
-        self.missing = said.get("missing") or said.get("died")
-        self.versions = said.get("versions", "")
-
-    def ask(self, **asked: object) -> dict[str, Any]:
-        """Ask, and wait for the answer; raises as :meth:`answer` does."""
-        self.send(**asked)
-        return self.answer()
-
-    def send(self, **asked: object) -> None:
-        """Ask, and do not wait."""
-        pipe: IO[str] = self._process.stdin  # type: ignore[assignment]
-        with suppress(BrokenPipeError):
-            pipe.write(json.dumps(asked) + "\n")
-            pipe.flush()
-
-    def answer(self) -> dict[str, Any]:
-        """Wait for the next answer, as long as the setting allows.
-
-        Raises:
-            RuntimeError: the process has died, or was killed because it did not answer; the message says so.
-        """
-        said = self._read()
-        if "died" in said:
-            raise RuntimeError(said["died"])
-        return said
-
-    def _read(self) -> dict[str, Any]:
-        pipe: IO[str] = self._process.stdout  # type: ignore[assignment]
-        patience = threading.Timer(self._patience_s, self._give_up)
-        patience.start()
-        try:
-            line = pipe.readline()
-        finally:
-            patience.cancel()
-        if not line:
-            last = [text for text in self._log.read_text(errors="replace").splitlines() if text.strip()][-1:]
-            return {"died": f"its process {self._end}: {' '.join(last) or 'without a word'}"}
-        said: dict[str, Any] = json.loads(line)
-        return said
-
-    def _give_up(self) -> None:
-        self._end = f"did not answer for {self._patience_s} s (--patience)"
-        self._process.kill()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            # of a process that has died, what was left to write is lost
-            with suppress(BrokenPipeError):
-                pipe.close()  # type: ignore[union-attr]
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 def task(batch_size: int, models_count: int, *overrides: str) -> PeerTask:
@@ -197,20 +81,20 @@ def task(batch_size: int, models_count: int, *overrides: str) -> PeerTask:
 
 
 def difference(
-    theirs: Sequence[Sequence[float]], wanted: Sequence[Sequence[float]], noise: NDArray[np.float64]
+    theirs: Sequence[Sequence[float]], wanted: NDArray[np.float64], noise: NDArray[np.float64]
 ) -> str | None:
     """Return what is wrong with a peer's losses, each (models, steps); None: they agree.
 
-    Of most models, rounding stays below a hundredth of GATE_RTOL over these steps, and a learning rate that is 1 % off
-    shows as eight times as much. Of some, a relu opens by one order of summation and not by another; how much rounding
-    does to a model was measured.
+    In most models rounding stays below a tenth of GATE_RTOL over these steps, and a learning rate that is 1 % off shows
+    as eight times GATE_RTOL. In some, a relu opens by one order of summation and not by another, so what rounding does
+    to each model is measured.
 
     Args:
         theirs: the peer's.
         wanted: those of plain PyTorch, of at least as many models.
         noise: by how much rounding changes those up to each step, relatively.
     """
-    ours = np.asarray(wanted[: len(theirs)])
+    ours = wanted[: len(theirs)]
     allowed = np.maximum(GATE_RTOL, NOISE_SLACK * noise[: len(theirs)])
     # not apart > allowed, which no NaN is
     wrong = ~(np.abs(np.asarray(theirs) / ours - 1) <= allowed)
@@ -221,12 +105,19 @@ def difference(
     return f"differs at step {step} of model {model}: {loss}, allowed relative difference {allowed[model, step]:.3g}"
 
 
-def moved(whole: PeerTask) -> PeerTask:
+def moved(whole: PeerTask, generator: np.random.Generator) -> PeerTask:
     """Return the task with each weight moved up or down by some roundings."""
-    generator = np.random.default_rng(0)
     signs = [generator.choice(np.array([-1, 1], dtype=np.float32), size=value.shape) for value in whole.weights]
     weights = [value * (1 + MOVED_BY * sign) for value, sign in zip(whole.weights, signs, strict=True)]
     return replace(whole, weights=weights)
+
+
+def noise_of(plain: PeerProcess, whole: PeerTask, wanted: NDArray[np.float64], where: Setting) -> NDArray[np.float64]:
+    """Return by how much rounding changes the losses of plain PyTorch up to each step, relatively: (models, steps)."""
+    generator = np.random.default_rng(0)
+    draws = [losses_alone(plain, moved(whole, generator), where) for _ in range(NOISE_DRAWS)]
+    # once two roundings have come apart they stay so, though a loss may agree by chance
+    return np.maximum.accumulate(np.abs(np.asarray(draws) / wanted - 1).max(axis=0), axis=1)
 
 
 def losses_alone(peer: PeerProcess, whole: PeerTask, where: Setting) -> list[list[float]]:
@@ -270,23 +161,26 @@ def gated(
 ) -> dict[str, PeerProcess]:
     """Return the peers whose losses are plain PyTorch's; what is wrong with the others goes into the report."""
     gate_task = task(batch_size, where.stack, *GATE_OVERRIDES)
-    wanted = losses_alone(peers["plain"], gate_task, where)
-    apart = np.abs(np.asarray(losses_alone(peers["plain"], moved(gate_task), where)) / np.asarray(wanted) - 1)
-    # once two roundings have come apart they stay so, though a loss may agree by chance
-    noise = np.maximum.accumulate(apart, axis=1)
+    wanted = np.asarray(losses_alone(peers["plain"], gate_task, where))
+    noise = noise_of(peers["plain"], gate_task, wanted, where)
+    # a peer that trains one model gets the quietest, where the least is allowed
+    order = np.argsort(noise[:, -1], kind="stable")
+    gate_task = replace(gate_task, weights=[value[order] for value in gate_task.weights])
+    wanted, noise = wanted[order], noise[order]
     right = {}
     for name, found_losses in prepared(peers, gate_task, where, {"losses": GATE_STEPS}):
-        theirs = found_losses if isinstance(found_losses, str) else difference(found_losses["losses"], wanted, noise)
-        if theirs is None:
-            right[name] = peers[name]
+        if isinstance(found_losses, PeerError):
+            failed(name, found_losses, batch_size, found)
+        elif fault := difference(found_losses["losses"], wanted, noise):
+            found.faults[f"batch {batch_size}: {STEP_ARMS[name]}"] = fault
         else:
-            found.faults[f"batch {batch_size}: {STEP_ARMS[name]}"] = theirs
+            right[name] = peers[name]
     return right
 
 
 def prepared(
     peers: Mapping[str, PeerProcess], whole: PeerTask, where: Setting, asked: Mapping[str, object]
-) -> Iterator[tuple[str, dict[str, Any] | str]]:
+) -> Iterator[tuple[str, dict[str, Any] | PeerError]]:
     """Let each peer load its part of a task and answer a question: yields its name, and the answer or what failed.
 
     Nothing is timed here, and most of it is compiling. So all do it at once, but for those that choose their kernels by
@@ -305,8 +199,8 @@ def prepared(
             try:
                 peers[name].answer()
                 yield name, peers[name].answer()
-            except RuntimeError as error:
-                yield name, str(error)
+            except PeerError as error:
+                yield name, error
 
 
 def models_of(name: str, where: Setting) -> int:
@@ -323,16 +217,8 @@ def rounds_of(
     peers: Mapping[str, PeerProcess], batch_size: int, where: Setting, effort: PeersWorkload, found: PeersReport
 ) -> None:
     """Time the peers in turns, with the matmul rate measured before each round."""
-    steps, arms = {}, {}
-    # the first call compiles
-    warm = dict(prepared(peers, task(batch_size, where.stack), where, {"run": CALIBRATION_STEPS}))
-    for name, first in warm.items():
-        if isinstance(first, str):
-            found.faults[f"batch {batch_size}: {STEP_ARMS[name]}"] = first
-            continue
-        steps[name] = calibrated(peers[name], effort.round_s)
-        arms[name] = StepArm(batch_size, STEP_ARMS[name], models_of(name, where), steps[name])
-        found.steps.append(arms[name])
+    warm = prepared(peers, task(batch_size, where.stack), where, {"run": CALIBRATION_STEPS})
+    arms = dict(arms_of(warm, peers, batch_size, where, effort, found))
     flops = models.flops_per_image(harness.load_config(list(RAW)).model)[1]
     order = list(arms)
     for index in range(effort.rounds):
@@ -340,10 +226,46 @@ def rounds_of(
         matmul = peers["plain"].ask(matmul=True)["flops_per_s"]
         turn = index % len(order)
         for name in (order[turn:] + order[:turn])[:: 1 if index % 2 else -1]:
-            seconds = peers[name].ask(run=steps[name])["seconds"]
-            rate = arms[name].models * batch_size * steps[name] / seconds
-            arms[name].images_per_s.append(rate)
-            arms[name].matmul_share.append(rate * flops / matmul)
+            arm = arms[name]
+            try:
+                seconds = peers[name].ask(run=arm.steps)["seconds"]
+            except PeerError as error:
+                failed(name, error, batch_size, found)
+                found.steps.remove(arm)
+                order.remove(name)
+                continue
+            rate = arm.models * batch_size * arm.steps / seconds
+            arm.images_per_s.append(rate)
+            arm.matmul_share.append(rate * flops / matmul)
+
+
+def arms_of(  # noqa: PLR0917 - what a batch size is measured with
+    warm: Iterator[tuple[str, dict[str, Any] | PeerError]], peers: Mapping[str, PeerProcess], batch_size: int,
+    where: Setting, effort: PeersWorkload, found: PeersReport,
+) -> Iterator[tuple[str, StepArm]]:  # fmt: skip
+    """Find how many steps each peer takes in a round, once all are ready; yields its name and its arm of the report."""
+    for name, first in list(warm):
+        try:
+            if isinstance(first, PeerError):
+                raise first
+            steps = calibrated(peers[name], effort.round_s)
+        except PeerError as error:
+            failed(name, error, batch_size, found)
+            continue
+        arm = StepArm(batch_size, STEP_ARMS[name], models_of(name, where), steps)
+        found.steps.append(arm)
+        yield name, arm
+
+
+def failed(name: str, error: PeerError, batch_size: int, found: PeersReport) -> None:
+    """Note that a peer has no speed.
+
+    Raises:
+        PeerError: it is the one that all others are compared with.
+    """
+    if name == "plain":
+        raise error
+    found.faults[f"batch {batch_size}: {STEP_ARMS[name]}"] = str(error)
 
 
 def calibrated(peer: PeerProcess, round_s: float) -> int:

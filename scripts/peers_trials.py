@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from overhead_arms import CPU
 from peer_process import TRIAL_BATCH
+from peers_processes import SCRIPTS, Setting, environment, interpreter
 from peers_report import KERAS_LOOP, PLAIN_LOOP, WORKERS, PeersReport, TrialArm
-from peers_rounds import RAW, SCRIPTS, PeersWorkload, Setting, environment, interpreter, say
+from peers_rounds import RAW, PeersWorkload, say
 
 import harness
 from harness import data

@@ -5,7 +5,9 @@ import importlib
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -34,12 +36,41 @@ def test_no_speed_of_a_peer_with_another_learning_rate(
     line = ["--quick", "--only", "steps", "--peers", "vmap", "--batch", "4", "--json", str(written)]
     assert bench.main(line) == 1
     printed = capsys.readouterr()
-    assert f"wrong losses, no speed: batch 4: {VMAP}: differs at step" in printed.err
+    assert f"no speed: batch 4: {VMAP}: differs at step" in printed.err
     assert "NOT FOR QUOTING" in printed.out
     found = json.loads(written.read_text())
     assert [arm["name"] for arm in found["steps"]] == ["PyTorch, plain"]
     assert len(found["steps"][0]["images_per_s"]) == bench.QUICK.rounds
     assert all(rate > 0 for rate in found["steps"][0]["images_per_s"])
+
+
+def test_a_peer_that_dies_or_does_not_answer_costs_itself_alone(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rounds = importlib.import_module("peers_rounds")
+    right = rounds.calibrated
+
+    def calibrated(peer: Any, round_s: float) -> int:
+        if peer.name == "eager":
+            peer._give_up()
+        steps: int = right(peer, round_s)
+        return steps
+
+    monkeypatch.setattr(rounds, "calibrated", calibrated)
+    assert bench.main(["--quick", "--only", "steps", "--peers", "eager", "--batch", "4"]) == 1
+    printed = capsys.readouterr()
+    assert "no speed: batch 4: ours, engine=eager: its process did not answer for 240 s (--patience)" in printed.err
+    assert "| PyTorch, plain" in printed.out
+
+
+def test_more_is_allowed_where_rounding_does_more(bench: ModuleType) -> None:
+    del bench
+    rounds = importlib.import_module("peers_rounds")
+    wanted = np.ones((2, 3))
+    noise = np.array([[0, 0, 0], [0, 1e-5, 1e-5]])
+    off = np.array([[1, 1, 1], [1, 1 + 5e-5, 1 + 5e-5]])
+    assert rounds.difference(off, wanted, noise) is None
+    assert "step 1 of model 0" in rounds.difference(off[::-1], wanted, noise)
 
 
 @pytest.mark.parametrize(("gain", "met"), [(1.24, False), (1.26, True)], ids=["missed", "met"])

@@ -156,6 +156,24 @@ def test_the_check_replays_every_graph(configure: Configure) -> None:
         equality.largest_difference(config, setup.trained, setup.batch, made, exact=True)
 
 
+def test_no_noise_hides_a_graph_that_does_nothing(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However noisy, the losses of the first steps are compared in the longer run too."""
+    config = configure(*SMALL, "train.window_steps=4", "train.eval_every=6")
+    setup = filled(config)
+
+    def broken(function: Callable[[], None]) -> Callable[[], None]:
+        assert isinstance(function, partial)
+        return function if function.args[1] == 1 else lambda: None
+
+    losses = torch.full((config.train.steps,), torch.nan)
+    made = Graph(setup.trained, config.optimizer, setup.batch, losses, config.train, capture=broken)
+    made.prepare()
+    noise = [torch.full((length + 1,), torch.inf) for length in (equality.STEPS, 5)]
+    monkeypatch.setattr(equality, "_noise", lambda *_: iter([noise]))
+    with pytest.raises(equality.WrongEngineError, match=r"5 steps of engine.* by inf, relatively, 0\.5 is allowed"):
+        equality.largest_difference(config, setup.trained, setup.batch, made, exact=False)
+
+
 def test_an_engine_is_let_go_when_its_trial_is(configure: Configure) -> None:
     """Not only when the garbage collector runs: until then the graphs would hold the device's memory."""
     config = configure(*SMALL)

@@ -174,11 +174,13 @@ def test_every_optimizer_and_initializer_is_there() -> None:
 
 BRANCHES = f"model.layers=[{CONV}, {{type: residual, name: block, kernel: 3}}, {DENSE}"
 HIDDEN = f"{{type: dense, name: a, out: 8}}, {{type: activation}}, {DENSE}"
+GROUPS_OF_IMAGES = "{type: norm, kind: group, name: images}, {type: pool, size: 4}"
 OF_IMAGES = "{type: norm, kind: batch, name: images}, {type: pool, size: 4}"
 NETWORKS = {
     "batch norm, pooling": (f"model.layers=[{CONV}, {{type: pool, size: 2}}, {HIDDEN}", "model.norm=batch"),
     "norm and pooling of images": (f"model.layers=[{OF_IMAGES}, {HIDDEN}", "model.activation=tanh"),
     "preactivation, group norm": (BRANCHES, "model.norm=group", "model.preactivation=true"),
+    "group norm of images": (f"model.layers=[{GROUPS_OF_IMAGES}, {HIDDEN}",),
     "scaled branch, layer norm": (BRANCHES, "model.norm=layer"),
     "unscaled branch, no bias": (BRANCHES, "model.learned_scale=false", "model.bias=false"),
     "circular": (BRANCHES, "model.padding_mode=circular", "model.activation=gelu", "model.pooling=avg"),

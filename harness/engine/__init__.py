@@ -78,13 +78,19 @@ def prepare(config: TrialConfig, network: nn.Module, batches: Batches, losses: t
     return Prepared(build(config, network, batches, losses), "eager")
 
 
+def _graph(config: TrialConfig, network: nn.Module, batches: Batches, losses: torch.Tensor) -> Graph:
+    """Captured; a function of its own, so that where capturing fails no frame holds what was made."""
+    made = Graph(network, config.optimizer, batches, losses, config.train)
+    made.prepare()
+    return made
+
+
 def _graph_or_eager(config: TrialConfig, network: nn.Module, batches: Batches, losses: torch.Tensor) -> Prepared:
     if config.engine.fallback and any(isinstance(module, _DROPOUTS) for module in network.modules()):
         reason = "dropout: its masks in a CUDA graph were never compared with those of eager"
         return Prepared(build(config, network, batches, losses), "eager", reason=reason)
     try:
-        made = Graph(network, config.optimizer, batches, losses, config.train)
-        made.prepare()
+        made = _graph(config, network, batches, losses)
     except (TimeBudgetError, torch.OutOfMemoryError):
         raise
     except Exception as error:

@@ -40,6 +40,7 @@ _LEAST_ALLOWED = 1e-4
 _MOST_ALLOWED = 0.5
 """An engine that updates nothing differs by 1, so that however noisy the arithmetic is, no such engine passes."""
 _ROUNDING = {None: 2.0**-24, torch.bfloat16: 2.0**-9}
+_TF32_ROUNDING = 2.0**-11
 _MOVED_BY = 8
 """Roundings by which each weight is moved to measure their effect."""
 _DRAWS = 4
@@ -77,16 +78,17 @@ class Course:
     def differences(self, other: "Course") -> tuple[torch.Tensor, torch.Tensor]:
         """Return the relative differences from another course: (steps,) of the losses, and () of the movement.
 
-        Losses that are not finite in both are no difference, and no movement is compared then.
+        What is not finite in both is no difference; what is in one of the two is an infinite one.
         """
         ours, theirs = self.losses, other.losses
         finite, both = torch.isfinite(ours), torch.isfinite(ours) & torch.isfinite(theirs)
         of_losses = torch.where(finite == torch.isfinite(theirs), 0.0, torch.inf).to(ours)
         of_losses[both] = ((ours - theirs).abs() / theirs.abs().clamp(min=1e-30))[both]
-        if not both.all() or not self.movement.isfinite().all() or not other.movement.isfinite().all():
-            return of_losses, torch.zeros(())
+        moved = [course.movement.isfinite().all() for course in (self, other)]
+        if not all(moved):
+            return of_losses, torch.tensor(0.0 if moved[0] == moved[1] else torch.inf)
         apart = torch.linalg.vector_norm(self.movement - other.movement)
-        return of_losses, (apart / torch.linalg.vector_norm(other.movement).clamp(min=1e-30)).cpu()
+        return of_losses, apart / torch.linalg.vector_norm(other.movement).clamp(min=1e-30)
 
 
 def largest_difference(
@@ -177,29 +179,34 @@ def _accepted(
     exact: bool,
 ) -> float:  # fmt: skip
     """Return the largest difference from eager steps, or refuse it where it is more than is allowed."""
-    lengths = [len(course.losses) for course in courses]
-    expected = _eager(config, network, batches, lengths)
+    expected = _eager(config, network, batches, [len(course.losses) for course in courses])
     found = [_joined(course.differences(wanted)) for course, wanted in zip(courses, expected, strict=True)]
     allowed = [torch.full_like(each, 0.0 if exact else _LEAST_ALLOWED) for each in found]
     # measuring takes as many steps again, and most do not need it
     if not exact and not _all_within(found, allowed):
         for noise in _noise(config, network, batches, expected):
-            allowed = [
-                torch.maximum(bound, slack * each)
-                for bound, each, slack in zip(allowed, noise, (_SLACK, _SLACK_OF_LONGER), strict=False)
-            ]
-            allowed[0] = allowed[0].clamp(max=_MOST_ALLOWED)
+            allowed = _widened(allowed, noise)
             if _all_within(found, allowed):
                 break
-    compared = [each[bound <= _MOST_ALLOWED] for each, bound in zip(found, allowed, strict=True)]
-    for length, each, bound in zip(lengths, found, allowed, strict=True):
+    for course, each, bound in zip(courses, found, allowed, strict=True):
         if not _all_within([each], [bound]):
-            worst = int((each / bound.clamp(min=1e-30)).argmax())
+            told = torch.where(bound <= _MOST_ALLOWED, each / bound.clamp(min=1e-30), 0.0)
+            worst = int(told.nan_to_num(torch.inf, torch.inf).argmax())
             raise WrongEngineError(
-                f"engine check: {length} steps {how} by {float(each[worst]):.3g}, relatively, "
+                f"engine check: {len(course.losses)} steps {how} by {float(each[worst]):.3g}, relatively, "
                 f"{float(bound[worst]):.3g} is allowed; train with {fix} and report this"
             )
-    return max(float(each.max()) for each in compared if len(each))
+    return max(float(each[bound <= _MOST_ALLOWED].max()) for each, bound in zip(found, allowed, strict=True))
+
+
+def _widened(allowed: Sequence[torch.Tensor], noise: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """What is allowed after another measurement; never too much in the shortest run and the first steps of others."""
+    slacks = (_SLACK, _SLACK_OF_LONGER)
+    wider = [torch.maximum(bound, slack * each) for bound, each, slack in zip(allowed, noise, slacks, strict=False)]
+    wider[0].clamp_(max=_MOST_ALLOWED)
+    for bound in wider:
+        bound[:STEPS].clamp_(max=_MOST_ALLOWED)
+    return wider
 
 
 def _all_within(found: Sequence[torch.Tensor], allowed: Sequence[torch.Tensor]) -> bool:
@@ -221,7 +228,8 @@ def _noise(
 ) -> Iterator[list[torch.Tensor]]:
     """How far eager steps differ from ``expected`` if each weight is moved by some roundings, in several draws."""
     random = generator(config.seed, "engine_check")
-    unit = _MOVED_BY * _ROUNDING[getattr(network, "autocast", None)]
+    rounding = _ROUNDING[getattr(network, "autocast", None)]
+    unit = _MOVED_BY * (max(rounding, _TF32_ROUNDING) if config.device.tf32 else rounding)
     for _ in range(_DRAWS):
         moved = copy.deepcopy(network)
         with torch.no_grad():
@@ -256,4 +264,5 @@ def _losses(losses: torch.Tensor, steps: int) -> torch.Tensor:
 
 
 def _flat(network: nn.Module) -> torch.Tensor:
-    return torch.cat([value.detach().double().flatten() for value in network.parameters()])
+    # on the CPU, because a stack has many of them
+    return torch.cat([value.detach().double().flatten().cpu() for value in network.parameters()])

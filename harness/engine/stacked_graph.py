@@ -126,6 +126,13 @@ class PreparedStack:
     reason: str | None = None
 
 
+def _graph(stack: Stack) -> StackedGraph:
+    """Captured; a function of its own, so that where capturing fails no frame holds what was made."""
+    made = StackedGraph(stack, capture=captured)
+    made.prepare()
+    return made
+
+
 def prepare(config: EngineConfig, stack: Stack) -> PreparedStack:
     """Return what an engine's config names, captured where it is a graph; the networks stay as they are.
 
@@ -139,8 +146,7 @@ def prepare(config: EngineConfig, stack: Stack) -> PreparedStack:
     if config.name != "graph":
         return PreparedStack(stack.eager(), "eager")
     try:
-        made = StackedGraph(stack, capture=captured)
-        made.prepare()
+        made = _graph(stack)
     except (TimeBudgetError, torch.OutOfMemoryError):
         raise
     except Exception as error:

@@ -105,7 +105,7 @@ def _normalised(norm: nn.Module, x: torch.Tensor, models: int) -> torch.Tensor:
     if isinstance(norm, nn.GroupNorm):
         # torch 2.11 cannot map it over the models where images lie channels last
         flat = F.group_norm(each.flatten(0, 1), norm.num_groups, eps=norm.eps).view(each.shape)
-        scale, shift = (value.view(models, 1, -1, *[1] * (x.dim() - 3)) for value in (norm.weight, norm.bias))
+        scale, shift = (value.view(models, 1, -1, *[1] * (each.dim() - 3)) for value in (norm.weight, norm.bias))
         return flat * scale + shift
     y: torch.Tensor = vmap(functools.partial(functional_call, norm))(tensors, each)
     return y
