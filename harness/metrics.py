@@ -20,7 +20,8 @@ from harness.own_layers import WEIGHTED
 from harness.own_models import AnyNetwork
 from harness.signals import ModuleSignals, Signals
 
-_CHUNK = 100
+_PIECE = {"cpu": 100, "cuda": 1000}
+"""Images that are computed at once: on a CPU as many as its caches like, on a GPU so many that launching is not all."""
 _TIE = 1e-3
 _RANK_TOLERANCE = 1e-5
 _SAME_GRADIENT, _SAME_WEIGHT = 1e-4, 1e-6
@@ -39,7 +40,8 @@ class Score:
 def logits_of(network: nn.Module, images_NCHW: torch.Tensor) -> torch.Tensor:
     """Logits (N, classes) of all images in evaluation mode, computed in pieces that bound the memory needed."""
     with evaluating(network):
-        return torch.cat([network(piece) for piece in torch.split(images_NCHW, _CHUNK)])
+        pieces = torch.split(images_NCHW, _PIECE.get(images_NCHW.device.type, _PIECE["cuda"]))
+        return torch.cat([network(piece) for piece in pieces])
 
 
 def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:

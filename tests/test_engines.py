@@ -213,6 +213,7 @@ def test_rounding_that_grows_is_told_from_a_wrong_rate(configure: Configure, fac
             refused.append(each.seed)
         else:
             assert 0 < found < 0.5
+        assert [len(course.losses) for course in own] == [3, 26]
     assert refused == ([] if factor == 1 else [0, 1, 2])
 
 

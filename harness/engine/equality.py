@@ -127,24 +127,29 @@ def stacked_courses(
 ) -> list[list[Course]]:
     """Take the first steps of a stack; the networks, their buffers and random numbers stay as they are.
 
+    All models are looked at after the shortest run. The first, the last and one between are also looked at after the
+    longer one, which replays the graph of many steps: it was captured from the same step of all models.
+
     Args:
         config: of one of the trials.
         networks: what the stack trains.
         training: at step 0, and rewound to it afterwards.
 
     Returns:
-        what became of each model, in runs of different lengths.
+        what became of each model, by length of the run.
     """
     initial = [_flat(network) for network in networks]
     courses: list[list[Course]] = [[] for _ in networks]
+    last = len(networks) - 1
     for length in _lengths(config, training):
         with ExitStack() as held:
             for network in networks:
                 held.enter_context(undisturbed(network))
                 held.enter_context(kept(network))
             training.run(range(length))
-            for own, losses, network, before in zip(courses, training.losses, networks, initial, strict=True):
-                own.append(Course(_losses(losses, length), _flat(network) - before))
+            for model in range(len(networks)) if not courses[0] else sorted({0, last // 2, last}):
+                movement = _flat(networks[model]) - initial[model]
+                courses[model].append(Course(_losses(training.losses[model], length), movement))
         training.rewind()
     return courses
 
