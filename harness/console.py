@@ -121,8 +121,13 @@ def _outcome(row: Row) -> list[str]:
         else f"{loss_text(row['train_loss_first'])}\n{loss_text(row['train_loss_last'])}",
         change(row["train_accuracy_first"], row["train_accuracy_last"], ".2f"),
         change(row["test_accuracy_first"], row["test_accuracy_last"], ".3f"),
-        "-" if rate is None or share is None else f"{rate:,.0f}\n{share:.0%}",
+        "-" if rate is None or share is None else f"{rate:,.0f}{_sharing(row)}\n{share:.0%}",
     ]
+
+
+def _sharing(row: Row) -> str:
+    """Part of a launch that a stacked trial's rate is; "" for a trial alone."""
+    return f"\n(1/{row['stacked_trials']:.0f})" if (row["stacked_trials"] or 1) > 1 else ""
 
 
 def _moved(row: Row) -> str:

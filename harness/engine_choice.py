@@ -14,10 +14,9 @@ _DTYPES = {"none": None, "bfloat16": torch.bfloat16}
 
 
 def resolved(config: EngineConfig, target: torch.device) -> EngineConfig:
-    """Return what the choice stands for on a device: ``auto`` is eager on a CPU, else graph with a fallback."""
-    if config.name != "auto":
-        return config
-    return EngineConfig("eager") if target.type == "cpu" else EngineConfig("graph", fallback=True)
+    """Return what the choice stands for on a device: ``auto`` is graph with a fallback, and that is eager on a CPU."""
+    planned = EngineConfig("graph", fallback=True) if config.name == "auto" else config
+    return EngineConfig("eager") if planned.fallback and target.type == "cpu" else planned
 
 
 def autocast(config: TrialConfig) -> torch.dtype | None:
@@ -35,7 +34,7 @@ def check(config: TrialConfig, target: torch.device) -> None:
         name = torch.cuda.get_device_name(target)
         raise refusal("train.autocast", "bfloat16", f"{name} does not compute in it", "set train.autocast=none")
     engine = config.engine.name
-    if engine == "graph" and target.type == "cpu":
+    if engine == "graph" and target.type == "cpu" and not config.engine.fallback:
         problem = "it captures CUDA graphs, and this is device=cpu"
         raise refusal("engine", engine, problem, "use engine=auto, engine=eager or engine=compiled, or device=cuda")
     if engine == "compiled" and target.type == "cpu" and (compiler := _missing_compiler()):

@@ -32,7 +32,7 @@ class SweepConfig:
         default="auto",
         metadata=bound(
             lambda given: given in _STACKS or given is False or (type(given) is int and 1 <= given <= MOST_STACKED),
-            "neither a number of trials nor auto nor off",
+            "no possible number of trials",
             f"give a whole number from 1 to {MOST_STACKED}, auto or off",
         ),
     )

@@ -6,7 +6,7 @@ from typing import Any
 Row = Mapping[str, Any]
 
 LINE_COLUMNS = ("status", "steps_done", "error_type", "error_message", "train_loss_first", "train_loss_last",
-                "test_accuracy_first", "test_accuracy_last", "images_per_s_median")  # fmt: skip
+                "test_accuracy_first", "test_accuracy_last", "images_per_s_median", "stacked_trials")  # fmt: skip
 """The columns of ``trials`` that the line shows."""
 
 
@@ -16,7 +16,9 @@ def trial_line(title: str, row: Row) -> str:
         return f"{title}: {ending(row)}"
     loss = f"loss {loss_text(row['train_loss_first'])} -> {loss_text(row['train_loss_last'])}"
     accuracy = f"test acc {row['test_accuracy_first']:.3f} -> {row['test_accuracy_last']:.3f}"
-    return f"{title}: ok, {loss}, {accuracy}, {row['images_per_s_median']:,.0f} images/s"
+    sharing = row["stacked_trials"]
+    share = f" (its share of {sharing:.0f} trials)" if sharing and sharing > 1 else ""
+    return f"{title}: ok, {loss}, {accuracy}, {row['images_per_s_median']:,.0f} images/s{share}"
 
 
 def ending(row: Row) -> str:

@@ -414,6 +414,9 @@ def test_completeness_counts_planned_failed_and_missing() -> None:
     names = ["planned", "recorded", "ok", "failed", "missing"]
     assert completeness.sweeps[names].to_numpy().tolist() == [[5, 4, 2, 2, 1], [2, 2, 1, 1, 0]]
     assert completeness.statuses == {"ok": 3, "oom": 2, "killed": 1}
+    # resumed: one of the five had been done before
+    resumed = analysis.completeness(frames(rows).trials, {"s1": 1}).sweeps
+    assert resumed[names].to_numpy().tolist() == [[4, 4, 2, 2, 0], [2, 2, 1, 1, 0]]
     assert completeness.failures[["status", "error_type", "trials", "example"]].to_numpy().tolist() == [
         ["oom", "MemoryError", 2, "trial00002"],
         ["killed", "Killed", 1, "trial00004"],

@@ -255,6 +255,7 @@ def test_steps_that_cannot_be_captured_fall_back_where_that_is_asked_for(
 def test_what_cannot_run_is_refused_in_one_line(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"engine=graph: it captures CUDA graphs, and this is device=cpu; use"):
         resolved(configure("engine=graph"))
+    assert resolved(configure("engine=graph", "engine.fallback=true")).engine == resolved(configure()).engine
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     monkeypatch.setenv("CXX", "nonesuch")
     with pytest.raises(UsageError, match=r"engine=compiled: .* C\+\+ compiler, and nonesuch is not there; install one"):

@@ -93,6 +93,7 @@ def test_each_trial_of_a_stack_ends_alone(swept: tuple[Path, str]) -> None:
     assert "planned: 8 trials, in stacks of up to 6, one at a time" in stdout
     died = "a launch of 2 trials failed (its process left with exit code 3); 2 trials of it run again alone"
     assert f"note: {died}" in stdout
+    assert len(re.findall(r"init=he.*: ok, .* images/s \(its share of 4 trials\)$", stdout, flags=re.MULTILINE)) == 2
     assert len(re.findall(r"^\[\d/8\]", stdout, flags=re.MULTILINE)) == 8
 
 

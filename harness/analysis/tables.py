@@ -1,6 +1,6 @@
 """Tables for figures and summaries: survival and convergence curves, profiles, throughput, completeness."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -183,13 +183,19 @@ class Completeness:
     failures: pd.DataFrame
 
 
-def completeness(trials: pd.DataFrame) -> Completeness:
-    """Planned, recorded, failed and missing trials of each command, and why those that failed did."""
+def completeness(trials: pd.DataFrame, done_before: Mapping[str, int] | None = None) -> Completeness:
+    """Count the planned, recorded, failed and missing trials of each command, and say why those that failed did.
+
+    Args:
+        trials: the table.
+        done_before: ``sweep_id`` -> how many of its trials an earlier command had done, which it did not run again.
+    """
     ok = trials["status"] == "ok"
     marked = trials[["sweep_id", "sweep_size"]].assign(ok=ok.to_numpy(dtype=bool))
     groups = marked.groupby("sweep_id", dropna=False, sort=True)
     sweeps = groups.agg(planned=("sweep_size", "max"), recorded=("ok", "size"), ok=("ok", "sum")).reset_index()
     planned = sweeps["planned"].fillna(sweeps["recorded"]).astype("int64")
+    planned -= sweeps["sweep_id"].map(done_before or {}).fillna(0).astype("int64")
     sweeps = sweeps.assign(
         planned=np.maximum(planned, sweeps["recorded"]),
         failed=sweeps["recorded"] - sweeps["ok"],

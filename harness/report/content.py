@@ -112,7 +112,9 @@ def _clock(clock: ranking_view.Clock, arms: Arms, views: Sequence[ArmView], curv
 def _completeness(
     folder: Place, frames: Frames, whole: Frames, problems: Sequence[str], bad: list[FailureRow]
 ) -> CompletenessView:
-    planned, stored = analysis.completeness(whole.trials), results.progress(folder)
+    stored = results.progress(folder)
+    done_before = {plan.sweep_id: len(plan.done_by) - plan.done_by.count(None) for plan in results.plans(folder).plans}
+    planned = analysis.completeness(whole.trials, done_before)
     failed = sum(row.n for row in bad)
     return CompletenessView(
         notes=[*words.planned(planned, whole=frames is whole), *filter(None, map(results.named, stored.plans))],

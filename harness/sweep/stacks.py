@@ -133,7 +133,8 @@ def refuse_useless(
     # one that is wrong says so when it is run
     if len(set(keys)) == len(keys) and configs:
         problem = "no two trials differ in init, seed or the optimizer's numbers alone"
-        raise refusal("sweep.stack", asked, problem if keys else str(unstackable(configs[0])), "leave it out")
+        why, fix = (problem, "leave it out") if keys else (unstackable(configs[0]), "or leave sweep.stack out")
+        raise refusal("sweep.stack", asked, str(why), fix)
 
 
 def _composed(trials: Iterable[PlannedTrial], composer: Composer) -> Iterator[TrialConfig]:
