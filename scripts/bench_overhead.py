@@ -140,7 +140,7 @@ def start_up(effort: OverheadWorkload, folder: Path) -> Iterator[BenchmarkFigure
 
 
 def peak_memory(effort: OverheadWorkload, folder: Path) -> BenchmarkFigure:
-    """Of a default trial, shortened: more steps need no more memory."""
+    """Measure a default trial, shortened, because more steps need no more memory."""
     command(
         "-m", "harness.run", "device=cpu", f"train.steps={effort.memory_steps}", "results.dir=memory", folder=folder
     )

@@ -109,7 +109,7 @@ class KernelLaunch:
 
     @property
     def dtype(self) -> str:
-        """Of its operands."""
+        """The type of its operands, as Triton names it."""
         return next(kind for _, kind in self.signature if kind.startswith("*"))
 
     @property
@@ -128,7 +128,7 @@ class KernelLaunch:
 
     @property
     def precision(self) -> str:
-        """Of its float32 products, or its type."""
+        """The precision of its float32 products, or its type."""
         kinds = {tiles.DIRECT: "exact", tiles.FMA: "ieee", tiles.HALF: "16-bit"}
         return kinds.get(self.kind, self.kind)
 

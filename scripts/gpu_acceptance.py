@@ -88,7 +88,7 @@ class AcceptancePlan:
 
     @property
     def sweep_limit_s(self) -> float:
-        """Of each of the two sweeps."""
+        """How long each of the two sweeps may take."""
         return 600 if self.is_dry and self.kernels else self.within(SWEEP_LIMIT_S)
 
     @property

@@ -140,8 +140,8 @@ def test_the_check_finds_an_engine_that_trains_otherwise(configure: Configure) -
     assert all(torch.equal(a, b) for a, b in zip(before, setup.trained.parameters(), strict=True))
 
 
-def test_the_check_replays_every_graph(configure: Configure) -> None:
-    """A graph of several steps that does nothing is found, though that of one step is right."""
+def half_broken(configure: Configure) -> tuple[TrialConfig, TrialSetup, Graph]:
+    """A graph engine whose graph of four steps does nothing, though that of one step is right."""
     config = configure(*SMALL, "train.window_steps=4", "train.eval_every=6")
     setup = filled(config)
 
@@ -152,22 +152,18 @@ def test_the_check_replays_every_graph(configure: Configure) -> None:
     losses = torch.full((config.train.steps,), torch.nan)
     made = Graph(setup.trained, config.optimizer, setup.batch, losses, config.train, capture=broken)
     made.prepare()
+    return config, setup, made
+
+
+def test_the_check_replays_every_graph(configure: Configure) -> None:
+    config, setup, made = half_broken(configure)
     with pytest.raises(equality.WrongEngineError, match="5 steps of engine"):
         equality.largest_difference(config, setup.trained, setup.batch, made, exact=True)
 
 
 def test_no_noise_hides_a_graph_that_does_nothing(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     """However noisy, the losses of the first steps are compared in the longer run too."""
-    config = configure(*SMALL, "train.window_steps=4", "train.eval_every=6")
-    setup = filled(config)
-
-    def broken(function: Callable[[], None]) -> Callable[[], None]:
-        assert isinstance(function, partial)
-        return function if function.args[1] == 1 else lambda: None
-
-    losses = torch.full((config.train.steps,), torch.nan)
-    made = Graph(setup.trained, config.optimizer, setup.batch, losses, config.train, capture=broken)
-    made.prepare()
+    config, setup, made = half_broken(configure)
     noise = [torch.full((length + 1,), torch.inf) for length in (equality.STEPS, 5)]
     monkeypatch.setattr(equality, "_noise", lambda *_: iter([noise]))
     with pytest.raises(equality.WrongEngineError, match=r"5 steps of engine.* by inf, relatively, 0\.5 is allowed"):

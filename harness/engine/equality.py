@@ -81,9 +81,9 @@ class Course:
         What is not finite in both is no difference; what is in one of the two is an infinite one.
         """
         ours, theirs = self.losses, other.losses
-        finite, both = torch.isfinite(ours), torch.isfinite(ours) & torch.isfinite(theirs)
-        of_losses = torch.where(finite == torch.isfinite(theirs), 0.0, torch.inf).to(ours)
-        of_losses[both] = ((ours - theirs).abs() / theirs.abs().clamp(min=1e-30))[both]
+        finite = [torch.isfinite(losses) for losses in (ours, theirs)]
+        relative = (ours - theirs).abs() / theirs.abs().clamp(min=1e-30)
+        of_losses = torch.where(finite[0] & finite[1], relative, torch.where(finite[0] == finite[1], 0.0, torch.inf))
         moved = [course.movement.isfinite().all() for course in (self, other)]
         if not all(moved):
             return of_losses, torch.tensor(0.0 if moved[0] == moved[1] else torch.inf)
